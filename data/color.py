@@ -1,0 +1,72 @@
+"""The colours of the training pixels: what normalization and the AlexNet paper's colour augmentation need."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from data.decode import Pixels
+from data.manifest import ColorStatistics, Model
+
+DIGITS = 6
+"""Statistics are rounded to this, so that another version of a linear algebra library makes no other data version."""
+
+Sums = tuple[int, int, int]
+
+
+class ColorSums(Model):
+    """Sums over pixels, 0..255: whole numbers, which add up to the same in whatever order."""
+
+    num_pixels: int
+    sums: Sums
+    products: tuple[Sums, Sums, Sums]
+
+
+class ColorCounter:
+    """Adds up the colours of images."""
+
+    def __init__(self) -> None:
+        """Start from nothing."""
+        # Whole numbers below 2**53 are exact in float64, whose matrix product is the fast one.
+        self._num_pixels, self._sums, self._products = 0, np.zeros(3), np.zeros((3, 3))
+
+    def add(self, pixels: Pixels) -> None:
+        """Add an image, uint8 [H, W, 3]."""
+        colors = pixels.reshape(-1, 3).astype(np.float64)
+        self._num_pixels += len(colors)
+        self._sums += colors.sum(axis=0)
+        self._products += colors.T @ colors
+
+    @property
+    def sums(self) -> ColorSums:
+        """What has been added up so far."""
+        sums, products = self._sums.astype(np.int64).tolist(), self._products.astype(np.int64).tolist()
+        return ColorSums.model_validate({"num_pixels": self._num_pixels, "sums": sums, "products": products})
+
+
+def color_statistics(parts: Iterable[ColorSums]) -> ColorStatistics:
+    """Mean, deviation and principal axes of all pixels of `parts`, scaled to 0..1."""
+    parts = list(parts)
+    num_pixels = sum(part.num_pixels for part in parts)
+    mean = np.sum([part.sums for part in parts], axis=0) / num_pixels / 255
+    products = np.sum([part.products for part in parts], axis=0) / num_pixels / 255**2
+    covariance = products - np.outer(mean, mean)
+    eigenvalues, eigenvectors = np.linalg.eigh(covariance)
+    values = {
+        "mean": mean,
+        # Pixels that are all alike have no deviation to divide by.
+        "std": np.sqrt(np.diag(covariance).clip(0)).clip(1e-3),
+        "eigenvalues": eigenvalues.clip(0),
+        "eigenvectors": _with_fixed_signs(eigenvectors) * (eigenvalues > 10**-DIGITS),
+    }
+    # Adding 0 turns -0 into 0.
+    return ColorStatistics.model_validate(
+        {name: (value.round(DIGITS) + 0.0).tolist() for name, value in values.items()}
+    )
+
+
+def _with_fixed_signs(eigenvectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Let the largest component of each column be positive: its sign is up to the library."""
+    largest = np.abs(eigenvectors).round(DIGITS).argmax(axis=0)
+    signs: npt.NDArray[np.float64] = np.sign(eigenvectors[largest, np.arange(3)])
+    return eigenvectors * signs

@@ -1,0 +1,11 @@
+class UserError(Exception):
+    """Something that the person at the keyboard can mend: what was wrong, where, and what to do, in one line.
+
+    The command prints it without a traceback and ends with `exit_code`: 2 for what was asked (a wrong option, a missing
+    folder), 1 for what happened (a full disk, a failed gate).
+    """
+
+    def __init__(self, message: str, *, exit_code: int = 2) -> None:
+        """Keep `message` as the whole text of the error."""
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -1,0 +1,90 @@
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from data.errors import UserError
+from data.sources import Split
+
+MANIFEST_FILE = "manifest.json"
+
+Triple = tuple[float, float, float]
+
+
+class Model(BaseModel):
+    """A frozen record in a file of ours."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RejectedImage(Model):
+    """An image that cannot be used, and why."""
+
+    path: str
+    reason: str
+
+
+class Shard(Model):
+    """A file of prepared images, uint8 [num_images, size, size, 3]."""
+
+    split: Split
+    name: str
+    num_images: int
+    sha256: str
+
+
+class ColorStatistics(Model):
+    """Of the training pixels, scaled to 0..1: what normalization and the paper's colour augmentation need."""
+
+    mean: Triple
+    std: Triple
+    eigenvalues: Triple
+    """of the 3x3 covariance of red, green and blue, ascending"""
+    eigenvectors: tuple[Triple, Triple, Triple]
+    """in columns, in the order of the eigenvalues"""
+
+
+class DataManifest(Model):
+    """What `data/prepared` holds; written last, so that a folder with a manifest is complete."""
+
+    source: str
+    mirror_keeps_label: bool
+    size: int
+    max_pixels: int
+    classes: tuple[str, ...]
+    splits: dict[Split, dict[str, int]]
+    """images of each class in each split"""
+    color: ColorStatistics
+    rejected: tuple[RejectedImage, ...]
+    shards: tuple[Shard, ...]
+
+    @property
+    def num_images(self) -> int:
+        """Usable images in all splits together."""
+        return sum(sum(counts.values()) for counts in self.splits.values())
+
+    def num_in(self, split: Split) -> int:
+        """Usable images in one split."""
+        return sum(self.splits[split].values())
+
+
+def labels_file(split: Split) -> str:
+    """Name of the file with a split's labels, int64 [num_images], in the order of its shards."""
+    return f"{split}-labels.npy"
+
+
+def read_manifest(prepared: Path) -> DataManifest:
+    """Read the manifest of a prepared folder.
+
+    Raises:
+        UserError: there is none, so that the folder is missing or half-written; or it is of another version.
+
+    """
+    path = prepared / MANIFEST_FILE
+    try:
+        return DataManifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: prepare the images with `convoy data prepare`") from None
+    except ValidationError:
+        raise UserError(
+            f"{path} is damaged or of another version of Convoy: prepare the images again with `convoy data prepare`"
+        ) from None

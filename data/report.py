@@ -1,0 +1,57 @@
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from data.manifest import DataManifest, read_manifest
+from data.prepare import INDEX_FILE
+from data.sources import SPLITS
+
+
+def data_report(prepared: Path) -> dict[str, Any]:
+    """What is in the prepared data, and what was left out: ready for JSON."""
+    manifest = read_manifest(prepared)
+    classes = {name: sum(manifest.splits[split][name] for split in SPLITS) for name in manifest.classes}
+    return {
+        "num_images": manifest.num_images,
+        "num_rejected": len(manifest.rejected),
+        "rejected": [image.model_dump() for image in manifest.rejected],
+        "splits": {split: manifest.num_in(split) for split in SPLITS},
+        "classes": classes,
+        "num_duplicates": _num_duplicates(prepared),
+        "warnings": _warnings(manifest),
+    }
+
+
+def _num_duplicates(prepared: Path) -> int:
+    """Images whose bytes have come before."""
+    digests = pq.read_table(prepared / INDEX_FILE, columns=["sha256"])["sha256"].to_pylist()
+    return len(digests) - len(Counter(digests))
+
+
+def _warnings(manifest: DataManifest) -> list[str]:
+    return [
+        f"class '{name}' has no {split} images: its accuracy there is not measured"
+        for split in ("val", "test")
+        for name, count in manifest.splits[split].items()
+        if count == 0
+    ]
+
+
+def as_markdown(report: dict[str, Any]) -> str:
+    """Put a report into a short page."""
+    lines = [
+        "| split | images |",
+        "|---|---|",
+        *(f"| {name} | {count:,} |" for name, count in report["splits"].items()),
+    ]
+    lines += [
+        "",
+        "| class | images |",
+        "|---|---|",
+        *(f"| {name} | {count:,} |" for name, count in report["classes"].items()),
+    ]
+    lines += ["", f"{report['num_rejected']} rejected, {report['num_duplicates']} duplicates"]
+    lines += [f"- `{image['path']!r}`: {image['reason']}" for image in report["rejected"][:100]]
+    return "\n".join([*lines, *(f"- {warning}" for warning in report["warnings"])])

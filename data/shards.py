@@ -1,0 +1,78 @@
+"""The prepared splits, memory-mapped. Shapes: B images a batch, S pixels a side, 3 colours."""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from data.decode import Pixels
+from data.errors import UserError
+from data.manifest import DataManifest, Shard, labels_file
+from data.sources import Split
+from data.stage import num_cores
+
+Indices = npt.NDArray[np.int64]
+
+
+class PreparedImages:
+    """One split of a prepared data set: the shards, memory-mapped, as one array of images."""
+
+    def __init__(self, prepared: Path, manifest: DataManifest, split: Split) -> None:
+        """Map the shards of `split`; nothing is read yet but the labels.
+
+        Raises:
+            UserError: a file is missing or cut off, or labels and images do not belong together.
+
+        """
+        shards = [shard for shard in manifest.shards if shard.split == split]
+        try:
+            self._shards = [np.load(prepared / shard.name, mmap_mode="r") for shard in shards]
+            self.labels: Indices = np.load(prepared / labels_file(split))
+            counts = np.bincount(self.labels, minlength=len(manifest.classes)).tolist()
+        except (OSError, ValueError, EOFError) as error:
+            raise _damaged(prepared, str(error)) from None
+        self._starts = np.cumsum([0, *(len(shard) for shard in self._shards)])
+        if self._starts[-1] != len(self) or counts != [manifest.splits[split][name] for name in manifest.classes]:
+            raise _damaged(prepared, f"images, labels and manifest of {split} do not belong together")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def gather(self, indices: Indices) -> Pixels:
+        """Copy images, in the order of `indices`, into one array, uint8 [B, S, S, 3]."""
+        shard_of = np.searchsorted(self._starts, indices, side="right") - 1
+        images = np.empty((len(indices), *self._shards[0].shape[1:]), dtype=np.uint8)
+        for shard in np.unique(shard_of):
+            chosen = shard_of == shard
+            images[chosen] = self._shards[shard][indices[chosen] - self._starts[shard]]
+        return images
+
+
+def _damaged(prepared: Path, what: str) -> UserError:
+    return UserError(f"{prepared} is damaged ({what}): prepare the images again with `convoy data prepare`")
+
+
+def verify(prepared: Path, manifest: DataManifest) -> None:
+    """Compare all shards with the checksums of the manifest.
+
+    Raises:
+        UserError: a shard is missing, cut off or altered; names the first.
+
+    """
+
+    def is_intact(shard: Shard) -> bool:
+        path = prepared / shard.name
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == shard.sha256
+
+    with ThreadPoolExecutor(num_cores()) as pool:
+        for shard, intact in zip(manifest.shards, pool.map(is_intact, manifest.shards), strict=True):
+            if not intact:
+                raise UserError(
+                    f"{prepared / shard.name} is missing or was altered after it was prepared: "
+                    "prepare it again with `convoy data prepare`"
+                )

@@ -1,0 +1,28 @@
+import hashlib
+
+from data.config import DataConfig
+from data.sources import Split
+
+
+def split_of(sha256: str, config: DataConfig, *, given: Split | None, missing: frozenset[Split]) -> Split:
+    """Choose the split of an image from its content alone.
+
+    That adding images must move no others leaves no other choice: a rule that looks at anything but the image itself
+    moves it when the rest changes. So each class is divided in the same proportions up to chance, and identical images
+    share a split.
+
+    Args:
+        sha256: of the image's bytes, in hexadecimal.
+        config: the shares of the splits.
+        given: the split that the user has put the image into.
+        missing: splits that are to be taken from the training images: all but train where the user has split nothing.
+
+    """
+    if given in ("val", "test"):
+        return given
+    draw = int(hashlib.sha256(f"{config.split_seed}:{sha256}".encode()).hexdigest()[:16], 16) / 2**64
+    test_share = config.test_fraction if "test" in missing else 0.0
+    val_share = config.val_fraction if "val" in missing else 0.0
+    if draw < test_share:
+        return "test"
+    return "val" if draw < test_share + val_share else "train"

@@ -1,0 +1,86 @@
+"""What the stages of dvc.yaml share: their parameters, their messages, files that are whole or absent."""
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from data.errors import UserError
+
+PARAMS_FILE = Path("outputs/data-params.json")
+"""The effective parameters, overrides included, that DVC tracks in place of params.yaml."""
+
+MESSAGE_FILE = "CONVOY_STAGE_MESSAGE"
+"""Environment variable: where a stage leaves the line that says why it failed, for the process that asked for it."""
+
+
+def run_stage(stage: Callable[[], None]) -> None:
+    """Run a stage as a process: what a person can mend becomes one line and exit status 1."""
+    try:
+        stage()
+    except UserError as error:
+        _tell(str(error))
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        _tell(DISK_FULL.format(Path.cwd()))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+DISK_FULL = "the disk of {} is full: free some space and run the same command again; what was finished is kept"
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Look for the system's error among the causes of `error`."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _tell(message: str) -> None:
+    try:
+        Path(os.environ[MESSAGE_FILE]).write_text(message, encoding="utf-8", errors="backslashreplace")
+    except (KeyError, OSError):
+        # Nobody has asked, or the disk is too full for one line.
+        print(f"convoy: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def read_params(stage: str) -> object:
+    """Read the effective parameters of one stage.
+
+    Raises:
+        UserError: `convoy` has not written them yet.
+
+    """
+    if not PARAMS_FILE.is_file():
+        raise UserError(f"{PARAMS_FILE} is missing: `convoy data {stage}` writes it from params.yaml")
+    return json.loads(PARAMS_FILE.read_text(encoding="utf-8"))[stage]
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write to, which becomes `path` only when all of it is written."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a process that was killed has left of whole files."""
+    for temporary in folder.glob(".*.tmp"):
+        temporary.unlink()
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
