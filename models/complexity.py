@@ -1,0 +1,48 @@
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Complexity(NamedTuple):
+    """What a network costs to keep and to run."""
+
+    num_parameters: int
+    multiply_adds: int
+    """of the convolutions and linear layers, for one image; a multiplication and its addition count as one"""
+
+
+def measure(network: nn.Module, input_size: int) -> Complexity:
+    """Count parameters, and multiply-adds for one image of shape [3, input_size, input_size].
+
+    The network classifies one black image, on the device where it is, and is left as it was.
+    """
+    multiply_adds = 0
+
+    def add(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal multiply_adds
+        assert isinstance(layer.weight, Tensor)
+        multiply_adds += output.numel() * layer.weight[0].numel()
+
+    with ExitStack() as stack:
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                stack.callback(layer.register_forward_hook(add).remove)
+        stack.enter_context(_evaluating(network))
+        stack.enter_context(torch.no_grad())
+        network(next(network.parameters()).new_zeros(1, 3, input_size, input_size))
+    return Complexity(sum(parameter.numel() for parameter in network.parameters()), multiply_adds)
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Hold evaluation mode; each layer goes back to its own mode, as layers may have been frozen one by one."""
+    training = [(layer, layer.training) for layer in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for layer, was_training in training:
+            layer.training = was_training

@@ -1,0 +1,88 @@
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from data.config import OptionalPath, Section
+
+# YAML reads `preset: 2012` as a number.
+Text = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)]
+
+
+class ModelConfig(Section):
+    """Which network is trained. Fields left null keep the value of the preset."""
+
+    network: Literal["alexnet", "lenet5", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0"] = "alexnet"
+    """alexnet, lenet5, mobilenet_v3_small, mobilenet_v3_large or efficientnet_b0"""
+    preset: Text | None = None
+    """alexnet: bn (default), owt or 2012; lenet5: relu (default) or 1998; the others have none"""
+    input_size: int | None = Field(None, ge=8, le=4096)
+    """pixels on each side of what the network sees, cropped from data.size; null: data.size"""
+    width: float = Field(1.0, gt=0, le=8)
+    """multiplies the number of channels (alexnet)"""
+    num_conv_layers: int | None = Field(None, ge=2, le=8)
+    """number of convolution layers (alexnet)"""
+    groups: Literal[1, 2] | None = None
+    """2: two towers, as on the paper's two GPUs; 1: one (alexnet)"""
+    activation: Literal["relu", "tanh"] | None = None
+    """relu or tanh (alexnet, lenet5)"""
+    normalization: Literal["none", "lrn", "batch"] | None = None
+    """none, lrn (the paper's local response normalization) or batch (alexnet)"""
+    pooling: Literal["overlapping", "plain", "average"] | None = None
+    """overlapping (3x3 every 2) or plain (2x2 every 2) maxima (alexnet); plain or average (lenet5)"""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """share of the hidden units switched off while training (alexnet)"""
+    weights: OptionalPath = None
+    """a state_dict file to start from: torchvision's ImageNet weights fit alexnet with preset owt"""
+
+
+class TrainingConfig(Section):
+    """How the network is trained. Fields left null keep the value of the recipe."""
+
+    recipe: Literal["modern", "paper"] = "modern"
+    """modern: warm-up, cosine schedule, label smoothing; paper: Krizhevsky 2012, the rate cut when validation stalls"""
+    max_epochs: int = Field(12, ge=1)
+    """passes over the training images"""
+    batch_size: int = Field(64, ge=2)
+    """images a step"""
+    learning_rate: float | None = Field(None, gt=0)
+    """the highest rate of the schedule, for a batch of 128 images; scaled in proportion to batch_size"""
+    momentum: float | None = Field(None, ge=0, lt=1)
+    """share of the last step carried into the next"""
+    weight_decay: float | None = Field(None, ge=0)
+    """share of each weight taken off per unit of learning rate"""
+    label_smoothing: float | None = Field(None, ge=0, lt=1)
+    """share of the target spread over all classes"""
+    warmup_epochs: float | None = Field(None, ge=0)
+    """epochs over which the rate rises from 0"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 where the device computes in it (GPUs from Ampere on, CPUs with AMX or AVX512-BF16), fp32 elsewhere"""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """auto: a GPU where there is one"""
+    devices: int = Field(1, ge=1)
+    """GPUs (or CPU processes) to train on"""
+    seed: int = Field(0, ge=0)
+    """every random draw follows from this, the epoch and the step"""
+    log_every_n_steps: int = Field(50, ge=1)
+    """steps between two points of the training curves"""
+
+
+class GateConfig(Section):
+    """What a model must reach on the test images before it becomes the champion."""
+
+    min_accuracy: float = Field(0.5, ge=0, le=1)
+    """share of the test images that must be classified correctly"""
+    min_class_accuracy: float = Field(0.1, ge=0, le=1)
+    """the same for the worst class"""
+    max_regression: float = Field(0.01, ge=0, le=1)
+    """how much test accuracy may be lost against the champion, both measured on today's test images"""
+    max_parity_error: float = Field(1e-3, gt=0)
+    """largest difference of a probability between the exported model and the trained one"""
+
+
+class RegistryConfig(Section):
+    """Where runs and models are kept."""
+
+    experiment: str = Field("convoy", min_length=1)
+    """MLflow experiment that the runs belong to"""
+    model_name: str = Field("classifier", min_length=1, pattern=r"^[^/:.%\"']+$")
+    """MLflow registered model that versions are added to"""

@@ -1,0 +1,104 @@
+"""What a trained network is worth on images that it has not seen. N images, C classes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from data.decode import Pixels
+from data.shards import Indices as Labels
+from data.shards import PreparedImages
+from models.predictor import Probabilities
+
+BATCH_SIZE = 128
+
+
+class Evaluation(BaseModel):
+    """The figures of one evaluation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_images: int
+    accuracy: float
+    top5_accuracy: float
+    loss: float
+    """mean negative log-likelihood, in nats"""
+    class_accuracy: dict[str, float]
+    """share of a class's images that are recognized; classes without images are left out"""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The same under the names that the tracking uses."""
+        return {
+            "test/accuracy": self.accuracy,
+            "test/top5_accuracy": self.top5_accuracy,
+            "test/loss": self.loss,
+            "test/worst_class_accuracy": min(self.class_accuracy.values()),
+        }
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of every image of a split: probabilities [N, C], labels [N]."""
+
+    probabilities: Probabilities
+    labels: Labels
+    classes: tuple[str, ...]
+
+    def summarize(self) -> Evaluation:
+        """Count."""
+        hits = self.probabilities.argmax(axis=1) == self.labels
+        likelihood = np.take_along_axis(self.probabilities, self.labels[:, None], axis=1)[:, 0]
+        return Evaluation(
+            num_images=len(self.labels),
+            accuracy=float(hits.mean()),
+            top5_accuracy=float((self._ranks() < 5).mean()),
+            loss=float(-np.log(likelihood.clip(1e-12)).mean()),
+            class_accuracy={
+                name: float(hits[self.labels == index].mean())
+                for index, name in enumerate(self.classes)
+                if (self.labels == index).any()
+            },
+        )
+
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """Count images by true class (rows) and predicted class (columns), [C, C]."""
+        counts = np.zeros((len(self.classes),) * 2, dtype=np.int64)
+        np.add.at(counts, (self.labels, self.probabilities.argmax(axis=1)), 1)
+        return counts
+
+    def worst_errors(self, count: int) -> Labels:
+        """Indices of the wrong predictions that the model was surest of, the surest first."""
+        wrong = np.flatnonzero(self.probabilities.argmax(axis=1) != self.labels)
+        sureness = self.probabilities[wrong].max(axis=1)
+        surest: Labels = wrong[np.argsort(-sureness, kind="stable")[:count]]
+        return surest
+
+    def _ranks(self) -> Labels:
+        """Number of classes that are held likelier than the true one, [N]."""
+        truth = np.take_along_axis(self.probabilities, self.labels[:, None], axis=1)
+        ranks: Labels = (self.probabilities > truth).sum(axis=1)
+        return ranks
+
+
+def predict(
+    model: Callable[[Pixels], Probabilities],
+    images: PreparedImages,
+    classes: tuple[str, ...],
+    crop: int,
+    *,
+    limit: int | None = None,
+) -> Predictions:
+    """Run a model over a split, or over its first `limit` images, cropped at the centre to what the model sees."""
+    count = min(len(images), limit or len(images))
+    batches = [np.arange(start, min(start + BATCH_SIZE, count)) for start in range(0, count, BATCH_SIZE)]
+    probabilities = [model(crop_center(images.gather(batch), crop)) for batch in batches]
+    return Predictions(np.concatenate(probabilities), images.labels[:count], classes)
+
+
+def crop_center(images: Pixels, size: int) -> Pixels:
+    """Keep the centre of images [N, S, S, 3]."""
+    start = (images.shape[1] - size) // 2
+    return np.ascontiguousarray(images[:, start : start + size, start : start + size])

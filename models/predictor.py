@@ -1,0 +1,70 @@
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+# From 1.29 on, onnxruntime reports its use to its makers, and only this, before it is imported, keeps it from that.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import onnxruntime
+
+from data.decode import Pixels
+from data.errors import UserError
+from models.manifest import ModelManifest
+
+MODEL_FILE = "model.onnx"
+MANIFEST_FILE = "manifest.json"
+
+Probabilities = npt.NDArray[np.float32]
+
+
+class OnnxPredictor:
+    """An exported model and its manifest, ready to classify: the one way to run a model without torch."""
+
+    def __init__(self, folder: Path, *, num_threads: int = 0) -> None:
+        """Load `model.onnx` and `manifest.json` from `folder`; 0 threads means one for each core.
+
+        Raises:
+            UserError: a file is missing, or the model is not the one that the manifest was written for.
+
+        """
+        self.manifest = read_manifest(folder)
+        model = folder / MODEL_FILE
+        if not model.is_file():
+            raise UserError(f"{model} is missing: package the model again with `convoy package`")
+        if file_sha256(model) != self.manifest.onnx_sha256:
+            raise UserError(f"{model} was altered after it was exported: package the model again with `convoy package`")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, images: Pixels) -> Probabilities:
+        """Classify images, uint8 [N, crop, crop, 3], into probabilities, float32 [N, num_classes]."""
+        (probabilities,) = self._session.run(["probabilities"], {"image": images})
+        return np.asarray(probabilities, dtype=np.float32)
+
+
+def read_manifest(folder: Path) -> ModelManifest:
+    """Read the manifest beside an exported model.
+
+    Raises:
+        UserError: it is missing or damaged.
+
+    """
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        raise UserError(f"{path} is missing: package the model again with `convoy package`")
+    try:
+        return ModelManifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError):
+        raise UserError(f"{path} is damaged: package the model again with `convoy package`") from None
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,22 @@
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from data.shards import PreparedImages
+from models import figures
+from models.classifier import ImageClassifier
+from models.job import TrainingJob
+
+NUM_IMAGES, NUM_DRAWS = 6, 7
+
+
+def preview_augmentation(job: TrainingJob, classifier: ImageClassifier) -> Figure:
+    """Draw some training images, spread over all classes' files, and what augmentation makes of each."""
+    images = PreparedImages(job.prepared, job.manifest, "train")
+    chosen = np.linspace(0, len(images) - 1, min(NUM_IMAGES, len(images))).astype(np.int64)
+    originals = images.gather(chosen)
+    draws = []
+    for step in range(NUM_DRAWS):
+        cropped, color_shift = classifier.augmentation(torch.from_numpy(originals), 0, step)
+        draws.append(classifier.normalize.undo(classifier.normalize(cropped, color_shift)).numpy())
+    return figures.augmentation_preview(originals, np.stack(draws, axis=1))

@@ -1,0 +1,145 @@
+"""Versions of the registered model in MLflow, and the aliases that say what each is for."""
+
+import logging
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from data.stage import whole_file
+from models.manifest import ModelManifest
+from models.predictor import MANIFEST_FILE, MODEL_FILE, read_manifest
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+
+_log = logging.getLogger("convoy")
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One registered version, with the ids that lead back to where it came from."""
+
+    name: str
+    version: str
+    run_id: str
+    data_version: str
+    git_commit: str | None
+    aliases: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} v{self.version}"
+
+
+class Registry:
+    """One registered model."""
+
+    def __init__(self, uri: str, name: str) -> None:
+        """Open the registry of the tracking server at `uri`."""
+        mlflow.set_tracking_uri(uri)
+        self._client = MlflowClient(uri)
+        self.name = name
+
+    def by_alias(self, alias: str) -> ModelVersion | None:
+        """Find the version that is, say, the champion."""
+        try:
+            found = self._client.get_model_version_by_alias(self.name, alias)
+        except MlflowException:
+            return None
+        return self.get(found.version)
+
+    def by_run(self, run_id: str) -> ModelVersion | None:
+        """Find the version that a run has registered."""
+        found = self._client.search_model_versions(f"name = '{self.name}' and run_id = '{run_id}'")
+        return self.get(found[0].version) if found else None
+
+    def get(self, version: str) -> ModelVersion:
+        """Look a version up."""
+        found = self._client.get_model_version(self.name, version)
+        tags = found.tags
+        commit = tags.get("git_commit") or None
+        return ModelVersion(
+            self.name, str(found.version), found.run_id, tags.get("data_version", ""), commit, tuple(found.aliases)
+        )
+
+    def register(self, folder: Path) -> ModelVersion:
+        """Log the model of `folder` on its run, register it, and call it the challenger."""
+        manifest = read_manifest(folder)
+        model_id = _log_model(folder, manifest)
+        if not self._client.search_registered_models(f"name = '{self.name}'"):
+            self._client.create_registered_model(self.name)
+        tags = {
+            "data_version": manifest.data_version,
+            "git_commit": manifest.git_commit or "",
+            "network": manifest.network,
+        }
+        created = self._client.create_model_version(
+            self.name, source=f"models:/{model_id}", run_id=manifest.run_id, tags=tags, model_id=model_id
+        )
+        self._client.set_registered_model_alias(self.name, CHALLENGER, created.version)
+        return self.get(created.version)
+
+    def promote(self, version: ModelVersion) -> ModelVersion:
+        """Make a version the champion; the one before it becomes the previous one."""
+        champion = self.by_alias(CHAMPION)
+        if champion and champion.version != version.version:
+            self._client.set_registered_model_alias(self.name, PREVIOUS, champion.version)
+        self._client.set_registered_model_alias(self.name, CHAMPION, version.version)
+        if CHALLENGER in version.aliases:
+            self._client.delete_registered_model_alias(self.name, CHALLENGER)
+        return self.get(version.version)
+
+    def download(self, version: ModelVersion, models: Path) -> Path:
+        """Fetch a version into a folder of its own below `models`, its number filled into the manifest."""
+        folder = models / f"{self.name}-{version.version}-{version.run_id[:8]}"
+        if (folder / MANIFEST_FILE).is_file():
+            return folder
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=models) as scratch:
+            uri = f"models:/{self.name}/{version.version}"
+            logged = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=scratch))
+            shutil.move(logged / MODEL_FILE, folder / MODEL_FILE)
+            manifest = read_manifest(logged / "extra_files").model_copy(update={"version": version.version})
+        write_manifest(folder, manifest)
+        return folder
+
+
+def write_manifest(folder: Path, manifest: ModelManifest) -> None:
+    """Write the manifest beside an exported model."""
+    with whole_file(folder / MANIFEST_FILE) as temporary:
+        temporary.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+
+
+def normalize_file(path: Path) -> None:
+    """Write an ONNX file as MLflow will write it, so that its checksum holds on both sides."""
+    import onnx
+
+    onnx.save_model(onnx.load(path), path)
+
+
+def _log_model(folder: Path, manifest: ModelManifest) -> str:
+    """Log as MLflow's own flavour, so that its tools read it too; returns the id of the logged model."""
+    import mlflow.onnx
+    import onnx
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    crop = manifest.preprocessing.crop
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, crop, crop, 3), "image")]),
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(manifest.classes)), "probabilities")]),
+    )
+    with mlflow.start_run(run_id=manifest.run_id):
+        logged = mlflow.onnx.log_model(
+            onnx.load(folder / MODEL_FILE),
+            name="model",
+            signature=signature,
+            pip_requirements=["onnxruntime", "numpy"],
+            extra_files=[str(folder / MANIFEST_FILE)],
+            save_as_external_data=False,
+        )
+    return str(logged.model_id)
