@@ -1,0 +1,208 @@
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import yaml
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from data.errors import UserError
+from serving.config import ServingConfig
+from serving.targets import TARGETS, requirements
+
+if TYPE_CHECKING:
+    from models.manifest import ModelManifest
+
+SOURCES = (
+    "data/__init__.py",
+    "data/config.py",
+    "data/decode.py",
+    "data/errors.py",
+    "models/__init__.py",
+    "models/manifest.py",
+    "models/predictor.py",
+    "serving/__init__.py",
+    "serving/app.py",
+    "serving/classifier.py",
+    "serving/config.py",
+    "serving/metrics.py",
+    "serving/service.py",
+    "serving/targets.py",
+)
+"""The code that answers requests, and no other: what else lies in these folders needs packages that a Bento lacks."""
+SERVICE = "serving.service:ConvoyService"
+MODEL_FOLDER = "model"
+SETTINGS_FILE = "serving.json"
+BENTO_FILE = "bento.yaml"
+
+logger = logging.getLogger("convoy")
+
+
+class Bento(BaseModel):
+    """A packed model in a store: code, model and settings, all that an endpoint needs but its packages."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tag: str
+    """name:version, as BentoML names it"""
+    target: str
+    path: Path
+    model_name: str
+    model_version: str
+    run_id: str
+    data_version: str
+    git_commit: str | None = None
+    created: AwareDatetime
+
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """Read the Bento in the folder `path`; None where there is none, or a damaged one, or one that is not ours."""
+        try:
+            info = yaml.safe_load((path / BENTO_FILE).read_text(encoding="utf-8"))
+            tag = f"{info['name']}:{info['version']}"
+            return cls(tag=tag, path=path.absolute(), created=info["creation_time"], **info["labels"])
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+            return None
+
+
+def list_bentos(store: Path) -> list[Bento]:
+    """List the Bentos in the folder `store`, the newest first; what is damaged or not ours is left out.
+
+    Reads their descriptions only, 3 ms each, and does not import bentoml.
+    """
+    found = (Bento.read(file.parent) for file in (store / "bentos").glob(f"*/*/{BENTO_FILE}"))
+    return sorted((bento for bento in found if bento), key=lambda bento: bento.created, reverse=True)
+
+
+def find_bento(store: Path, model_name: str, model_version: str, target: str) -> Bento | None:
+    """Give the newest Bento of a registered model for a target."""
+    wanted = (model_name, model_version, target)
+    found = (bento for bento in list_bentos(store) if (bento.model_name, bento.model_version, bento.target) == wanted)
+    return next(found, None)
+
+
+def build_bento(model: Path, config: ServingConfig, store: Path) -> Bento:
+    """Pack the model in the folder `model` for `config.target` into the folder `store`, a BENTOML_HOME.
+
+    The version names model version, target and contents, `3-cpu-1f0c9a7e`: the same model, settings, code and packages
+    give the Bento that is already there. A Bento appears in the store whole or not at all.
+
+    Raises:
+        UserError: the model is incomplete, altered or not registered, or BentoML refuses to build.
+
+    """
+    manifest = _check_model(model)
+    files = _files(model)
+    # Where it listens is decided when it is started: another port makes no other Bento.
+    settings = config.model_dump_json(indent=2, exclude={"host", "port"})
+    build_file = _describe(manifest, config.target, [*files, SETTINGS_FILE])
+    version = f"{_slug(build_file['labels']['model_version'])}-{config.target}-{_hash(files, settings, build_file)}"
+    path = store.absolute() / "bentos" / build_file["name"] / version
+    if bento := Bento.read(path):
+        logger.info("%s is already packed", bento.tag)
+        return bento
+    scratch = store.absolute() / "tmp"
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="build-", dir=scratch) as folder:
+        staging, home = Path(folder, "staging"), Path(folder, "home")
+        for name, origin in files.items():
+            (staging / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(origin, staging / name)
+        (staging / SETTINGS_FILE).write_text(settings, encoding="utf-8")
+        (staging / "bentofile.yaml").write_text(json.dumps(build_file), encoding="utf-8")
+        _run_build(staging, home, version)
+        return _move(home / path.relative_to(store.absolute()), path)
+
+
+def _check_model(model: Path) -> "ModelManifest":
+    # Here and not above: listing Bentos must be quick, and has no use for numpy and onnxruntime.
+    from models.predictor import MODEL_FILE, file_sha256, read_manifest
+
+    manifest = read_manifest(model)
+    if manifest.version is None:
+        raise UserError(f"the model in {model} has no version: register it before packing it")
+    if not (model / MODEL_FILE).is_file():
+        raise UserError(f"{model / MODEL_FILE} is missing: export the model again")
+    if file_sha256(model / MODEL_FILE) != manifest.onnx_sha256:
+        raise UserError(f"{model / MODEL_FILE} is not the file that its manifest describes: export the model again")
+    return manifest
+
+
+def _files(model: Path) -> dict[str, Path]:
+    """Find what goes into the Bento: the name that it has there, and where it is now."""
+    from models.predictor import MANIFEST_FILE, MODEL_FILE
+
+    root = Path(__file__).resolve().parents[1]
+    return {name: root / name for name in SOURCES} | {
+        f"{MODEL_FOLDER}/{name}": model / name for name in (MODEL_FILE, MANIFEST_FILE)
+    }
+
+
+def _describe(manifest: "ModelManifest", target: str, files: list[str]) -> dict[str, Any]:
+    """Make the content of bentofile.yaml."""
+    labels = {
+        "target": target,
+        "model_name": manifest.name,
+        "model_version": manifest.version,
+        "run_id": manifest.run_id,
+        "data_version": manifest.data_version,
+        "git_commit": manifest.git_commit,
+    }
+    return {
+        "service": SERVICE,
+        "name": _slug(manifest.name),
+        "description": f"{manifest.name} v{manifest.version} ({manifest.network}) for {target}, packed by Convoy",
+        "labels": {key: value for key, value in labels.items() if value is not None},
+        "include": files,
+        # Locking asks a package index, and writes its address into the Bento; what is installed here is locked already.
+        "python": {"packages": requirements(TARGETS[target]), "lock_packages": False},
+        "docker": {"python_version": f"{sys.version_info.major}.{sys.version_info.minor}"},
+    }
+
+
+def _hash(files: dict[str, Path], settings: str, build_file: dict[str, Any]) -> str:
+    from models.predictor import MODEL_FILE, file_sha256
+
+    # The hash of the model itself is in its manifest, and was compared a moment ago.
+    contents = {name: file_sha256(origin) for name, origin in files.items() if origin.name != MODEL_FILE}
+    return hashlib.sha256(json.dumps([build_file, settings, contents], sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _slug(text: str) -> str:
+    """Turn `text` into what BentoML takes as a name or as the start of a version."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or "model"
+
+
+def _run_build(staging: Path, home: Path, version: str) -> None:
+    """Build in a process of its own: BentoML changes the folder, module path and logging of the one it runs in."""
+    home.mkdir()
+    environment = os.environ | {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "true"}
+    command = [sys.executable, "-m", "bentoml", "build", "--version", version, "--output", "tag", str(staging)]
+    result = subprocess.run(
+        command, cwd=staging, env=environment, capture_output=True, text=True, errors="replace", check=False
+    )
+    logger.debug("bentoml build: %s%s", result.stdout, result.stderr)
+    if result.returncode != 0:
+        last = " ".join((result.stderr or result.stdout).split())[-500:]
+        raise UserError(f"BentoML could not pack the model: {last}", exit_code=1)
+
+
+def _move(built: Path, path: Path) -> Bento:
+    """Put a finished Bento into the store in one step, in place of a damaged one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if Bento.read(path) is None:
+        shutil.rmtree(path, ignore_errors=True)
+        built.rename(path)
+        latest = built.parent / "latest"
+        latest.replace(path.parent / "latest")
+    bento = Bento.read(path)
+    if bento is None:
+        raise UserError(f"{path} cannot be read back: remove it and pack the model again", exit_code=1)
+    return bento

@@ -1,0 +1,68 @@
+"""The entry point of a Bento: BentoML imports this module from the Bento's own folder, to build and to serve it."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import bentoml
+
+from data.errors import UserError
+from serving.app import create_app
+from serving.config import ServingConfig
+from serving.targets import TARGETS
+
+if TYPE_CHECKING:
+    from serving.classifier import Classifier
+
+REQUEST_SECONDS = 30
+"""Longest time from the first byte of a request to its answer; longer than the app gives a body to arrive."""
+
+logger = logging.getLogger("convoy")
+
+# BentoML wants its settings when the class below is made, so they are read at import, here and nowhere else. The model
+# is loaded later, by the process that answers requests.
+FOLDER = Path(__file__).resolve().parents[1]
+config = ServingConfig.model_validate_json((FOLDER / "serving.json").read_text(encoding="utf-8"))
+target = TARGETS[config.target]
+app = create_app(lambda: bentoml.get_current_service().classifier, config, threads=target.threads)
+
+
+@bentoml.service(
+    workers=target.workers,
+    threads=target.threads,
+    traffic={"timeout": REQUEST_SECONDS},
+    # Neither spans nor a line for each request: they cost as much as the rest of a small request.
+    tracing={"excluded_urls": ".*"},
+    logging={"access": {"enabled": False}},
+    # The app has its own, which do not grow with every path that a stranger tries.
+    metrics={"enabled": False},
+    # BentoML and onnxruntime both report their use to their makers unless told otherwise.
+    envs=[{"name": "BENTOML_DO_NOT_TRACK", "value": "true"}, {"name": "ORT_DISABLE_TELEMETRY", "value": "1"}],
+)
+@bentoml.asgi_app(app, path="/")
+class ConvoyService:
+    """Answers /classify, /model and /metrics by `serving.app`; BentoML answers /livez and /readyz."""
+
+    def __init__(self) -> None:
+        self.classifier = load_classifier()
+
+    async def __is_ready__(self) -> bool:
+        """Whether the model was loaded and answered its golden image as it was measured."""
+        return self.classifier is not None
+
+
+def load_classifier() -> "Classifier | None":
+    """Load the model; where that fails log why, and leave an endpoint that lives but is never ready.
+
+    An error raised here would have BentoML start the worker again and again, and nobody would see a reason.
+    """
+    # Here and not above: the supervisor imports this module too, and can do without onnxruntime.
+    from serving.classifier import Classifier
+
+    try:
+        return Classifier(FOLDER / "model")
+    except UserError as error:
+        logger.critical("the model cannot be served: %s", error)
+    except Exception:
+        logger.exception("the model cannot be served")
+    return None

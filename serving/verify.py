@@ -1,0 +1,48 @@
+import json
+from typing import TYPE_CHECKING, Any
+
+from data.errors import UserError
+from data.stage import whole_file
+from serving.endpoint import Endpoint
+from serving.package import MODEL_FOLDER, Bento
+
+if TYPE_CHECKING:
+    from data.sample import Sample
+
+TOLERANCE = 1e-3
+EVIDENCE_FILE = "verified.json"
+
+
+def verified_answer(bento: Bento) -> dict[str, Any] | None:
+    """Give the answer that a Bento has been verified by, or None."""
+    path = bento.path / EVIDENCE_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def verify_bento(bento: Bento, sample: "Sample") -> dict[str, Any]:
+    """Serve a Bento as a user would, post an original image, and hold the answer against the prepared pixels.
+
+    That the answers agree shows that the endpoint decodes, resizes and crops as the preparation of the data did.
+
+    Raises:
+        UserError: the endpoint does not start, or answers otherwise.
+
+    """
+    # Here and not above: reading the evidence must be quick.
+    from models.predictor import OnnxPredictor
+
+    predictor = OnnxPredictor(bento.path / "src" / MODEL_FOLDER)
+    (expected,) = predictor(sample.prepared[None])
+    with Endpoint(bento) as endpoint:
+        answer = endpoint.classify(sample.image)
+    best = answer["predictions"][0]
+    expected_label = predictor.manifest.classes[int(expected.argmax())]
+    if best["label"] != expected_label or abs(best["probability"] - float(expected.max())) > TOLERANCE:
+        raise UserError(
+            f"{bento.tag} answers {sample.origin} with '{best['label']}' ({best['probability']:.4f}), the model itself "
+            f"with '{expected_label}' ({float(expected.max()):.4f}): it must not be deployed",
+            exit_code=1,
+        )
+    with whole_file(bento.path / EVIDENCE_FILE) as temporary:
+        temporary.write_text(json.dumps({"image": sample.origin, **answer}, indent=1), encoding="utf-8")
+    return answer

@@ -1,0 +1,117 @@
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+
+from data.decode import DecodeError, Preprocessing, TooLargeError
+from data.errors import UserError
+from models.manifest import Golden, ModelManifest
+from models.predictor import file_sha256
+from serving.classifier import Classifier
+
+SIZE, CROP, MAX_PIXELS = 10, 8, 10_000
+CLASSES = ("red", "green", "blue")
+
+
+def softmax_of_means(color: tuple[int, int, int]) -> tuple[float, ...]:
+    """What the model of `make_model` answers to one colour: the softmax of 0.02 times the mean of each channel."""
+    powers = np.exp(0.02 * np.array(color))
+    return tuple(map(float, powers / powers.sum()))
+
+
+def make_model(folder: Path, *, version: str | None = "3", golden: tuple[float, ...] | None = None) -> Path:
+    """A network that names the strongest colour of an image, and the manifest that belongs to it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["image"], ["samples"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", ["samples", "axes"], ["means"], keepdims=0),
+            helper.make_node("Mul", ["means", "scale"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+        ],
+        "strongest-color",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", CROP, CROP, 3])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", 3])],
+        [
+            helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2]),
+            helper.make_tensor("scale", TensorProto.FLOAT, [1], [0.02]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, folder / "model.onnx")
+    preprocessing = Preprocessing(size=SIZE, crop=CROP, max_pixels=MAX_PIXELS)
+    manifest = ModelManifest(
+        name="Strongest Color",
+        version=version,
+        network="means",
+        classes=CLASSES,
+        preprocessing=preprocessing,
+        preprocessing_hash=preprocessing.hash,
+        run_id="run-1",
+        data_version="data-1",
+        git_commit="0a1b2c3",
+        metrics={"test/accuracy": 1.0},
+        onnx_sha256=file_sha256(folder / "model.onnx"),
+        golden=Golden(
+            image=base64.b64encode(picture((200, 50, 0), side=CROP)).decode(),
+            probabilities=golden or softmax_of_means((200, 50, 0)),
+        ),
+    )
+    (folder / "manifest.json").write_text(manifest.model_dump_json())
+    return folder
+
+
+def picture(color: tuple[int, int, int], side: int = 20, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), color).save(file, kind)
+    return file.getvalue()
+
+
+BLUE = picture((10, 20, 240))
+OCTETS = {"content-type": "application/octet-stream"}
+
+
+def test_it_names_the_likeliest_classes_first(tmp_path):
+    classifier = Classifier(make_model(tmp_path))
+    red, green, blue = softmax_of_means((10, 20, 240))
+    answer = classifier.classify(BLUE, top_k=2)
+    assert [prediction["label"] for prediction in answer["predictions"]] == ["blue", "green"]
+    assert [prediction["probability"] for prediction in answer["predictions"]] == pytest.approx([blue, green], abs=1e-5)
+    (*_, last) = classifier.classify(BLUE, top_k=99)["predictions"]
+    assert last == {"label": "red", "probability": pytest.approx(red, abs=1e-5)}
+
+
+def test_what_is_no_image_is_refused(tmp_path):
+    classifier = Classifier(make_model(tmp_path))
+    with pytest.raises(DecodeError):
+        classifier.classify(b"junk", top_k=1)
+    with pytest.raises(TooLargeError):
+        classifier.classify(picture((0, 0, 0), side=101), top_k=1)
+
+
+def test_a_model_that_answers_otherwise_than_measured_is_not_loaded(tmp_path):
+    red, green, blue = softmax_of_means((200, 50, 0))
+    Classifier(make_model(tmp_path / "rounded", golden=(red - 0.0005, green + 0.0005, blue)))
+    for number, golden in enumerate([(red - 0.002, green + 0.002, blue), (green, red, blue), (red, green)]):
+        with pytest.raises(UserError, match="golden image"):
+            Classifier(make_model(tmp_path / str(number), golden=golden))
+
+
+@pytest.mark.parametrize(
+    "answered",
+    [
+        pytest.param((0.3336, 0.3332, 0.3332), id="within the tolerance, but another class first"),
+        pytest.param((np.nan, np.nan, np.nan), id="not a number"),
+    ],
+)
+def test_a_golden_answer_must_name_the_same_class(tmp_path, monkeypatch, answered):
+    model = make_model(tmp_path, golden=(0.3330, 0.3335, 0.3335))
+    probabilities = np.array([answered], dtype=np.float32)
+    monkeypatch.setattr("serving.classifier.OnnxPredictor.__call__", lambda *_: probabilities)
+    with pytest.raises(UserError, match="golden image"):
+        Classifier(model)
