@@ -1,0 +1,246 @@
+"""The `convoy` command. Nothing heavy is imported before a command needs it: `convoy --help` answers at once."""
+
+import errno
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from data.errors import UserError
+
+if TYPE_CHECKING:
+    from pipelines.config import Config
+
+
+class Guarded(TyperGroup):
+    """Ends in one line, without a traceback, whatever a person can mend."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _fail("stopped; what was finished is kept: the same command goes on from there")
+        except UserError as error:
+            _fail(str(error), error.exit_code)
+        except BaseException as error:
+            if _is_signal(error):
+                _fail("stopped; what was finished is kept: the same command goes on from there")
+            if not _is_disk_full(error):
+                raise
+            _fail(f"the disk of {Path.cwd()} is full: free some space, and the same command goes on")
+
+
+def _fail(message: str, exit_code: int = 1) -> None:
+    print(f"convoy: {message}", file=sys.stderr)
+    raise typer.Exit(exit_code)
+
+
+def _is_signal(error: BaseException) -> bool:
+    """Prefect turns SIGTERM into an exception of its own."""
+    return type(error).__name__ == "TerminationSignal"
+
+
+def _is_disk_full(error: BaseException | None) -> bool:
+    """Look through the causes: libraries wrap the system's error, SQLite words it in its own way."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+app = typer.Typer(
+    cls=Guarded,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Labelled images in; a versioned, tested, measured endpoint out.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Prepare the images and look at them.", rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="PATH=VALUE", help="Override a value of params.yaml; `convoy params` lists them all."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def _start(overrides: list[str] | None) -> "Config":
+    """What every command does first: say where things are, read the configuration, let our log speak."""
+    from pipelines.config import PARAMS, load_config
+    from pipelines.settings import prepare_environment
+
+    prepare_environment(Path())
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("convoy")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+    return load_config(Path(PARAMS), overrides or [])
+
+
+@app.command()
+def run(overrides: Overrides = None) -> None:
+    """Prepare, train, evaluate, register, judge, package and verify: whatever is not up to date."""
+    config = _start(overrides)
+    from pipelines.session import run_flow
+    from pipelines.summary import print_run
+
+    print_run(run_flow("run_pipeline", config), config)
+
+
+@data_app.command("ingest")
+def data_ingest(overrides: Overrides = None) -> None:
+    """Read the source into data/raw."""
+    config = _start(overrides)
+    from pipelines.session import run_task
+
+    run_task("reproduce_data", config, "ingest")
+
+
+@data_app.command("prepare")
+def data_prepare(overrides: Overrides = None) -> None:
+    """Ingest and prepare the images, push them to the DVC remote, and report on them."""
+    config = _start(overrides)
+    from pipelines.session import run_flow
+
+    run_flow("prepare_data", config)
+
+
+@data_app.command("report")
+def data_report(as_json: AsJson = False, overrides: Overrides = None) -> None:
+    """Say what the prepared data holds, and what was left out and why."""
+    _start(overrides)
+    from data.report import as_markdown
+    from data.report import data_report as make_report
+    from pipelines.workspace import PREPARED
+
+    report = make_report(PREPARED)
+    print(json.dumps(report, indent=1, ensure_ascii=False) if as_json else as_markdown(report))
+
+
+@data_app.command("preview")
+def data_preview(
+    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("outputs/preview.png"),
+    overrides: Overrides = None,
+) -> None:
+    """Draw training images beside what augmentation makes of them."""
+    config = _start(overrides)
+    from models.preview import preview_augmentation
+    from models.train import build_classifier
+    from pipelines.workspace import training_job
+
+    job = training_job(config, "")
+    preview_augmentation(job, build_classifier(job)).savefig(out)
+    print(out)
+
+
+@app.command()
+def train(overrides: Overrides = None) -> None:
+    """Train on the prepared data and let the model through the gate."""
+    config = _start(overrides)
+    from pipelines.session import run_flow
+    from pipelines.workspace import require_data_version
+
+    run_flow("train_model", config, require_data_version())
+
+
+@app.command()
+def evaluate(as_json: AsJson = False, overrides: Overrides = None) -> None:
+    """Measure the champion on today's test images."""
+    config = _start(overrides)
+    from models.gate import measure_model
+    from pipelines.workspace import PREPARED, require_champion
+
+    _, folder = require_champion(config)
+    evaluation = measure_model(folder, PREPARED)
+    if as_json:
+        print(evaluation.model_dump_json(indent=1))
+        return
+    for name, value in evaluation.metrics.items():
+        print(f"{name:28} {value:.4f}")
+
+
+@app.command()
+def package(overrides: Overrides = None) -> None:
+    """Pack the champion as a Bento, and let its endpoint answer a test image."""
+    config = _start(overrides)
+    from pipelines.session import run_flow
+
+    print(run_flow("package_model", config).tag)
+
+
+@app.command()
+def serve(
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0: any free one.")] = None,
+    target: Annotated[str | None, typer.Option(help="What it runs on: cpu.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Serve the champion until Ctrl-C."""
+    options = {"port": port, "target": target}
+    config = _start(
+        [*(overrides or []), *(f"serving.{key}={value}" for key, value in options.items() if value is not None)]
+    )
+    from pipelines.workspace import pack_champion
+    from serving.endpoint import serve as serve_bento
+
+    raise typer.Exit(serve_bento(pack_champion(config), config.serving))
+
+
+@app.command()
+def predict(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Image files.")],
+    as_json: AsJson = False,
+    overrides: Overrides = None,
+) -> None:
+    """Classify image files with the champion, without an endpoint."""
+    config = _start(overrides)
+    from pipelines.predict import predict_files
+    from pipelines.workspace import require_champion
+
+    _, folder = require_champion(config)
+    raise typer.Exit(predict_files(folder, files, config.serving.top_k, as_json=as_json))
+
+
+@app.command()
+def status(as_json: AsJson = False, overrides: Overrides = None) -> None:
+    """Say what there is: data, champion, Bentos."""
+    config = _start(overrides)
+    from pipelines.summary import collect_status, print_status
+
+    found = collect_status(config)
+    if as_json:
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+    else:
+        print_status(found)
+
+
+@app.command()
+def up(overrides: Overrides = None) -> None:
+    """Start MLflow's and Prefect's servers, with the flows ready to be triggered there, until Ctrl-C."""
+    config = _start(overrides)
+    from pipelines.servers import run_servers
+
+    run_servers(config)
+
+
+@app.command()
+def params(overrides: Overrides = None) -> None:
+    """Print every parameter with its meaning, as params.yaml with the overrides applied."""
+    from pipelines.config import render
+
+    print(render(_start(overrides)), end="")
+
+
+def main() -> None:
+    """Enter from the command line."""
+    app()

@@ -1,0 +1,160 @@
+"""params.yaml and overrides to one frozen Config: read here and nowhere else."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from data.config import AugmentationConfig, DataConfig, Section
+from data.errors import UserError
+from models.config import GateConfig, ModelConfig, RegistryConfig, TrainingConfig
+from serving.config import ServingConfig
+
+PARAMS = "params.yaml"
+
+
+class Config(Section):
+    """Every tunable value of Convoy: one section a room or step."""
+
+    data: DataConfig = DataConfig()
+    """where the labelled images come from and how they become arrays"""
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """what is done to training images"""
+    model: ModelConfig = ModelConfig()
+    """which network is trained"""
+    training: TrainingConfig = TrainingConfig()
+    """how it is trained"""
+    gate: GateConfig = GateConfig()
+    """what it must reach"""
+    registry: RegistryConfig = RegistryConfig()
+    """where runs and models are kept"""
+    serving: ServingConfig = ServingConfig()
+    """how it is packed and served"""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Config":
+        if self.model.input_size and self.model.input_size > self.data.size:
+            raise ValueError(
+                f"model.input_size={self.model.input_size} is larger than data.size={self.data.size}: "
+                "a network sees at most what is stored"
+            )
+        if self.data.val_fraction + self.data.test_fraction > 0.8:
+            raise ValueError("data.val_fraction and data.test_fraction together leave less than a fifth to train on")
+        return self
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read params.yaml and apply overrides of the form `training.max_epochs=3`.
+
+    Raises:
+        UserError: the file is missing or no YAML, a key is unknown, or a value is not what is expected; every fault is
+            named with the file, the path, the value and what was expected.
+
+    """
+    content = _read(path)
+    overridden = set()
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--set {override}: expected PATH=VALUE, such as training.max_epochs=3")
+        keys = tuple(key.strip().split("."))
+        _set(content, keys, _parse(override, value), override)
+        overridden.add(keys)
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        raise UserError("; ".join(_explain(fault, path, overridden) for fault in error.errors())) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no {path.name} in {path.resolve().parent}: type convoy in the folder that you cloned"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where} is not YAML: {getattr(error, 'problem', None) or error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected sections such as `data:`, found {content!r}")
+    return content
+
+
+def _parse(override: str, value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(
+            f"--set {override}: {value!r} is not a value; put quotes around text with special signs"
+        ) from None
+
+
+def _set(content: dict[str, Any], keys: tuple[str, ...], value: Any, override: str) -> None:
+    *parents, last = keys
+    for key in parents:
+        if content.get(key) is None:
+            content[key] = {}
+        content = content[key]
+        if not isinstance(content, dict):
+            raise UserError(f"--set {override}: {key} is a value, not a section")
+    content[last] = value
+
+
+def _explain(fault: ErrorDetails, path: Path, overridden: set[tuple[str, ...]]) -> str:
+    location = tuple(str(part) for part in fault["loc"] if not str(part).startswith(("function-", "literal", "bool")))
+    # Either may be the longer one: an unknown section is named by itself, a wrong item inside a list by its index too.
+    is_overridden = any(location[: len(keys)] == keys[: len(location)] for keys in overridden)
+    where = "--set" if is_overridden else str(path)
+    name = ".".join(location)
+    if fault["type"] == "extra_forbidden":
+        return f"{where}: unknown key {name}{_suggestion(location)}"
+    message = fault["msg"].removeprefix("Value error, ")
+    if not location:
+        return f"{path}: {message}"
+    return f"{where}: {name} = {fault['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _suggestion(location: tuple[str, ...]) -> str:
+    known: Any = Config
+    for part in location[:-1]:
+        known = known.model_fields[part].annotation
+    names = list(known.model_fields)
+    close = difflib.get_close_matches(location[-1], names, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(names)}"
+
+
+def describe() -> Iterator[tuple[str, str, str]]:
+    """Every parameter: its path, its default as YAML, and its line of documentation."""
+    for section, field in Config.model_fields.items():
+        assert isinstance(field.annotation, type)
+        assert issubclass(field.annotation, BaseModel)
+        for name, parameter in field.annotation.model_fields.items():
+            default = _to_yaml(parameter.get_default(call_default_factory=True))
+            yield f"{section}.{name}", default, " ".join((parameter.description or "").split())
+
+
+def render(config: Config) -> str:
+    """Write a configuration as params.yaml, every value under its line of documentation."""
+    values = config.model_dump(mode="json")
+    lines = ["# Every tunable value of Convoy. `convoy ... --set training.max_epochs=3` overrides one for one command."]
+    section = ""
+    for path, _, documentation in describe():
+        head, name = path.split(".")
+        if head != section:
+            section = head
+            lines += ["", f"# {Config.model_fields[head].description}", f"{head}:"]
+        lines += [f"  # {documentation}", f"  {name}: {_to_yaml(values[head][name])}"]
+    return "\n".join(lines) + "\n"
+
+
+def _to_yaml(value: object) -> str:
+    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000)
+    return text.removesuffix("\n").removesuffix("\n...")

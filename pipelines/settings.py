@@ -1,0 +1,64 @@
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+OUTPUTS = Path("outputs")
+
+
+class Settings(BaseSettings):
+    """Addresses and homes, from the environment; what is not set stays inside the workspace, in `outputs/`."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
+
+    mlflow_tracking_uri: str | None = Field(None, description="tracking server; default: a SQLite file")
+    prefect_api_url: str | None = Field(
+        None, description="Prefect server; default: one that lives as long as the command"
+    )
+    prefect_home: Path | None = None
+    bentoml_home: Path | None = None
+
+    def tracking_uri(self, workspace: Path) -> str:
+        """Where runs and models are."""
+        if self.mlflow_tracking_uri:
+            return self.mlflow_tracking_uri
+        database = (workspace / OUTPUTS / "mlflow" / "mlflow.db").resolve()
+        database.parent.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{database}"
+
+    def artifacts(self, workspace: Path) -> Path | None:
+        """Where the files of runs are, unless a server keeps them."""
+        return None if self.mlflow_tracking_uri else workspace / OUTPUTS / "mlflow" / "artifacts"
+
+    def bento_store(self, workspace: Path) -> Path:
+        """Where packed models are."""
+        return (self.bentoml_home or workspace / OUTPUTS / "bentoml").resolve()
+
+
+def prepare_environment(workspace: Path) -> Settings:
+    """Tell the libraries where things are, and to send nothing home; must come before they are imported."""
+    settings = Settings()
+    defaults = {
+        "PREFECT_HOME": str((workspace / OUTPUTS / "prefect").resolve()),
+        "BENTOML_HOME": str(settings.bento_store(workspace)),
+        # A fresh server needs longer than Prefect's 20 s on a slow disk, and loses records with the default batches.
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # To BentoML and MLflow, "1" means go on tracking.
+        "DO_NOT_TRACK": "true",
+        "BENTOML_DO_NOT_TRACK": "true",
+        "DVC_NO_ANALYTICS": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        # Our own lines go to the terminal as they are, and to Prefect's records; the engine's stay in its records.
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "convoy",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    return settings

@@ -1,0 +1,83 @@
+"""What the command tells at the end of a run, and what `convoy status` answers."""
+
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError
+from data.manifest import read_manifest
+from pipelines.config import Config
+from pipelines.settings import Settings
+from pipelines.workspace import PREPARED, ROOT, open_registry, open_tracking
+from serving.package import Bento, list_bentos
+from serving.verify import verified_answer
+
+
+def collect_status(config: Config) -> dict[str, Any]:
+    """Gather what there is; what does not exist yet is None or empty."""
+    bentos = [
+        {"tag": bento.tag, "target": bento.target, "model": bento.model_name, "version": bento.model_version}
+        for bento in list_bentos(Settings().bento_store(ROOT))
+    ]
+    return {"data": _data_status(), "champion": _champion_status(config), "bentos": bentos}
+
+
+def _data_status() -> dict[str, Any] | None:
+    from data.versioning import data_version
+
+    try:
+        manifest = read_manifest(PREPARED)
+    except UserError:
+        return None
+    return {"version": data_version(ROOT), "num_images": manifest.num_images, "classes": list(manifest.classes)}
+
+
+def _champion_status(config: Config) -> dict[str, Any] | None:
+    from models.registry import CHAMPION
+
+    champion = open_registry(config).by_alias(CHAMPION)
+    if champion is None:
+        return None
+    metrics = open_tracking(config).get(champion.run_id).metrics
+    return {
+        "name": champion.name,
+        "version": champion.version,
+        "run_id": champion.run_id,
+        "data_version": champion.data_version,
+        "git_commit": champion.git_commit,
+        "metrics": {name: value for name, value in metrics.items() if name.startswith(("test/", "val/"))},
+    }
+
+
+def print_status(found: dict[str, Any]) -> None:
+    """Print a status for people."""
+    data, champion = found["data"], found["champion"]
+    if data:
+        print(f"data      {data['version'][:8]}, {data['num_images']:,} images in {len(data['classes'])} classes")
+    else:
+        print("data      none yet: `convoy data prepare`")
+    if champion:
+        accuracy = champion["metrics"].get("test/accuracy", float("nan"))
+        print(
+            f"champion  {champion['name']} v{champion['version']}, test accuracy {accuracy:.4f}, "
+            f"run {champion['run_id'][:8]}, data {champion['data_version'][:8]}"
+        )
+    else:
+        print("champion  none yet: `convoy run`")
+    for bento in found["bentos"]:
+        print(f"bento     {bento['tag']} ({bento['target']}): {bento['model']} v{bento['version']}")
+
+
+def print_run(bento: Bento, config: Config) -> None:
+    """Print what a run has led to, and how to look at all of it."""
+    answer = verified_answer(bento) or {}
+    best = answer["predictions"][0]
+    uri = Settings().tracking_uri(Path(ROOT))
+    print(
+        f"\n{bento.model_name} v{bento.model_version} is the champion, packed as {bento.tag}.\n"
+        f"Asked about {answer['image']!r}, its endpoint answered '{best['label']}' ({best['probability']:.3f}).\n\n"
+        "  convoy status                        data, champion, Bentos\n"
+        f"  convoy serve                         the endpoint, on http://{config.serving.host}:{config.serving.port}\n"
+        "  convoy up                            MLflow's and Prefect's pages, flows ready to be triggered\n"
+        "  convoy data report                   what the data holds and what was left out\n"
+        f"  runs and models                      {uri}\n"
+    )

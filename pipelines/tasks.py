@@ -1,0 +1,210 @@
+"""The tasks of the flows: each is one call into data/, models/ or serving/, done only where something has changed.
+
+Libraries that take seconds to import are imported where they are used: a run that skips everything needs none of them.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from prefect import Task, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from data.errors import UserError
+from models.registry import CHAMPION, ModelVersion, Registry
+from models.tracking import CODE, PARITY_METRIC, TrainedRun
+from pipelines.config import Config
+from pipelines.settings import Settings
+from pipelines.workspace import (
+    CHECKPOINTS,
+    EXPORTED,
+    MODELS,
+    PREPARED,
+    RAW,
+    ROOT,
+    git_commit,
+    open_registry,
+    open_tracking,
+    pack_champion,
+    training_job,
+)
+from serving.package import Bento, list_bentos
+
+if TYPE_CHECKING:
+    from models.gate import Verdict
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_log = logging.getLogger("convoy")
+
+
+def step(name: str, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Make a task of a function.
+
+    What may be skipped is decided below, by data versions, keys and ids: Prefect's own cache would add a second answer,
+    and results kept on disk a second owner of what DVC, MLflow and BentoML keep.
+    """
+    return task(name=name, cache_policy=NO_CACHE, persist_result=False, **options)
+
+
+@step(name="reproduce-data")
+def reproduce_data(config: Config, target: str = "prepare") -> str:
+    """Ask DVC to bring the data up to date; returns the data version."""
+    from data.versioning import data_version, reproduce
+
+    for outcome in reproduce(ROOT, config.data, target):
+        _tell(outcome.stage, ran=outcome.ran, reason=outcome.reason)
+    return data_version(ROOT) or "none"
+
+
+@step(name="push-data", retries=2, retry_delay_seconds=5)
+def push_data() -> None:
+    """Copy new data to the DVC remote."""
+    from data.versioning import push
+
+    num_files = push(ROOT)
+    _tell(
+        "push",
+        ran=num_files > 0,
+        reason=f"{num_files} files were new to the DVC remote" if num_files else "the DVC remote has it",
+    )
+
+
+@step(name="report-data")
+def report_data(data_version: str) -> None:
+    """Show the data in Prefect."""
+    from data.report import as_markdown, data_report
+
+    report = data_report(PREPARED)
+    create_markdown_artifact(as_markdown(report), key="data-report", description=f"data version {data_version}")
+    splits = ", ".join(f"{name} {count:,}" for name, count in report["splits"].items())
+    images = f"{report['num_images']:,} images in {len(report['classes'])} classes ({splits})"
+    _log.info("data: version %s, %s, %d rejected", data_version[:8], images, report["num_rejected"])
+    for warning in report["warnings"]:
+        _log.warning("data: %s", warning)
+
+
+@step(name="train")
+def train(config: Config, data_version: str) -> str:
+    """Train, unless the same job has been trained; returns the id of its run."""
+    tracking, job = open_tracking(config), training_job(config, data_version)
+    if done := tracking.find_trained(job.key):
+        _tell("train", ran=False, reason=f"same data {data_version[:8]}, parameters and code as run {done.run_id[:8]}")
+        return done.run_id
+    last = tracking.latest_trained()
+    changes = job.changes_since(last.data_version, last.params, last.tags.get(CODE, "")) if last else []
+    _log.info("train: running, %s", "; ".join(changes) or "nothing has been trained yet")
+    from models.steps import train_run
+
+    return train_run(tracking, job, CHECKPOINTS / job.key, git_commit())
+
+
+@step(name="evaluate")
+def evaluate(config: Config, data_version: str, run_id: str) -> None:
+    """Measure on the test images, unless the run has been measured."""
+    tracking, job = open_tracking(config), training_job(config, data_version)
+    if "test/accuracy" in tracking.get(run_id).metrics:
+        _tell("evaluate", ran=False, reason=f"run {run_id[:8]} has been measured")
+    else:
+        from models.steps import evaluate_run
+
+        evaluate_run(tracking, job, run_id, CHECKPOINTS / job.key)
+        _tell("evaluate", ran=True, reason="this run has not been measured")
+    _summarize(tracking.get(run_id))
+
+
+def _summarize(run: TrainedRun) -> None:
+    shown = ("val/accuracy", "test/accuracy", "test/top5_accuracy", "test/worst_class_accuracy", "num_parameters")
+    values = run.params | {name: f"{value:.4f}" for name, value in run.metrics.items()}
+    rows = [f"| {name} | {values[name]} |" for name in shown if name in values]
+    page = "\n".join([f"run {run.run_id}", "", "| | |", "|---|---|", *rows])
+    create_markdown_artifact(page, key="training-summary", description=f"data version {run.data_version}")
+    _log.info("test accuracy %s, worst class %s", values["test/accuracy"], values["test/worst_class_accuracy"])
+
+
+@step(name="register")
+def register(config: Config, data_version: str, run_id: str) -> str:
+    """Export the trained model and register it as challenger, unless the run has a version; returns its number."""
+    registry = open_registry(config)
+    if known := registry.by_run(run_id):
+        _tell("register", ran=False, reason=f"run {run_id[:8]} is {known}")
+        return known.version
+    from models.steps import export_run
+
+    tracking, job = open_tracking(config), training_job(config, data_version)
+    export_run(tracking, job, run_id, CHECKPOINTS / job.key, EXPORTED / job.key, registry.name)
+    challenger = registry.register(EXPORTED / job.key)
+    _tell("register", ran=True, reason=f"{challenger} is the challenger")
+    return challenger.version
+
+
+@step(name="gate")
+def gate(config: Config, version: str) -> None:
+    """Let a version pass the gate and make it champion, unless it is.
+
+    Raises:
+        UserError: it does not pass; the champion stays.
+
+    """
+    registry = open_registry(config)
+    challenger, champion = registry.get(version), registry.by_alias(CHAMPION)
+    if champion and champion.version == version:
+        _tell("gate", ran=False, reason=f"{champion} is the champion")
+        return
+    verdict = _judge(config, registry, challenger, champion)
+    if not verdict.passed:
+        stays = f"{champion} stays champion" if champion else "there is no champion yet"
+        raise UserError(f"gate: {challenger} did not pass: {verdict.failures}; {stays}", exit_code=1)
+    registry.promote(challenger)
+    _log.info("gate: passed, %s is the champion", challenger)
+
+
+def _judge(config: Config, registry: Registry, challenger: ModelVersion, champion: ModelVersion | None) -> "Verdict":
+    from models.gate import judge, measure_model, measure_rival
+
+    tracking = open_tracking(config)
+    parity_error = tracking.get(challenger.run_id).metrics[PARITY_METRIC]
+    rival = measure_rival(registry.download(champion, MODELS) if champion else None, PREPARED)
+    evaluation = measure_model(registry.download(challenger, MODELS), PREPARED)
+    verdict = judge(evaluation, parity_error, rival, config.gate)
+    tracking.log(challenger.run_id).verdict(verdict)
+    rows = [f"| {check.name} | {check} | {'passed' if check.passed else 'failed'} |" for check in verdict.checks]
+    page = "\n".join(["| gate | figure | |", "|---|---|---|", *rows, "", *verdict.notes])
+    create_markdown_artifact(page, key="gate-verdict", description=f"{challenger}")
+    for check in verdict.checks:
+        _log.info("gate: %s %s", "passed" if check.passed else "failed", check)
+    for note in verdict.notes:
+        _log.info("gate: %s", note)
+    return verdict
+
+
+@step(name="package")
+def package(config: Config) -> Bento:
+    """Pack the champion as a Bento, unless it has been packed."""
+    known = {bento.tag for bento in list_bentos(Settings().bento_store(ROOT))}
+    bento = pack_champion(config)
+    _tell("package", ran=bento.tag not in known, reason=f"{bento.tag} holds {bento.model_name} v{bento.model_version}")
+    return bento
+
+
+@step(name="verify")
+def verify(bento: Bento) -> dict[str, Any]:
+    """Start the endpoint as a user would and let it answer a test image, unless it has; returns the answer."""
+    from serving.verify import verified_answer, verify_bento
+
+    if answer := verified_answer(bento):
+        _tell("verify", ran=False, reason=f"{bento.tag} has answered as measured")
+        return answer
+    from data.sample import first_test_image
+    from models.predictor import read_manifest
+
+    crop = read_manifest(bento.path / "src" / "model").preprocessing.crop
+    answer = verify_bento(bento, first_test_image(RAW, PREPARED, crop))
+    _tell("verify", ran=True, reason=f"{bento.tag} was served and answered a test image as measured")
+    return answer
+
+
+def _tell(name: str, *, ran: bool, reason: str) -> None:
+    _log.info("%s: %s, %s", name, "done" if ran else "skipped", reason)

@@ -1,0 +1,118 @@
+"""The folder that a command works in: what is where, which commit it is, and that one command at a time changes it."""
+
+import fcntl
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.errors import UserError
+from models.job import TrainingJob
+from pipelines.config import Config
+from pipelines.settings import OUTPUTS, Settings
+from serving.package import Bento, build_bento
+
+if TYPE_CHECKING:
+    from models.registry import ModelVersion, Registry
+    from models.tracking import Tracking
+
+ROOT = Path()
+"""Commands run in the workspace, and so do the flows that they start."""
+RAW = Path("data/raw")
+PREPARED = Path("data/prepared")
+CHECKPOINTS = OUTPUTS / "checkpoints"
+EXPORTED = OUTPUTS / "exported"
+MODELS = OUTPUTS / "models"
+
+
+def training_job(config: Config, data_version: str) -> TrainingJob:
+    """What is to be trained, on the data as it is prepared here."""
+    return TrainingJob(PREPARED, data_version, config.model, config.augmentation, config.training)
+
+
+def require_data_version() -> str:
+    """Give the version of the prepared data.
+
+    Raises:
+        UserError: nothing has been prepared.
+
+    """
+    from data.versioning import data_version
+
+    version = data_version(ROOT)
+    if version is None:
+        raise UserError("there is no prepared data yet: prepare it with `convoy data prepare`")
+    return version
+
+
+def open_tracking(config: Config) -> "Tracking":
+    """Open the configured experiment."""
+    from models.tracking import Tracking
+
+    settings = Settings()
+    return Tracking(settings.tracking_uri(ROOT), config.registry.experiment, settings.artifacts(ROOT))
+
+
+def open_registry(config: Config) -> "Registry":
+    """Open the configured registered model."""
+    from models.registry import Registry
+
+    return Registry(Settings().tracking_uri(ROOT), config.registry.model_name)
+
+
+def require_champion(config: Config) -> "tuple[ModelVersion, Path]":
+    """Give the champion and the folder that it has been fetched to.
+
+    Raises:
+        UserError: there is none.
+
+    """
+    from models.registry import CHAMPION
+
+    registry = open_registry(config)
+    champion = registry.by_alias(CHAMPION)
+    if champion is None:
+        raise UserError(f"{registry.name} has no champion yet: train one with `convoy run`")
+    return champion, registry.download(champion, MODELS)
+
+
+def pack_champion(config: Config) -> Bento:
+    """Pack the champion for the configured target, or give the Bento that holds it."""
+    _, folder = require_champion(config)
+    return build_bento(folder, config.serving, Settings().bento_store(ROOT))
+
+
+def git_commit() -> str | None:
+    """The commit that the workspace is at; None before the first, or without git."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
+
+
+@contextmanager
+def exclusive() -> Iterator[None]:
+    """Hold the workspace: two pipelines in one folder would write the same files.
+
+    Raises:
+        UserError: another command holds it; the system lets go of it however that command ends.
+
+    """
+    path = OUTPUTS / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise UserError(
+                f"another convoy command (process {holder}) works in {ROOT.resolve()}: wait until it ends", exit_code=1
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
