@@ -1,0 +1,156 @@
+import ast
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+
+# A room imports only what stands to its right.
+ROOMS = ["pipelines", "serving", "models", "data"]
+
+# Where a heavy library may be imported: a whole room, or single files.
+HOMES = {
+    "prefect": ["pipelines/"],
+    "prefect_dask": ["pipelines/"],
+    "bentoml": ["serving/"],
+    "torch": ["models/", "data/augment.py", "data/load.py"],
+    "torchvision": ["models/"],
+    "torchmetrics": ["models/"],
+    "pytorch_lightning": ["models/"],
+    "onnx": ["models/"],
+    "onnxscript": ["models/"],
+    "mlflow": ["models/tracking.py", "models/registry.py"],
+    "dvc": ["data/versioning.py"],
+    # our parameters, and the description that BentoML writes of a Bento
+    "yaml": ["pipelines/config.py", "serving/package.py"],
+}
+
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 50
+
+# An index of somebody's, or a folder of somebody's machine.
+INDEX = re.compile(r"https?://\S+/simple\b|--(extra-)?index[-]url|--find[-]links")
+FOLDER = re.compile(r"(?<![\w.~)}])/(home|root|tmp|work|Users)/")
+
+# The folders named in these are a container's.
+CONTAINER_FILES = re.compile(r"Dockerfile|docker-compose")
+
+
+def tracked() -> list[Path]:
+    """The files that git has or would take: what is ignored is nobody's business here."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git repository")
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in done.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def sources(*rooms: str) -> list[Path]:
+    """The Python files of `rooms`. Walked by hand: data/raw and data/prepared may hold a million files."""
+    files = []
+    for room in rooms:
+        folders = [ROOT / room]
+        while folders:
+            for path in folders.pop().iterdir():
+                if path.is_dir() and path not in (ROOT / "data/raw", ROOT / "data/prepared"):
+                    folders.append(path)
+                elif path.suffix == ".py":
+                    files.append(path)
+    assert files
+    return sorted(files)
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imported(path: Path) -> set[str]:
+    """The top-level names that `path` imports anywhere, inside functions and for type checkers too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            # A relative import stays in its room.
+            found.add(path.relative_to(ROOT).parts[0] if node.level else (node.module or "").partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_stands_to_its_right(room):
+    forbidden = {*ROOMS[: ROOMS.index(room)], "tests", "benchmarks"}
+    assert {name(path): sorted(bad) for path in sources(room) if (bad := imported(path) & forbidden)} == {}
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_a_heavy_library_stays_at_home(library):
+    users = [name(path) for path in sources(*ROOMS) if library in imported(path)]
+    assert [user for user in users if not user.startswith(tuple(HOMES[library]))] == []
+
+
+def test_init_files_are_empty():
+    assert [name(path) for path in sources(*ROOMS) if path.name == "__init__.py" and path.read_text()] == []
+
+
+def test_no_file_is_named_after_nothing():
+    assert [name(path) for path in tracked() if path.stem in {"utils", "util", "helpers", "common", "misc"}] == []
+
+
+def test_files_and_functions_stay_short():
+    long = []
+    for path in sources(*ROOMS, "tests", "benchmarks"):
+        text = path.read_text()
+        if (lines := text.count("\n")) > MAX_FILE_LINES:
+            long.append(f"{name(path)}: {lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
+                lines = node.end_lineno - node.lineno + 1
+                if lines > MAX_FUNCTION_LINES:
+                    long.append(f"{name(path)}:{node.lineno}: {node.name} has {lines} lines")
+    assert long == []
+
+
+def test_no_index_and_no_folder_of_a_machine_is_tracked():
+    found = []
+    for path in tracked():
+        data = path.read_bytes()
+        if b"\0" in data:
+            continue
+        for number, line in enumerate(data.decode().splitlines(), 1):
+            if INDEX.search(line) or (FOLDER.search(line) and not CONTAINER_FILES.search(name(path))):
+                found.append(f"{name(path)}:{number}: {line.strip()[:120]}")
+    assert found == []
+
+
+def test_the_wheel_packs_the_four_rooms():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert sorted(project["tool"]["setuptools"]["packages"]) == sorted(ROOMS)
+    assert sorted({path.parent for path in sources(*ROOMS)}) == sorted(ROOT / room for room in ROOMS)
+
+
+def test_the_lock_holds_what_the_project_asks_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    lock = (ROOT / "requirements.lock").read_text()
+    locked = dict(re.findall(r"^([a-z0-9-]+)==([^ ]+)", lock, re.MULTILINE))
+    asked = map(Requirement, project["project"]["dependencies"] + project["dependency-groups"]["dev"])
+    missing = [str(one) for one in asked if one.name not in locked or locked[one.name] not in one.specifier]
+    assert missing == [], "say `make lock`"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_lists_targets_that_exist():
+    def make(*arguments: str) -> str:
+        done = subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    listed = re.findall(r"^make (\w+) +\S", make(), re.MULTILINE)
+    assert listed == ["help", "demo", "test", "lint", "bench", "up", "clean", "lock"]
+    # A file of a target's name would hide it if it were not declared phony.
+    assert f".PHONY: {' '.join(listed)}\n" in (ROOT / "Makefile").read_text()
+    assert make("--dry-run", *listed)
