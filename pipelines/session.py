@@ -1,22 +1,39 @@
+"""How a command runs a flow: alone in the workspace, with a Prefect server to record it."""
+
 import json
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pipelines.config import Config
+from pipelines.server import Server, free_port
 from pipelines.settings import OUTPUTS
 from pipelines.workspace import exclusive
 
 SERVERS_FILE = OUTPUTS / "servers.json"
 """Written by `convoy up` while its servers run."""
 
+DRAIN_SECONDS = 10
+
+TEMPORARY = {
+    "PREFECT_UI_ENABLED": "false",
+    # With the default batches, records of the last seconds are lost when the server stops.
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+}
+
 
 def run_flow(name: str, config: Config, *arguments: Any) -> Any:
-    """Run a flow in this process, on the server of `convoy up` where one runs, else on one of its own."""
-    with exclusive():
-        _use_running_server()
+    """Run a flow in this process; returns what it returns."""
+    with exclusive(), _prefect_server() as wait_for_server:
+        # These imports take seconds, in which the server starts on another core.
         from pipelines import flows
 
-        return getattr(flows, name)(config, *arguments)
+        wait_for_server()
+        with _without_heartbeats():
+            return getattr(flows, name)(config, *arguments)
 
 
 def run_task(name: str, config: Config, *arguments: Any) -> Any:
@@ -27,16 +44,52 @@ def run_task(name: str, config: Config, *arguments: Any) -> Any:
         return getattr(tasks, name).fn(config, *arguments)
 
 
-def _use_running_server() -> None:
-    if SERVERS_FILE.is_file() and "PREFECT_API_URL" not in os.environ:
-        servers = json.loads(SERVERS_FILE.read_text(encoding="utf-8"))
-        if _is_alive(servers["pid"]):
-            os.environ["PREFECT_API_URL"] = servers["prefect_api_url"]
+@contextmanager
+def _prefect_server() -> Iterator[Callable[[], None]]:
+    """Use the server that the environment or `convoy up` names, or one that lives as long as the block.
+
+    Prefect's own temporary server would be started later, would be imported here as well, which takes longer than a run
+    that has nothing to do, and would lose records when it is stopped.
+    """
+    if "PREFECT_API_URL" not in os.environ and (url := _running_server()):
+        os.environ["PREFECT_API_URL"] = url
+    if "PREFECT_API_URL" in os.environ:
+        yield lambda: None
+        return
+    uvicorn = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "error"]
+    with Server("prefect", uvicorn, free_port(), "/api/health", environment=TEMPORARY) as server:
+        os.environ["PREFECT_API_URL"] = f"{server.url}/api"
+        try:
+            yield server.wait_until_healthy
+        finally:
+            _send_records()
+            del os.environ["PREFECT_API_URL"]
 
 
-def _is_alive(pid: int) -> bool:
+@contextmanager
+def _without_heartbeats() -> Iterator[None]:
+    """Nobody watches for the death of a flow that runs in the command's own process, and ending each costs a second."""
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield
+
+
+def _send_records() -> None:
+    """Let Prefect send what it still holds: after the server has gone, it would try for a minute."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    APILogWorker.drain_all(timeout=DRAIN_SECONDS)
+    EventsWorker.drain_all(timeout=DRAIN_SECONDS)
+
+
+def _running_server() -> str | None:
+    if not SERVERS_FILE.is_file():
+        return None
+    servers = json.loads(SERVERS_FILE.read_text(encoding="utf-8"))
     try:
-        os.kill(pid, 0)
+        os.kill(servers["pid"], 0)
     except OSError:
-        return False
-    return True
+        return None
+    return str(servers["prefect_api_url"])

@@ -42,11 +42,6 @@ def prepare_environment(workspace: Path) -> Settings:
     defaults = {
         "PREFECT_HOME": str((workspace / OUTPUTS / "prefect").resolve()),
         "BENTOML_HOME": str(settings.bento_store(workspace)),
-        # A fresh server needs longer than Prefect's 20 s on a slow disk, and loses records with the default batches.
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "50",
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         # To BentoML and MLflow, "1" means go on tracking.
         "DO_NOT_TRACK": "true",
