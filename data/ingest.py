@@ -148,12 +148,8 @@ _COMPRESSION = {"compression": {"image": "none", "origin": "zstd", "label": "zst
 
 
 def _read(image: SourceImage, config: DataConfig) -> dict[str, object] | Rejected:
-    if image.num_bytes > config.max_file_mb * 2**20:
-        return Rejected(
-            image.origin, f"{image.num_bytes / 2**20:.1f} MB, more than data.max_file_mb={config.max_file_mb:g}"
-        )
-    if image.num_bytes == 0:
-        return Rejected(image.origin, "empty file")
+    if reason := _size_reason(image, config):
+        return Rejected(image.origin, reason)
     try:
         content = image.content if isinstance(image.content, bytes) else image.content.read_bytes()
     except OSError as error:
@@ -174,7 +170,13 @@ def _shard_name(images: list[SourceImage]) -> str:
 
 def _shard_state(images: list[SourceImage], config: DataConfig) -> str:
     """Names the state of the files behind a shard without reading them."""
-    return _digest([config.max_file_mb, image.state] for image in images)
+    return _digest([image.state, _size_reason(image, config)] for image in images)
+
+
+def _size_reason(image: SourceImage, config: DataConfig) -> str | None:
+    if image.num_bytes > config.max_file_mb * 2**20:
+        return f"{image.num_bytes / 2**20:.1f} MB, more than data.max_file_mb={config.max_file_mb:g}"
+    return None if image.num_bytes else "empty file"
 
 
 def _written(shard: Path) -> list[int]:

@@ -8,6 +8,8 @@ from data.manifest import DataManifest, read_manifest
 from data.prepare import INDEX_FILE
 from data.sources import SPLITS
 
+MAX_LISTED = 100
+
 
 def data_report(prepared: Path) -> dict[str, Any]:
     """What is in the prepared data, and what was left out: ready for JSON."""
@@ -50,8 +52,15 @@ def as_markdown(report: dict[str, Any]) -> str:
         "",
         "| class | images |",
         "|---|---|",
-        *(f"| {name} | {count:,} |" for name, count in report["classes"].items()),
+        *(f"| {_cell(name)} | {count:,} |" for name, count in report["classes"].items()),
     ]
     lines += ["", f"{report['num_rejected']} rejected, {report['num_duplicates']} duplicates"]
-    lines += [f"- `{image['path']!r}`: {image['reason']}" for image in report["rejected"][:100]]
+    lines += [f"- `{image['path']!r}`: {image['reason']}" for image in report["rejected"][:MAX_LISTED]]
+    if report["num_rejected"] > MAX_LISTED:
+        lines.append(f"- and {report['num_rejected'] - MAX_LISTED:,} more: `convoy data report --json` lists all")
     return "\n".join([*lines, *(f"- {warning}" for warning in report["warnings"])])
+
+
+def _cell(name: str) -> str:
+    """A folder's name may hold what would end the cell or the row."""
+    return " ".join(name.split()).replace("|", "\\|")

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,9 +15,10 @@ from typing import Any
 from data.config import DataConfig
 from data.errors import UserError
 from data.sources import open_source
-from data.stage import MESSAGE_FILE, PARAMS_FILE, whole_file
+from data.stage import DISK_FULL, MESSAGE_FILE, PARAMS_FILE, is_disk_full, whole_file
 
 STAGES = ("ingest", "prepare")
+LOCK_FILE = "dvc.lock"
 
 
 @dataclass(frozen=True)
@@ -33,30 +35,50 @@ def reproduce(workspace: Path, config: DataConfig, target: str = "prepare") -> l
 
     Raises:
         UserError: the source cannot be used, a stage failed, or the workspace is not under version control.
+        KeyboardInterrupt: Ctrl-C, whether it met this process or a stage.
 
     """
-    fingerprint = open_source(config).fingerprint()
-    _write_params(workspace, config, fingerprint)
+    source = config.model_copy(update={"path": workspace / config.path}) if config.path else config
+    fingerprint = open_source(source).fingerprint()
     wanted = STAGES[: STAGES.index(target) + 1]
-    with _repo(workspace) as repo, _stage_environment() as message, _readable_errors(message):
-        reasons = _reasons(repo, target)
-        ran = {stage.name for stage in repo.reproduce(targets=[target])}
+    with (
+        _repo(workspace) as repo,
+        _stage_environment() as message,
+        _readable_errors(workspace, message),
+        _whole_lock_file(repo, workspace / LOCK_FILE),
+    ):
+        _write_params(workspace, config, fingerprint)
+        reasons = _reasons(repo, workspace, target)
+        ran = {stage.name for stage in repo.reproduce(targets=[_address(workspace, target)])}
     return [_outcome(stage, ran=stage in ran, changes=reasons.get(stage, [])) for stage in wanted]
 
 
 def push(workspace: Path) -> int:
-    """Push the data to the default remote; returns the number of files that were not there yet."""
-    with _repo(workspace) as repo, _readable_errors():
+    """Push the data to the default remote; returns the number of files that were not there yet.
+
+    Raises:
+        UserError: the remote cannot be reached or written.
+
+    """
+    with _repo(workspace) as repo, _readable_errors(workspace):
         return int(repo.push())
 
 
 def data_version(workspace: Path) -> str | None:
     """DVC's md5 of data/prepared as the last `reproduce` left it; None before the first."""
-    if not (workspace / "dvc.lock").is_file():
+    if not (workspace / LOCK_FILE).is_file():
         return None
-    with _repo(workspace) as repo:
-        (out,) = repo.stage.load_one(name="prepare").outs
+    with _repo(workspace) as repo, _readable_errors(workspace):
+        (out,) = _load_stage(repo, workspace, "prepare").outs
         return str(out.hash_info.value).removesuffix(".dir") if out.hash_info else None
+
+
+def _address(workspace: Path, stage: str) -> str:
+    return f"{workspace / 'dvc.yaml'}:{stage}"
+
+
+def _load_stage(repo: Any, workspace: Path, stage: str) -> Any:
+    return repo.stage.load_one(path=str(workspace / "dvc.yaml"), name=stage)
 
 
 def _write_params(workspace: Path, config: DataConfig, fingerprint: str) -> None:
@@ -77,50 +99,106 @@ def _repo(workspace: Path) -> Iterator[Any]:
     from dvc.repo import Repo
     from dvc.scm import SCMError
 
-    logging.getLogger("dvc").setLevel(logging.ERROR)
     try:
         repo = Repo(str(workspace))
         repo.scm  # noqa: B018 - opens the git repository, which may be missing
-    except (NotDvcRepoError, SCMError) as error:
+    except NotDvcRepoError:
+        raise UserError(
+            f"{workspace.resolve()} has no .dvc folder: type convoy in the folder that you cloned"
+        ) from None
+    except SCMError:
         raise UserError(
             f"{workspace.resolve()} is no git repository, which versions of the data refer to: type `git init`, "
             "or go without it by `dvc config core.no_scm true`"
-        ) from error
+        ) from None
     with repo:
         yield repo
 
 
 @contextmanager
 def _stage_environment() -> Iterator[Path]:
-    """Let the stages, which are processes of their own, find this Python, this code, and a place for their message."""
-    before = dict(os.environ)
+    """Let the stages, which are processes of their own, find this Python and a place for their message."""
     with tempfile.TemporaryDirectory() as folder:
         message = Path(folder) / "message"
-        os.environ[MESSAGE_FILE] = str(message)
-        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{before.get('PATH', os.defpath)}"
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        before = {name: os.environ.get(name) for name in (MESSAGE_FILE, "PATH")}
+        os.environ |= {MESSAGE_FILE: str(message), "PATH": path}
         try:
             yield message
         finally:
-            os.environ.clear()
-            os.environ.update(before)
+            for name, value in before.items():
+                os.environ.pop(name)
+                os.environ |= {} if value is None else {name: value}
 
 
 @contextmanager
-def _readable_errors(message: Path | None = None) -> Iterator[None]:
+def _whole_lock_file(repo: Any, lock: Path) -> Iterator[None]:
+    """Put the lock file from before back where DVC leaves half of one, as on a full disk: it writes it in place."""
+    from dvc.dvcfile import Lockfile
+    from dvc.exceptions import DvcException
+
+    before = lock.with_name(f".{lock.name}.tmp")
+    if lock.is_file() and not lock.read_bytes():
+        lock.unlink()
+    try:
+        if lock.is_file():
+            shutil.copyfile(lock, before)
+        yield
+    except BaseException:
+        try:
+            Lockfile(repo, str(lock)).load()
+        except DvcException:
+            lock.unlink()
+            if before.is_file():
+                before.rename(lock)
+        raise
+    finally:
+        before.unlink(missing_ok=True)
+
+
+@contextmanager
+def _readable_errors(workspace: Path, message: Path | None = None) -> Iterator[None]:
+    """Turn what DVC raises, and what it only logs, into one line."""
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
 
+    logged: list[BaseException] = []
     try:
-        yield
+        with _listening(logged):
+            yield
+        if logged:
+            raise logged[0]
     except LockError:
         raise UserError(
             "another command is preparing data in this workspace: wait until it ends", exit_code=1
         ) from None
-    except DvcException as error:
+    except (DvcException, OSError) as error:
         if message and message.is_file():
             raise UserError(message.read_text(encoding="utf-8"), exit_code=1) from None
         _raise_if_interrupted(error)
-        raise UserError(f"DVC: {_innermost(error)}", exit_code=1) from error
+        if any(map(is_disk_full, [error, *logged])):
+            raise UserError(DISK_FULL.format(workspace.resolve()), exit_code=1) from error
+        raise UserError(f"DVC: {_words(*logged[:1], error)}", exit_code=1) from error
+
+
+@contextmanager
+def _listening(errors: list[BaseException]) -> Iterator[None]:
+    """Collect what DVC logs as errors, and keep it from printing: it goes on where a file cannot be copied."""
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            cause = record.exc_info[1] if record.exc_info else None
+            errors.append(cause or OSError(record.getMessage()))
+
+    loggers = [logging.getLogger(name) for name in ("dvc", "dvc_data", "dvc_objects")]
+    before = [(logger.handlers, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [Collector(logging.ERROR)], False
+    try:
+        yield
+    finally:
+        for logger, (handlers, propagate) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
 
 
 def _raise_if_interrupted(error: BaseException) -> None:
@@ -132,25 +210,30 @@ def _raise_if_interrupted(error: BaseException) -> None:
         chain = chain.__cause__ or chain.__context__  # type: ignore[assignment]
 
 
-def _innermost(error: BaseException) -> str:
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    return " ".join(str(error).split()) or type(error).__name__
+def _words(*errors: BaseException) -> str:
+    """What the outermost and the innermost errors say: which step failed, and why."""
+    words: dict[str, None] = {}
+    for error in errors:
+        innermost = error
+        while (cause := innermost.__cause__ or innermost.__context__) is not None:
+            innermost = cause
+        words |= dict.fromkeys(" ".join(str(one).split()) or type(one).__name__ for one in (error, innermost))
+    return ": ".join(words)
 
 
 def _outcome(stage: str, *, ran: bool, changes: list[str]) -> StageOutcome:
     if ran:
         return StageOutcome(stage, ran, ", ".join(changes) or "what it depends on has changed")
-    return StageOutcome(
-        stage, ran, "restored from the cache" if changes else "source, parameters and code are unchanged"
-    )
+    unchanged = "what it depends on came out the same" if changes else "source, parameters and code are unchanged"
+    return StageOutcome(stage, ran, unchanged)
 
 
-def _reasons(repo: Any, target: str) -> dict[str, list[str]]:
+def _reasons(repo: Any, workspace: Path, target: str) -> dict[str, list[str]]:
     """What has changed for each stage since it last ran."""
     reasons = {}
-    for name, changes in repo.status(targets=[target], with_deps=True).items():
-        stage = repo.stage.load_one(name=name)
+    for address, changes in repo.status(targets=[_address(workspace, target)], with_deps=True).items():
+        name = address.rpartition(":")[2]
+        stage = _load_stage(repo, workspace, name)
         never_ran = not any(dependency.hash_info for dependency in stage.deps)
         reasons[name] = ["it has not run before"] if never_ran else [*_changed_params(stage), *_changed_files(changes)]
     return reasons

@@ -1,5 +1,8 @@
 """What happens, in what order. What has not changed is skipped, and says why."""
 
+import logging
+from typing import Any
+
 from prefect import flow
 
 from pipelines import tasks
@@ -7,7 +10,12 @@ from pipelines.config import Config
 from serving.package import Bento
 
 
-@flow(name="prepare-data", persist_result=False)
+def _let_our_log_speak(flow: Any, flow_run: Any, state: Any) -> None:  # noqa: ARG001 - what Prefect calls it with
+    """Let the reasons reach Prefect's records where a flow was triggered there, and not started by our command."""
+    logging.getLogger("convoy").setLevel(logging.INFO)
+
+
+@flow(name="prepare-data", persist_result=False, on_running=[_let_our_log_speak])
 def prepare_data(config: Config) -> str:
     """Bring the data up to date, keep it in the remote, and report on it; returns the data version."""
     data_version = tasks.reproduce_data(config)
@@ -16,7 +24,7 @@ def prepare_data(config: Config) -> str:
     return data_version
 
 
-@flow(name="train-model", persist_result=False)
+@flow(name="train-model", persist_result=False, on_running=[_let_our_log_speak])
 def train_model(config: Config, data_version: str) -> str:
     """Train one network on one data version and let it through the gate; returns the version of the champion."""
     run_id = tasks.train(config, data_version)
@@ -26,7 +34,7 @@ def train_model(config: Config, data_version: str) -> str:
     return version
 
 
-@flow(name="package-model", persist_result=False)
+@flow(name="package-model", persist_result=False, on_running=[_let_our_log_speak])
 def package_model(config: Config) -> Bento:
     """Pack the champion as an endpoint that has answered a request."""
     bento = tasks.package(config)
@@ -34,7 +42,7 @@ def package_model(config: Config) -> Bento:
     return bento
 
 
-@flow(name="run-pipeline", persist_result=False)
+@flow(name="run-pipeline", persist_result=False, on_running=[_let_our_log_speak])
 def run_pipeline(config: Config) -> Bento:
     """From labelled images to a served champion."""
     data_version = prepare_data(config)

@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from data.stage import whole_file
@@ -20,12 +22,17 @@ PREFECT_PORT, MLFLOW_PORT = 4200, 5000
 def run_servers(config: Config) -> None:
     """Start the servers, offer the flows, and wait for Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with ExitStack() as stack:
+    # Prefect's runner ends so on SIGTERM; its processes are gone by then.
+    warnings.filterwarnings("ignore", message="coroutine 'Runner.astop' was never awaited")
+    with suppress(KeyboardInterrupt), ExitStack() as stack:
         prefect = stack.enter_context(Server("prefect", ["prefect", "server", "start"], PREFECT_PORT, "/api/health"))
-        mlflow_url = Settings().mlflow_tracking_uri
-        if mlflow_url is None:
+        mlflow_url = Settings().tracking_uri(ROOT)
+        if artifacts := Settings().artifacts(ROOT):
+            # Both would create the tables of a new database, and one of them would fail.
             open_tracking(config)
-            mlflow = stack.enter_context(Server("mlflow", _mlflow_arguments(), MLFLOW_PORT, "/health"))
+            mlflow = stack.enter_context(
+                Server("mlflow", _mlflow_arguments(mlflow_url, artifacts), MLFLOW_PORT, "/health")
+            )
             mlflow.wait_until_healthy()
             mlflow_url = mlflow.url
         prefect.wait_until_healthy()
@@ -37,12 +44,9 @@ def run_servers(config: Config) -> None:
         _offer_flows(config)
 
 
-def _mlflow_arguments() -> list[str]:
-    artifacts = Settings().artifacts(ROOT)
-    assert artifacts is not None
-    store = ["--backend-store-uri", Settings().tracking_uri(ROOT)]
+def _mlflow_arguments(database: str, artifacts: Path) -> list[str]:
     location = ["--default-artifact-root", artifacts.resolve().as_uri(), "--no-serve-artifacts"]
-    return ["mlflow", "server", *store, *location, "--workers", "1"]
+    return ["mlflow", "server", "--backend-store-uri", database, *location, "--workers", "1"]
 
 
 def _offer_flows(config: Config) -> None:

@@ -29,7 +29,9 @@ class Settings(BaseSettings):
 
     def artifacts(self, workspace: Path) -> Path | None:
         """Where the files of runs are, unless a server keeps them."""
-        return None if self.mlflow_tracking_uri else workspace / OUTPUTS / "mlflow" / "artifacts"
+        # By the address and not by whether one was given: MLflow writes the one it was told into the environment.
+        is_file = self.tracking_uri(workspace).startswith("sqlite:")
+        return workspace / OUTPUTS / "mlflow" / "artifacts" if is_file else None
 
     def bento_store(self, workspace: Path) -> Path:
         """Where packed models are."""

@@ -1,5 +1,7 @@
 """What the command tells at the end of a run, and what `convoy status` answers."""
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +73,15 @@ def print_run(bento: Bento, config: Config) -> None:
     """Print what a run has led to, and how to look at all of it."""
     answer = verified_answer(bento) or {}
     best = answer["predictions"][0]
+    # As it can be typed here: an environment that is not activated has it under its own path only.
+    convoy = "convoy" if shutil.which("convoy") else sys.argv[0]
     uri = Settings().tracking_uri(Path(ROOT))
     print(
         f"\n{bento.model_name} v{bento.model_version} is the champion, packed as {bento.tag}.\n"
         f"Asked about {answer['image']!r}, its endpoint answered '{best['label']}' ({best['probability']:.3f}).\n\n"
-        "  convoy status                        data, champion, Bentos\n"
-        f"  convoy serve                         the endpoint, on http://{config.serving.host}:{config.serving.port}\n"
-        "  convoy up                            MLflow's and Prefect's pages, flows ready to be triggered\n"
-        "  convoy data report                   what the data holds and what was left out\n"
-        f"  runs and models                      {uri}\n"
+        f"  {convoy} status       data, champion, Bentos\n"
+        f"  {convoy} serve        the endpoint, on http://{config.serving.host}:{config.serving.port}\n"
+        f"  {convoy} up           MLflow's and Prefect's pages, with the flows ready to be triggered\n"
+        f"  {convoy} data report  what the data holds, and what was left out and why\n"
+        f"  {' ' * len(convoy)} (runs and models are in {uri})"
     )
