@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +21,8 @@ class Guarded(TyperGroup):
     """Ends in one line, without a traceback, whatever a person can mend."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
+        """Run the command; SIGTERM, which a system sends when it shuts down, ends it as Ctrl-C does."""
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,7 +20,6 @@ PREFECT_PORT, MLFLOW_PORT = 4200, 5000
 
 def run_servers(config: Config) -> None:
     """Start the servers, offer the flows, and wait for Ctrl-C."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Prefect's runner ends so on SIGTERM; its processes are gone by then.
     warnings.filterwarnings("ignore", message="coroutine 'Runner.astop' was never awaited")
     with suppress(KeyboardInterrupt), ExitStack() as stack:

@@ -32,7 +32,7 @@ def run_flow(name: str, config: Config, *arguments: Any) -> Any:
         from pipelines import flows
 
         wait_for_server()
-        with _without_heartbeats():
+        with _settings():
             return getattr(flows, name)(config, *arguments)
 
 
@@ -67,11 +67,14 @@ def _prefect_server() -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def _without_heartbeats() -> Iterator[None]:
-    """Nobody watches for the death of a flow that runs in the command's own process, and ending each costs a second."""
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+def _settings() -> Iterator[None]:
+    """Settings of this flow: Prefect has read the environment when it was first imported, maybe for another server.
 
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    Nobody watches for the death of a flow in the command's own process, and ending each heartbeat costs a second.
+    """
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: os.environ["PREFECT_API_URL"], PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield
 
 

@@ -1,10 +1,14 @@
 import os
 import shutil
+import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 # Whoever runs the tests may have servers, profiles and tokens of their own: the tests must neither use nor fill them.
 FOREIGN = ("BENTOML_", "DVC_", "GIT_", "MLFLOW_", "PREFECT_")
@@ -42,3 +46,35 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 AUTHOR = {"NAME": "Convoy's tests", "EMAIL": "tests@convoy.invalid"}
+
+
+def draw_classes(folder: Path, classes: Sequence[str], per_class: int, size: int = 24) -> Path:
+    """Fill `folder` with <class>/*.png: stripes of another direction and colour for each class, and noise."""
+    rng = np.random.default_rng(0)
+    for index, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for number in range(per_class):
+            phase = np.arange(size) + rng.integers(size)
+            stripes = (phase // (2 + index) % 2)[:, None] * np.ones(size, dtype=int)
+            pixels = rng.integers(0, 60, (size, size, 3))
+            pixels[..., index % 3] += 180 * (stripes if index % 2 else stripes.T)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a folder as a user has it after cloning, and go there."""
+    root = Path(__file__).resolve().parents[1]
+    folder = tmp_path / "workspace"
+    (folder / "data").mkdir(parents=True)
+    for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(root / name, folder / name)
+    for code in (root / "data").glob("*.py"):
+        shutil.copy(code, folder / "data")
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    subprocess.run(["git", "add", "-A"], cwd=folder, check=True)
+    subprocess.run(["git", "commit", "-qm", "workspace"], cwd=folder, check=True)
+    monkeypatch.chdir(folder)
+    return folder

@@ -1,0 +1,195 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import draw_classes
+from PIL import Image
+from typer.testing import CliRunner
+
+from pipelines.cli import app
+
+
+def convoy(*arguments):
+    """Run a command in this process; gives exit status and output, and demands one line on stderr where it failed."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert "Traceback" not in result.output
+    if result.exit_code:
+        assert isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def told(result, exit_code):
+    """The one line of a failed command."""
+    lines = [line for line in result.stderr.splitlines() if line.startswith("convoy:")]
+    assert result.exit_code == exit_code, result.output
+    assert len(lines) == 1
+    return lines[0]
+
+
+def folder_options(folder, *more):
+    return ["--set", "data.source=folder", "--set", f"data.path={folder}", *more]
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["data"], ["data", "report"], ["train"], ["serve"], ["predict"], ["status"]]
+)
+def test_help(command):
+    result = convoy(*command, "--help")
+    assert result.exit_code == 0
+    assert "Usage" in result.stdout
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, contextlib\nfrom pipelines.cli import app\n"
+        "with contextlib.suppress(SystemExit): app(['--help'])\n"
+        "heavy = {'torch', 'mlflow', 'prefect', 'dvc', 'bentoml', 'numpy', 'onnxruntime'} & sys.modules.keys()\n"
+        "sys.exit(', '.join(sorted(heavy)) or 0)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+
+
+def test_params_prints_every_parameter_with_its_overrides(workspace):
+    result = convoy("params", "--set", "training.max_epochs=3")
+    assert result.exit_code == 0
+    assert "  # passes over the training images\n  max_epochs: 3\n" in result.stdout
+
+
+def test_not_a_workspace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "type convoy in the folder that you cloned" in told(convoy("status"), 2)
+
+
+def test_a_typo_in_params_yaml(workspace):
+    (workspace / "params.yaml").write_text("training:\n  max_epoch: 3\n", encoding="utf-8")
+    assert "params.yaml: unknown key training.max_epoch; did you mean max_epochs?" in told(convoy("run"), 2)
+
+
+def test_a_typo_in_set(workspace):
+    assert "--set: unknown key trainin" in told(convoy("run", "--set", "trainin.max_epochs=3"), 2)
+
+
+def test_no_git_repository(workspace):
+    (workspace / ".git").rename(workspace / "git")
+    line = told(convoy("data", "ingest"), 2)
+    assert "is no git repository" in line
+    assert "git init" in line
+
+
+def missing(folder):
+    return folder / "nowhere"
+
+
+def a_file(folder):
+    path = folder / "photo.jpg"
+    path.write_bytes(b"")
+    return path
+
+
+def empty(folder):
+    path = folder / "empty"
+    path.mkdir()
+    return path
+
+
+def one_class(folder):
+    return draw_classes(folder / "one", ["cat"], 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (missing, "does not exist"),
+        (a_file, "is not a folder"),
+        (empty, "holds no images"),
+        (one_class, "holds one class, 'cat'"),
+    ],
+)
+def test_a_source_that_cannot_be_used(workspace, tmp_path, make, words):
+    line = told(convoy("data", "ingest", *folder_options(make(tmp_path))), 2)
+    assert words in line
+    assert "<class>/*.jpg" in line
+    assert not list((workspace / "data").glob("*/*.parquet"))
+
+
+def test_no_folder_named(workspace):
+    assert "--set data.path=FOLDER" in told(convoy("data", "ingest", "--set", "data.source=folder"), 2)
+
+
+@pytest.mark.slow
+def test_a_class_with_one_image(workspace, tmp_path):
+    photos = draw_classes(tmp_path / "photos", ["cat", "dog"], 20)
+    draw_classes(photos, ["emu"], 1)
+    line = told(convoy("data", "prepare", *folder_options(photos)), 1)
+    assert "class 'emu' has one usable image" in line
+    assert list((workspace / "data" / "raw").glob("*.parquet")), "what was made before is kept"
+
+
+@pytest.mark.slow
+def test_files_of_all_kinds_and_names_stop_nothing_and_are_listed(workspace, tmp_path):
+    photos = draw_classes(tmp_path / "photos", ["a cat", "собака"], 40)
+    (photos / "a cat" / "two\nlines.png").write_bytes((photos / "a cat" / "0.png").read_bytes())
+    (photos / "a cat" / "notes.txt").write_text("no image", encoding="utf-8")
+    (photos / "a cat" / "cut.png").write_bytes((photos / "a cat" / "1.png").read_bytes()[:60])
+    (photos / "собака" / "nothing.jpg").write_bytes(b"")
+    Image.new("1", (20_000, 20_000)).save(photos / "собака" / "enormous.png")
+    result = convoy("data", "prepare", *folder_options(photos))
+    assert result.exit_code == 0, result.output
+    report = json.loads(convoy("data", "report", "--json").stdout)
+    assert report["classes"] == {"a cat": 41, "собака": 40}
+    reasons = {image["path"]: image["reason"] for image in report["rejected"]}
+    assert reasons.keys() == {"a cat/notes.txt", "a cat/cut.png", "собака/nothing.jpg", "собака/enormous.png"}
+    assert reasons["a cat/notes.txt"] == "not an image"
+    assert reasons["собака/nothing.jpg"] == "empty file"
+    assert "50,000,000 pixels" in reasons["собака/enormous.png"]
+    assert report["num_rejected"] == 4
+    assert sum(report["splits"].values()) == report["num_images"] == 81
+
+
+@pytest.mark.parametrize(
+    "command", [["serve"], ["evaluate"], ["predict", "x.png"], ["data", "report"], ["data", "preview"]]
+)
+def test_nothing_there_yet(workspace, command):
+    line = told(convoy(*command), 2)
+    assert "`convoy " in line, "the remedy is a command"
+
+
+def test_status_before_the_first_run(workspace):
+    found = json.loads(convoy("status", "--json").stdout)
+    assert found == {"data": None, "champion": None, "bentos": []}
+
+
+def test_two_commands_at_once(workspace):
+    (workspace / "outputs").mkdir()
+    code = (
+        "import fcntl, sys\nfile = open('outputs/lock', 'a+')\nfcntl.flock(file, fcntl.LOCK_EX)\n"
+        "file.write('4711')\nfile.flush()\nprint('held', flush=True)\nsys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        line = told(convoy("data", "ingest"), 1)
+        assert "process 4711" in line
+        assert "wait until it ends" in line
+        holder.communicate()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
+@pytest.mark.slow
+def test_a_full_disk(workspace, tmp_path):
+    photos = draw_classes(tmp_path / "photos", ["cat", "dog"], 150, size=64)
+    disk = workspace / "data" / "raw"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=False, capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no right to mount here")
+    try:
+        line = told(convoy("data", "ingest", *folder_options(photos)), 1)
+        assert "is full" in line
+        assert not [path for path in disk.iterdir() if path.suffix == ".tmp"], "no half-written file"
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    assert convoy("data", "ingest", *folder_options(photos)).exit_code == 0
