@@ -4,7 +4,7 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -29,14 +29,13 @@ class Rejected:
 
 @dataclass(frozen=True)
 class SourceImage:
-    """One labelled image: a file that is yet to be read, what reads it from somewhere else, or its bytes."""
+    """One labelled image: a file that is yet to be read, or its bytes."""
 
     origin: str
     label: str
     split: Split | None
-    content: Path | Callable[[], bytes] | bytes
+    content: Path | bytes
     num_bytes: int
-    """exact for files; elsewhere near enough to group images into shards"""
     state: str
     """changes whenever the content may have changed"""
 
@@ -67,21 +66,13 @@ def open_source(config: DataConfig) -> Source:
     """Open the configured source.
 
     Raises:
-        UserError: `data.path` is missing, or there is nothing of the kind.
+        UserError: there is no such folder.
 
     """
     if config.source == "digits":
         return DigitsSource()
-    if config.source not in ("folder", "parquet"):
-        from data.source_torchvision import TorchvisionSource
-
-        return TorchvisionSource(config.source, config.path)
     if config.path is None:
         raise UserError("data.path is not set: name the folder of your images with --set data.path=FOLDER")
-    if config.source == "parquet":
-        from data.source_parquet import ParquetSource
-
-        return ParquetSource(config.path)
     return FolderSource(config.path)
 
 
