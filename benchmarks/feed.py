@@ -1,0 +1,85 @@
+"""How fast do prepared batches come? Against a memory copy of the same bytes, and against a DataLoader over JPEGs."""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.photos import photo_folder
+from benchmarks.report import Report, alternate, rate, run
+from data.config import DataConfig
+from data.ingest import ingest
+from data.load import Batches
+from data.prepare import prepare
+from data.shards import PreparedImages
+from data.stage import num_cores
+
+SIZE, BATCH_SIZE = 128, 64
+
+
+def measure(arguments: argparse.Namespace) -> Report:
+    """Prepare the photographs once, then draw epochs from all three in turn."""
+    report = Report("feed")
+    with tempfile.TemporaryDirectory() as scratch:
+        photos = photo_folder(arguments.folder, Path(scratch, "photos"), arguments.images)
+        images = prepare_photos(photos, Path(scratch), SIZE)
+        loader = jpeg_loader(photos)
+        batches = Batches(images, BATCH_SIZE, shuffle_seed=0)
+        medians = alternate(
+            {
+                "Convoy": lambda: rate(lambda: sum(len(labels) for _, labels in batches)),
+                "memory copy": lambda: rate(lambda: _copy_all(images)),
+                "DataLoader over JPEGs": lambda: rate(lambda: sum(len(labels) for _, labels in loader)),
+            },
+            arguments.rounds,
+        )
+    convoy = medians["Convoy"]
+    for name, value in medians.items():
+        report.add(f"{name}, {SIZE} px", value, "images/s")
+    report.add(
+        "Convoy / memory copy", convoy / medians["memory copy"], "x", reference="shuffled rows against one block"
+    )
+    report.add("Convoy / DataLoader", convoy / medians["DataLoader over JPEGs"], "x", goal=20, reference="ImageFolder")
+    return report
+
+
+def prepare_photos(photos: Path, scratch: Path, size: int) -> PreparedImages:
+    """Ingest and prepare a folder; gives its training split."""
+    config = DataConfig(source="folder", path=photos, size=size)
+    ingest(config, scratch / "raw", scratch / "ingest-state.json")
+    manifest = prepare(config, scratch / "raw", scratch / "prepared", scratch / "parts")
+    return PreparedImages(scratch / "prepared", manifest, "train")
+
+
+def jpeg_loader(photos: Path) -> "torch.utils.data.DataLoader[tuple[torch.Tensor, torch.Tensor]]":
+    """The usual way: decode, resize and crop every image in every epoch, one worker a core."""
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+
+    transform = v2.Compose([v2.Resize(SIZE), v2.CenterCrop(SIZE), v2.PILToTensor()])
+    nested = photos / "train"
+    dataset = ImageFolder(nested if nested.is_dir() else photos, transform)
+    return torch.utils.data.DataLoader(
+        dataset, BATCH_SIZE, shuffle=True, num_workers=num_cores(), persistent_workers=True, drop_last=True
+    )
+
+
+def _copy_all(images: PreparedImages) -> int:
+    """Copy as many bytes as a batch has, from one block of memory to another."""
+    source = np.concatenate([np.asarray(images.gather(np.arange(BATCH_SIZE)))])
+    target = np.empty_like(source)
+    num_batches = len(images) // BATCH_SIZE
+    for _ in range(num_batches):
+        np.copyto(target, source)
+    return num_batches * BATCH_SIZE
+
+
+OPTIONS: list[tuple[str, dict[str, object]]] = [
+    ("--folder", {"type": Path, "help": "real photographs, <class>/*.jpg; default: made ones"}),
+    ("--images", {"type": int, "default": 2000, "help": "number of made photographs"}),
+]
+
+if __name__ == "__main__":
+    run(measure, OPTIONS)

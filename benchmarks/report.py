@@ -1,0 +1,123 @@
+"""The one form of all benchmarks: rows of figures with their goals, as a table and as JSON."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+
+PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pytorch-lightning", "pyarrow", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure: `goal` is the least value that satisfies, None where the figure stands for itself."""
+
+    metric: str
+    value: float
+    unit: str
+    goal: float | None = None
+    reference: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal is reached; None where there is none."""
+        return None if self.goal is None else self.value >= self.goal
+
+
+@dataclass
+class Report:
+    """The figures of one benchmark on one machine."""
+
+    benchmark: str
+    rows: list[Row] = field(default_factory=list)
+
+    def add(self, metric: str, value: float, unit: str, *, goal: float | None = None, reference: str = "") -> None:
+        """Add a figure."""
+        self.rows.append(Row(metric, value, unit, goal, reference))
+
+    def as_json(self) -> dict[str, object]:
+        """Everything that a reader of the figures must know."""
+        return {
+            "benchmark": self.benchmark,
+            "machine": machine(),
+            "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+            "date": datetime.now(UTC).date().isoformat(),
+            "rows": [asdict(row) | {"met": row.met} for row in self.rows],
+        }
+
+    def as_markdown(self) -> str:
+        """Make a table."""
+        lines = ["| figure | value | goal | met | |", "|---|---:|---:|---|---|"]
+        lines += [
+            f"| {row.metric} | {_number(row.value)} {row.unit} | {'' if row.goal is None else _number(row.goal)} | "
+            f"{ {None: '', True: 'yes', False: '**no**'}[row.met] } | {row.reference} |"
+            for row in self.rows
+        ]
+        return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def machine() -> str:
+    """Name the processor, the cores that may be used, and the memory."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{_processor()}, {cores} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.system()}"
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def alternate(candidates: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """Measure candidates in turn, so that a machine whose speed drifts is fair to all; returns the medians.
+
+    Each candidate returns its figure, such as images per second. The first round warms up and is not counted.
+    """
+    figures: dict[str, list[float]] = {name: [] for name in candidates}
+    for number in range(rounds + 1):
+        for name, candidate in candidates.items():
+            figure = candidate()
+            if number:
+                figures[name].append(figure)
+            print(f"  round {number}: {name} {_number(figure)}", file=sys.stderr)
+    return {name: statistics.median(values) for name, values in figures.items()}
+
+
+def rate(work: Callable[[], int]) -> float:
+    """Things done per second by `work`, which returns how many it did."""
+    start = time.perf_counter()
+    return work() / (time.perf_counter() - start)
+
+
+def run(
+    benchmark: Callable[[argparse.Namespace], Report], options: Sequence[tuple[str, dict[str, object]]] = ()
+) -> None:
+    """Run a benchmark from the command line: prints the table, and writes JSON where `--json FILE` says."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    parser.add_argument("--rounds", type=int, default=5, help="counted rounds; medians are reported")
+    for name, settings in options:
+        parser.add_argument(name, **settings)  # type: ignore[arg-type]
+    arguments = parser.parse_args()
+    report = benchmark(arguments)
+    print(f"{report.benchmark} on {machine()}\n\n{report.as_markdown()}")
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(report.as_json(), indent=1) + "\n", encoding="utf-8")

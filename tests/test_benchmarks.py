@@ -1,0 +1,48 @@
+import argparse
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import feed, prepare
+from benchmarks.photos import make_photo
+from benchmarks.report import Report, alternate, rate
+
+
+def test_a_report_has_the_one_form_of_all():
+    report = Report("x")
+    report.add("speed", 3.0, "images/s", goal=2, reference="peer")
+    report.add("size", 1.0, "MB")
+    content = json.loads(json.dumps(report.as_json()))
+    assert content.keys() == {"benchmark", "machine", "versions", "date", "rows"}
+    assert [row["met"] for row in content["rows"]] == [True, None]
+    assert content["rows"][0].keys() == {"metric", "value", "unit", "goal", "met", "reference"}
+    assert "| speed | 3 images/s | 2 | yes | peer |" in report.as_markdown()
+
+
+def test_candidates_alternate_and_the_first_round_is_not_counted():
+    figures = {"a": iter([9.0, 1.0, 3.0, 2.0]), "b": iter([0.0, 4.0, 4.0, 5.0])}
+    order = []
+    candidates = {name: lambda name=name: order.append(name) or next(figures[name]) for name in figures}
+    assert alternate(candidates, rounds=3) == {"a": 2.0, "b": 4.0}
+    assert order == ["a", "b"] * 4
+
+
+def test_rate_counts_what_the_work_says():
+    assert rate(lambda: 10) > 1000
+
+
+def test_a_made_photo_costs_about_as_much_as_a_real_one():
+    photo = make_photo(np.random.default_rng(0))
+    assert 10_000 < len(photo) < 60_000
+    with Image.open(io.BytesIO(photo)) as image:
+        assert image.size == (341, 256)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("benchmark", [feed, prepare])
+def test_each_benchmark_runs(benchmark):
+    report = benchmark.measure(argparse.Namespace(folder=None, images=200, rounds=1))
+    assert all(row.value > 0 for row in report.rows)
