@@ -77,4 +77,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     subprocess.run(["git", "add", "-A"], cwd=folder, check=True)
     subprocess.run(["git", "commit", "-qm", "workspace"], cwd=folder, check=True)
     monkeypatch.chdir(folder)
+    # A workspace keeps its own runs and Bentos; MLflow writes the address that a test gave it into the environment.
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("BENTOML_HOME", raising=False)
     return folder
