@@ -1,5 +1,6 @@
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
@@ -68,10 +69,21 @@ class ImageClassifier(LightningModule):
         self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=len(labels), prog_bar=True)
 
     def on_train_epoch_start(self) -> None:
-        """Let the order of the images follow from the epoch."""
+        """Let the order of the images and what dropout draws follow from seed and epoch, in a resumed training too."""
         loader = self.trainer.train_dataloader
         assert loader is not None
         loader.epoch = self.current_epoch
+        draws = np.random.SeedSequence([self.augmentation.seed, self.current_epoch])
+        torch.manual_seed(int(draws.generate_state(1)[0]))
+
+    def on_validation_end(self) -> None:
+        """Let no checkpoint be made of weights that the last step has spoilt.
+
+        Raises:
+            UserError: the loss is no finite number.
+
+        """
+        self._check_finite(self.trainer.callback_metrics["val/loss"])
 
     def configure_optimizers(self) -> Any:
         """Take optimizer and schedule from the recipe."""

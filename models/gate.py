@@ -3,10 +3,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from data.manifest import read_manifest
+from data.errors import UserError
+from data.manifest import DataManifest, read_manifest
 from data.shards import PreparedImages
 from models.config import GateConfig
 from models.evaluate import Evaluation, predict
+from models.manifest import ModelManifest
 from models.predictor import OnnxPredictor
 
 
@@ -56,8 +58,15 @@ class Rival:
 
 
 def measure_model(folder: Path, prepared: Path) -> Evaluation:
-    """Measure an exported model on today's test images."""
+    """Measure an exported model on today's test images.
+
+    Raises:
+        UserError: it was made for other classes, or for images of another size.
+
+    """
     predictor, manifest = OnnxPredictor(folder), read_manifest(prepared)
+    if why := _misfit(predictor.manifest, manifest):
+        raise UserError(f"{predictor.manifest.name} {why}: it cannot be measured on the images in {prepared}")
     images = PreparedImages(prepared, manifest, "test")
     return predict(predictor, images, manifest.classes, predictor.manifest.preprocessing.crop).summarize()
 
@@ -67,11 +76,17 @@ def measure_rival(folder: Path | None, prepared: Path) -> Rival:
     if folder is None:
         return Rival(None, "there is none")
     rival, today = OnnxPredictor(folder).manifest, read_manifest(prepared)
-    if rival.classes != today.classes:
-        return Rival(None, f"v{rival.version} knows other classes")
-    if rival.preprocessing.size != today.size:
-        return Rival(None, f"v{rival.version} takes images prepared at {rival.preprocessing.size} px")
+    if why := _misfit(rival, today):
+        return Rival(None, why)
     return Rival(measure_model(folder, prepared).accuracy)
+
+
+def _misfit(model: ModelManifest, today: DataManifest) -> str | None:
+    if model.classes != today.classes:
+        return f"v{model.version} knows other classes"
+    if model.preprocessing.size != today.size:
+        return f"v{model.version} takes images prepared at {model.preprocessing.size} px, not {today.size}"
+    return None
 
 
 def judge(evaluation: Evaluation, parity_error: float, rival: Rival, config: GateConfig) -> Verdict:

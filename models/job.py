@@ -4,8 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.config import AugmentationConfig
+from data.errors import UserError
 from data.manifest import DataManifest, read_manifest
 from models.config import ModelConfig, TrainingConfig
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+"""Checkpoints of the last finished epoch, and of the epoch with the highest validation accuracy."""
 
 CODE = (
     "data/augment.py",
@@ -39,8 +43,19 @@ class TrainingJob:
 
     @property
     def input_size(self) -> int:
-        """Pixels on each side of what the network sees."""
-        return self.model.input_size or self.manifest.size
+        """Pixels on each side of what the network sees.
+
+        Raises:
+            UserError: more than are stored.
+
+        """
+        stored = self.manifest.size
+        if self.model.input_size and self.model.input_size > stored:
+            raise UserError(
+                f"model.input_size={self.model.input_size}, and the images are prepared at {stored} px: "
+                "prepare them with a larger data.size, or lower model.input_size"
+            )
+        return self.model.input_size or stored
 
     @property
     def params(self) -> dict[str, str]:

@@ -1,5 +1,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from math import cos, pi
 from typing import Any, Literal
 
 from torch import nn
@@ -53,7 +54,8 @@ def make_optimizer(recipe: Recipe, network: nn.Module, batch_size: int) -> Optim
         lr=recipe.learning_rate * batch_size / BASE_BATCH_SIZE,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
-        nesterov=recipe.nesterov,
+        # There is none without momentum, and torch says so with a traceback.
+        nesterov=recipe.nesterov and recipe.momentum > 0,
         fused=_can_fuse(parameters),
     )
 
@@ -63,15 +65,15 @@ def make_scheduler(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int, m
     if recipe.schedule == "plateau":
         # The paper divides by 10 when the validation error stops improving; how long to wait is left open there.
         plateau = ReduceLROnPlateau(optimizer, factor=0.1, patience=3)
-        return {"scheduler": plateau, "interval": "epoch", "monitor": "val/loss"}
+        # At the last step of an epoch: at the end of the epoch it would come after the checkpoint, and would be missing
+        # from a training that goes on from there.
+        return {"scheduler": plateau, "interval": "step", "frequency": steps_per_epoch, "monitor": "val/loss"}
     cosine = _cosine(optimizer, round(recipe.warmup_epochs * steps_per_epoch), max_epochs * steps_per_epoch)
     return {"scheduler": cosine, "interval": "step"}
 
 
 def _cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> LRScheduler:
     """Linear from 0 to the peak over the warm-up, half a cosine from there to 0."""
-    from math import cos, pi
-
     warmup_steps = min(warmup_steps, total_steps // 2)
 
     def factor(step: int) -> float:

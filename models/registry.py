@@ -8,14 +8,17 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
-from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 
+from data.errors import UserError
 from data.stage import whole_file
 from models.manifest import ModelManifest
-from models.predictor import MANIFEST_FILE, MODEL_FILE, read_manifest
+from models.predictor import MANIFEST_FILE, MODEL_FILE, file_sha256, read_manifest
+from models.tracking import connect
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+MISSING = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE))
 
 _log = logging.getLogger("convoy")
 
@@ -39,17 +42,24 @@ class Registry:
     """One registered model."""
 
     def __init__(self, uri: str, name: str) -> None:
-        """Open the registry of the tracking server at `uri`."""
-        mlflow.set_tracking_uri(uri)
-        self._client = MlflowClient(uri)
+        """Open the registry of the tracking server at `uri`.
+
+        Raises:
+            UserError: it does not answer.
+
+        """
+        self._client = connect(uri)
         self.name = name
 
     def by_alias(self, alias: str) -> ModelVersion | None:
         """Find the version that is, say, the champion."""
         try:
             found = self._client.get_model_version_by_alias(self.name, alias)
-        except MlflowException:
-            return None
+        except MlflowException as error:
+            # The second one where there is a model, and none of its versions is called so.
+            if error.error_code in MISSING:
+                return None
+            raise
         return self.get(found.version)
 
     def by_run(self, run_id: str) -> ModelVersion | None:
@@ -94,18 +104,41 @@ class Registry:
         return self.get(version.version)
 
     def download(self, version: ModelVersion, models: Path) -> Path:
-        """Fetch a version into a folder of its own below `models`, its number filled into the manifest."""
+        """Fetch a version into a folder of its own below `models`, its number filled into the manifest.
+
+        Raises:
+            UserError: MLflow no longer has its files.
+
+        """
         folder = models / f"{self.name}-{version.version}-{version.run_id[:8]}"
-        if (folder / MANIFEST_FILE).is_file():
+        if _is_whole(folder):
             return folder
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=models) as scratch:
-            uri = f"models:/{self.name}/{version.version}"
-            logged = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=scratch))
+            logged = _fetch(f"models:/{self.name}/{version.version}", Path(scratch))
             shutil.move(logged / MODEL_FILE, folder / MODEL_FILE)
             manifest = read_manifest(logged / "extra_files").model_copy(update={"version": version.version})
         write_manifest(folder, manifest)
         return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether an earlier download is there, as it was."""
+    model = folder / MODEL_FILE
+    try:
+        return model.is_file() and file_sha256(model) == read_manifest(folder).onnx_sha256
+    except UserError:
+        return False
+
+
+def _fetch(uri: str, scratch: Path) -> Path:
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(scratch)))
+    except (MlflowException, OSError) as error:
+        raise UserError(
+            f"MLflow cannot give the files of {uri} ({type(error).__name__}): restore its artifacts, or train again",
+            exit_code=1,
+        ) from error
 
 
 def write_manifest(folder: Path, manifest: ModelManifest) -> None:

@@ -9,16 +9,17 @@ from pytorch_lightning.loggers.logger import Logger
 
 from data.shards import PreparedImages
 from models import figures
+from models.classifier import ImageClassifier
 from models.complexity import measure
 from models.evaluate import Predictions, crop_center, predict
 from models.export import ServedNetwork, TorchPredictor, export_onnx, make_golden, preprocessing_of
-from models.job import TrainingJob
+from models.job import BEST, TrainingJob
 from models.manifest import Golden, ModelManifest
 from models.predictor import OnnxPredictor, file_sha256
 from models.preview import preview_augmentation
 from models.registry import normalize_file, write_manifest
 from models.tracking import PARITY_METRIC, TRAINED, RunLog, Tracking, TrainedRun
-from models.train import BEST, build_classifier, finished_epochs, load_classifier, train
+from models.train import build_classifier, finished_epochs, load_classifier, train
 
 NUM_WORST_ERRORS = 24
 NUM_PARITY_IMAGES = 512
@@ -29,16 +30,19 @@ _log = logging.getLogger("convoy")
 def train_run(tracking: Tracking, job: TrainingJob, checkpoints: Path, git_commit: str | None) -> str:
     """Train a job on a run of its own, or on the run that an interrupted attempt has left; returns the run id."""
     run_id = _interrupted_run(tracking, checkpoints)
-    if run_id:
-        _log.info("train: resuming run %s after %s finished epochs", run_id[:8], finished_epochs(checkpoints))
-    else:
+    if run_id is None:
         shutil.rmtree(checkpoints, ignore_errors=True)
+    epochs = finished_epochs(checkpoints)
+    if run_id:
+        _log.info("train: resuming run %s after %s finished epochs", run_id[:8], epochs or "no")
+    # Options that do not fit the network are found here, before they leave a run behind.
+    untrained = None if epochs else build_classifier(job)
     with tracking.open_run(run_id, f"{job.model.network} on {job.manifest.source}", git_commit) as log:
         note = _run_note(checkpoints)
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(log.run_id, encoding="utf-8")
-        if not run_id:
-            _describe(job, log)
+        if untrained:
+            _describe(job, untrained, log)
         train(job, checkpoints, [RunLogger(log)])
         log.figure(figures.learning_curves(_history_by_epoch(log)), "learning-curves")
         log.tag({TRAINED: "true"})
@@ -47,7 +51,7 @@ def train_run(tracking: Tracking, job: TrainingJob, checkpoints: Path, git_commi
 
 def _interrupted_run(tracking: Tracking, checkpoints: Path) -> str | None:
     note = _run_note(checkpoints)
-    if finished_epochs(checkpoints) is None or not note.is_file():
+    if not note.is_file():
         return None
     run_id = note.read_text(encoding="utf-8")
     return run_id if tracking.is_resumable(run_id) else None
@@ -58,8 +62,7 @@ def _run_note(checkpoints: Path) -> Path:
     return checkpoints.with_suffix(".run")
 
 
-def _describe(job: TrainingJob, log: RunLog) -> None:
-    classifier = build_classifier(job)
+def _describe(job: TrainingJob, classifier: ImageClassifier, log: RunLog) -> None:
     complexity = measure(classifier.network, job.input_size)
     facts = {"num_parameters": complexity.num_parameters, "multiply_adds": complexity.multiply_adds}
     log.start(job, facts)

@@ -2,19 +2,24 @@
 
 import json
 import logging
+import ssl
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.sources import LocalArtifactDatasetSource
-from mlflow.entities import Metric, Run
+from mlflow.entities import LifecycleStage, Metric, Param, Run
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from data.errors import UserError
 from models.gate import Verdict
@@ -27,6 +32,49 @@ KEY, TRAINED, VERDICT = "convoy.key", "convoy.trained", "convoy.verdict"
 DATA_VERSION, CODE, GIT_COMMIT = "convoy.data_version", "convoy.code", "mlflow.source.git.commit"
 PARITY_METRIC = "test/parity_error"
 SYSTEM_METRICS_SECONDS = 5
+ANSWER_SECONDS = 10
+
+
+def connect(uri: str) -> MlflowClient:
+    """Open the tracking server, or the database, at `uri`.
+
+    Raises:
+        UserError: it does not answer, or MLflow cannot use it; MLflow itself would try for four minutes.
+
+    """
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    _require_answer(uri)
+    mlflow.set_tracking_uri(uri)
+    try:
+        client = MlflowClient(uri)
+        client.search_registered_models(max_results=1)
+    except (MlflowException, SQLAlchemyError) as error:
+        raise UserError(f"MLflow cannot use {_without_password(uri)}: {_one_line(error)}", exit_code=1) from error
+    return client
+
+
+def _require_answer(uri: str) -> None:
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        with urllib.request.urlopen(uri, timeout=ANSWER_SECONDS):  # noqa: S310 - an address that the user has set
+            return
+    except urllib.error.HTTPError:
+        return  # it answers, if only to ask who we are, which MLflow will say
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        if not isinstance(reason, ssl.SSLError):  # MLflow has settings of its own for certificates
+            raise UserError(
+                f"MLflow at {_without_password(uri)} does not answer ({_one_line(reason)}): start it, "
+                "or set MLFLOW_TRACKING_URI to where it is",
+                exit_code=1,
+            ) from error
+
+
+def _without_password(uri: str) -> str:
+    address = urlsplit(uri)
+    return address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()
 
 
 @dataclass(frozen=True)
@@ -48,21 +96,20 @@ class Tracking:
         """Open, and create what is missing; `artifacts` is for an experiment in a file, a server has its own place.
 
         Raises:
-            UserError: nothing answers at `uri`.
+            UserError: `uri` cannot be used, or the experiment was deleted.
 
         """
-        for noisy in ("mlflow", "alembic"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
         self.uri = uri
-        mlflow.set_tracking_uri(uri)
-        self.client = MlflowClient(uri)
-        try:
-            self.experiment_id = self._experiment_id(experiment, artifacts)
-        except MlflowException as error:
-            raise UserError(f"MLflow at {uri} does not answer: {_one_line(error)}", exit_code=1) from error
+        self.client = connect(uri)
+        self.experiment_id = self._experiment_id(experiment, artifacts)
 
     def _experiment_id(self, name: str, artifacts: Path | None) -> str:
         if found := self.client.get_experiment_by_name(name):
+            if found.lifecycle_stage == LifecycleStage.DELETED:
+                raise UserError(
+                    f"MLflow's experiment '{name}' was deleted: choose another name with registry.experiment, or "
+                    f"restore it with `mlflow experiments restore --experiment-id {found.experiment_id}`"
+                )
             return str(found.experiment_id)
         location = (artifacts / name).resolve().as_uri() if artifacts else None
         return str(self.client.create_experiment(name, artifact_location=location))
@@ -90,7 +137,7 @@ class Tracking:
             run = self.client.get_run(run_id)
         except MlflowException:
             return False
-        return bool(run.info.lifecycle_stage == "active" and run.data.tags.get(TRAINED) != "true")
+        return bool(run.info.lifecycle_stage == LifecycleStage.ACTIVE and run.data.tags.get(TRAINED) != "true")
 
     @contextmanager
     def open_run(self, run_id: str | None, name: str, git_commit: str | None) -> Iterator["RunLog"]:
@@ -126,12 +173,14 @@ class RunLog:
         """Look up how far the metrics have come, so that replayed steps are not doubled."""
         self._client, self.run_id = client, run_id
         run = client.get_run(run_id)
-        self._last_step = {key: client.get_metric_history(run_id, key)[-1].step for key in run.data.metrics}
+        self._last_step = {
+            key: max(point.step for point in client.get_metric_history(run_id, key)) for key in run.data.metrics
+        }
 
     def start(self, job: TrainingJob, facts: Mapping[str, object]) -> None:
         """Say what the run is a training of."""
         params = job.params | {name: str(value) for name, value in facts.items()}
-        self._client.log_batch(self.run_id, params=[mlflow.entities.Param(*item) for item in params.items()])
+        self._client.log_batch(self.run_id, params=[Param(*item) for item in params.items()])
         self.tag({KEY: job.key, DATA_VERSION: job.data_version, CODE: code_digest()})
         dataset = MetaDataset(
             LocalArtifactDatasetSource(str(job.prepared)), name=job.manifest.source, digest=job.data_version

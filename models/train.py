@@ -11,21 +11,20 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
+from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from data.augment import Augmentation, Normalize
+from data.errors import UserError
 from data.stage import whole_file
 from models.classifier import ImageClassifier
 from models.config import TrainingConfig
 from models.datamodule import ImageDataModule
-from models.job import TrainingJob
+from models.job import BEST, LAST, TrainingJob
 from models.recipes import resolve_recipe
-from models.zoo import build_network
-
-LAST = "last.ckpt"
-BEST = "best.ckpt"
+from models.zoo import UNREADABLE, build_network
 
 _log = logging.getLogger("convoy")
 
@@ -41,23 +40,22 @@ class Trained:
 
 
 def train(job: TrainingJob, checkpoints: Path, loggers: Sequence[Logger] = ()) -> Trained:
-    """Train, from `checkpoints/last.ckpt` where there is one.
+    """Train, from the checkpoint in `checkpoints` where there is one.
 
     Raises:
-        UserError: the options do not fit the network, the data is damaged, or the loss is no number.
+        UserError: the options fit neither the network nor the machine, the data is damaged, or the loss is no number.
         KeyboardInterrupt: Ctrl-C; the finished epochs are kept.
 
     """
     _quieten()
     seed_everything(job.training.seed, verbose=False)
     checkpoints.mkdir(parents=True, exist_ok=True)
-    last = checkpoints / LAST
-    resumed_from = finished_epochs(checkpoints)
+    start = _resume_point(checkpoints)
     classifier = build_classifier(job)
     trainer = _trainer(job.training, checkpoints, loggers)
     data = ImageDataModule(job.prepared, job.manifest, batch_size=job.training.batch_size, seed=job.training.seed)
-    _fit(trainer, classifier, data, last if resumed_from else None)
-    return Trained(checkpoints / BEST, resumed_from)
+    _fit(trainer, classifier, data, start.checkpoint if start else None)
+    return Trained(checkpoints / BEST, start.finished_epochs if start else None)
 
 
 def build_classifier(job: TrainingJob) -> ImageClassifier:
@@ -73,21 +71,49 @@ def build_classifier(job: TrainingJob) -> ImageClassifier:
 
 
 def load_classifier(job: TrainingJob, checkpoint: Path) -> ImageClassifier:
-    """Build the network of a job with the weights of a checkpoint, ready to evaluate, on the CPU."""
+    """Build the network of a job with the weights of a checkpoint, ready to evaluate, on the CPU.
+
+    Raises:
+        UserError: the checkpoint is missing or damaged.
+
+    """
     # The weights that the training started from may be gone by now.
     start_anew = replace(job, model=job.model.model_copy(update={"weights": None}))
     classifier = build_classifier(start_anew)
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        raise UserError(
+            f"{checkpoint} is missing or damaged: remove {checkpoint.parent}, and `convoy run` trains anew", exit_code=1
+        ) from error
     classifier.load_state_dict(state["state_dict"])
     return classifier.eval()
 
 
 def finished_epochs(checkpoints: Path) -> int | None:
     """Epochs that an earlier attempt has finished, or None."""
-    last = checkpoints / LAST
-    if not last.is_file():
-        return None
-    return int(torch.load(last, map_location="cpu", weights_only=True, mmap=True)["epoch"]) + 1
+    start = _resume_point(checkpoints)
+    return start.finished_epochs if start else None
+
+
+@dataclass(frozen=True)
+class _ResumePoint:
+    checkpoint: Path
+    finished_epochs: int
+
+
+def _resume_point(checkpoints: Path) -> _ResumePoint | None:
+    """Find the last checkpoint, or the best one where the last is damaged; what is damaged is removed."""
+    for checkpoint in (checkpoints / LAST, checkpoints / BEST):
+        if not checkpoint.is_file():
+            continue
+        try:
+            state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+            return _ResumePoint(checkpoint, int(state["epoch"]) + 1)
+        except UNREADABLE as error:
+            _log.warning("train: %s is damaged (%s) and no longer used", checkpoint, type(error).__name__)
+            checkpoint.unlink()
+    return None
 
 
 def _fit(trainer: Trainer, classifier: LightningModule, data: ImageDataModule, resume: Path | None) -> None:
@@ -102,7 +128,15 @@ def _fit(trainer: Trainer, classifier: LightningModule, data: ImageDataModule, r
             signal.signal(signal.SIGINT, handler)
 
 
+def _check_device(config: TrainingConfig) -> None:
+    if config.accelerator == "gpu" and not (CUDAAccelerator.is_available() or MPSAccelerator.is_available()):
+        raise UserError("training.accelerator is gpu, and torch finds none here: make it auto or cpu")
+    if config.devices > 1:
+        raise UserError(f"training.devices is {config.devices}, and more than one is not supported yet: make it 1")
+
+
 def _trainer(config: TrainingConfig, checkpoints: Path, loggers: Sequence[Logger]) -> Trainer:
+    _check_device(config)
     show_bar = sys.stderr.isatty()
     checkpoint_files: dict[str, Any] = {
         "dirpath": checkpoints,

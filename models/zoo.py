@@ -16,6 +16,9 @@ from models.config import ModelConfig
 
 Options = Mapping[str, Any]
 
+UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError, zipfile.BadZipFile)
+"""What torch raises for files of another kind, for cut ones, and for pickles that hold more than tensors."""
+
 _log = logging.getLogger("convoy")
 
 
@@ -157,16 +160,7 @@ def _read_state_dict(path: Path) -> Mapping[str, Tensor]:
         raise UserError(f"model.weights is {path}, which is no file: give the path of a state_dict, or leave it null")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    # What torch raises for files of another kind, for cut ones, and for pickles that hold more than tensors.
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        LookupError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    ) as error:
+    except UNREADABLE as error:
         raise UserError(
             f"model.weights is {path}, which torch cannot read as tensors ({type(error).__name__}): "
             "save it again with torch.save(network.state_dict(), path)"

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from pydantic import BaseModel, ValidationError, model_validator
@@ -43,7 +43,10 @@ class Config(Section):
                 "a network sees at most what is stored"
             )
         if self.data.val_fraction + self.data.test_fraction > 0.8:
-            raise ValueError("data.val_fraction and data.test_fraction together leave less than a fifth to train on")
+            raise ValueError(
+                f"data.val_fraction={self.data.val_fraction} and data.test_fraction={self.data.test_fraction} together "
+                "leave less than a fifth to train on"
+            )
         return self
 
 
@@ -59,9 +62,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     overridden = set()
     for override in overrides:
         key, equals, value = override.partition("=")
-        if not equals or not key.strip():
-            raise UserError(f"--set {override}: expected PATH=VALUE, such as training.max_epochs=3")
         keys = tuple(key.strip().split("."))
+        if not equals or not all(keys):
+            raise UserError(f"--set {override}: expected PATH=VALUE, such as training.max_epochs=3")
         _set(content, keys, _parse(override, value), override)
         overridden.add(keys)
     try:
@@ -72,25 +75,47 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe loader
     except FileNotFoundError:
         raise UserError(
             f"there is no {path.name} in {path.resolve().parent}: type convoy in the folder that you cloned"
         ) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where} is not YAML: {getattr(error, 'problem', None) or error}") from None
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise UserError(f"{path}{where} is not YAML: {problem}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected sections such as `data:`, found {content!r}")
-    return content
+    # A section whose every line is commented out is null to YAML.
+    return {name: {} if section is None else section for name, section in content.items()}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key stands once, and a date is text: no parameter is one, and some folders are named by one."""
+
+    yaml_implicit_resolvers: ClassVar = {  # type: ignore[misc]
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that is there already: YAML would forget the first one silently."""
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _parse(override: str, value: str) -> Any:
     try:
-        return yaml.safe_load(value)
+        return yaml.load(value, _Loader)  # noqa: S506 - a safe loader
     except yaml.YAMLError:
         raise UserError(
             f"--set {override}: {value!r} is not a value; put quotes around text with special signs"
@@ -100,16 +125,15 @@ def _parse(override: str, value: str) -> Any:
 def _set(content: dict[str, Any], keys: tuple[str, ...], value: Any, override: str) -> None:
     *parents, last = keys
     for key in parents:
-        if content.get(key) is None:
-            content[key] = {}
-        content = content[key]
+        content = content.setdefault(key, {})
         if not isinstance(content, dict):
             raise UserError(f"--set {override}: {key} is a value, not a section")
     content[last] = value
 
 
 def _explain(fault: ErrorDetails, path: Path, overridden: set[tuple[str, ...]]) -> str:
-    location = tuple(str(part) for part in fault["loc"] if not str(part).startswith(("function-", "literal", "bool")))
+    # Section and parameter; what pydantic adds are its own kinds of values.
+    location = tuple(str(part) for part in fault["loc"][:2])
     # Either may be the longer one: an unknown section is named by itself, a wrong item inside a list by its index too.
     is_overridden = any(location[: len(keys)] == keys[: len(location)] for keys in overridden)
     where = "--set" if is_overridden else str(path)
@@ -118,8 +142,16 @@ def _explain(fault: ErrorDetails, path: Path, overridden: set[tuple[str, ...]]) 
         return f"{where}: unknown key {name}{_suggestion(location)}"
     message = fault["msg"].removeprefix("Value error, ")
     if not location:
-        return f"{path}: {message}"
-    return f"{where}: {name} = {fault['input']!r}: {message[0].lower()}{message[1:]}"
+        return f"{path}{' with --set' if overridden else ''}: {message}"
+    return f"{where}: {name} = {fault['input']!r}: {_expectation(fault, location, message)}"
+
+
+def _expectation(fault: ErrorDetails, location: tuple[str, ...], message: str) -> str:
+    if fault["type"] == "model_type":
+        return f"expected a section with {', '.join(Config.model_fields[location[0]].annotation.model_fields)}"  # type: ignore[union-attr]
+    if fault["type"] in ("string_type", "path_type") and isinstance(fault["input"], int | float):
+        return f"expected text: put quotes around it, --set '{'.'.join(location)}=\"{fault['input']}\"'"
+    return f"{message[0].lower()}{message[1:]}"
 
 
 def _suggestion(location: tuple[str, ...]) -> str:
@@ -127,7 +159,8 @@ def _suggestion(location: tuple[str, ...]) -> str:
     for part in location[:-1]:
         known = known.model_fields[part].annotation
     names = list(known.model_fields)
-    close = difflib.get_close_matches(location[-1], names, n=1)
+    elsewhere = [path for path, _, _ in describe() if path.endswith(f".{location[-1]}")]
+    close = difflib.get_close_matches(location[-1], names, n=1) or elsewhere
     return f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(names)}"
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,17 +22,21 @@ def predict_files(model: Path, files: Sequence[Path], top_k: int, *, as_json: bo
 
 
 def _predict(classifier: Classifier, file: Path, top_k: int) -> dict[str, Any]:
+    # Whatever bytes a name is made of, it can be printed.
+    name = os.fsencode(file).decode("utf-8", "backslashreplace")
     try:
-        return {"file": str(file), **classifier.classify(file.read_bytes(), top_k)}
+        return {"file": name, **classifier.classify(file.read_bytes(), top_k)}
     except DecodeError as error:
-        return {"file": str(file), "error": str(error)}
+        return {"file": name, "error": str(error)}
     except OSError as error:
-        return {"file": str(file), "error": error.strerror}
+        return {"file": name, "error": error.strerror}
 
 
 def _print(answer: dict[str, Any]) -> None:
+    # One line a file, whatever is in its name.
+    name = answer["file"] if answer["file"].isprintable() else repr(answer["file"])
     if "error" in answer:
-        print(f"convoy: {answer['file']}: {answer['error']}", file=sys.stderr)
+        print(f"convoy: {name}: {answer['error']}", file=sys.stderr)
         return
     classes = "  ".join(f"{row['label']} {row['probability']:.3f}" for row in answer["predictions"])
-    print(f"{answer['file']}: {classes}")
+    print(f"{name}: {classes}")

@@ -54,7 +54,8 @@ def print_status(found: dict[str, Any]) -> None:
     """Print a status for people."""
     data, champion = found["data"], found["champion"]
     if data:
-        print(f"data      {data['version'][:8]}, {data['num_images']:,} images in {len(data['classes'])} classes")
+        version = (data["version"] or "no version yet")[:14]
+        print(f"data      {version}, {data['num_images']:,} images in {len(data['classes'])} classes")
     else:
         print("data      none yet: `convoy data prepare`")
     if champion:

@@ -12,6 +12,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from data.errors import UserError
+from models.job import BEST, TrainingJob
 from models.registry import CHAMPION, ModelVersion, Registry
 from models.tracking import CODE, PARITY_METRIC, TrainedRun
 from pipelines.config import Config
@@ -90,15 +91,23 @@ def report_data(data_version: str) -> None:
 def train(config: Config, data_version: str) -> str:
     """Train, unless the same job has been trained; returns the id of its run."""
     tracking, job = open_tracking(config), training_job(config, data_version)
-    if done := tracking.find_trained(job.key):
+    checkpoints, done = CHECKPOINTS / job.key, tracking.find_trained(job.key)
+    if done and ((checkpoints / BEST).is_file() or open_registry(config).by_run(done.run_id)):
         _tell("train", ran=False, reason=f"same data {data_version[:8]}, parameters and code as run {done.run_id[:8]}")
         return done.run_id
-    last = tracking.latest_trained()
-    changes = job.changes_since(last.data_version, last.params, last.tags.get(CODE, "")) if last else []
-    _log.info("train: running, %s", "; ".join(changes) or "nothing has been trained yet")
+    _log.info("train: running, %s", _why_train(job, done, tracking.latest_trained()))
     from models.steps import train_run
 
-    return train_run(tracking, job, CHECKPOINTS / job.key, git_commit())
+    return train_run(tracking, job, checkpoints, git_commit())
+
+
+def _why_train(job: TrainingJob, done: TrainedRun | None, last: TrainedRun | None) -> str:
+    if done:
+        return f"run {done.run_id[:8]} was not registered, and its weights are not here"
+    if last is None:
+        return "nothing has been trained yet"
+    changes = job.changes_since(last.data_version, last.params, last.tags.get(CODE, ""))
+    return f"{'; '.join(changes) or 'Convoy has new parameters'} since run {last.run_id[:8]}"
 
 
 @step(name="evaluate")

@@ -11,6 +11,7 @@ from data.errors import UserError
 from data.ingest import ingest
 from data.prepare import prepare
 from data.shards import PreparedImages
+from models.classifier import ImageClassifier
 from models.config import ModelConfig, TrainingConfig
 from models.export import ServedNetwork, TorchPredictor, export_onnx
 from models.job import TrainingJob
@@ -58,24 +59,36 @@ def test_training_lowers_the_loss_and_is_repeatable(prepared, tmp_path):
     assert loss(load_classifier(job(prepared), first.checkpoint)) < loss(build_classifier(job(prepared)))
 
 
-def test_a_stopped_training_ends_with_the_weights_of_one_that_was_not(prepared, tmp_path, monkeypatch):
-    train(job(prepared), tmp_path / "whole")
+# AlexNet draws for dropout; the paper's rate follows from what validation has brought so far.
+@pytest.mark.parametrize(("network", "recipe"), [("lenet5", "modern"), ("lenet5", "paper"), ("alexnet", "modern")])
+def test_a_stopped_training_ends_with_the_weights_of_one_that_was_not(prepared, tmp_path, monkeypatch, network, recipe):
+    work = job(prepared, network, recipe=recipe)
+    train(work, tmp_path / "whole")
+    start = ImageClassifier.on_train_epoch_start
+
+    def stop_in_the_third(classifier):
+        if classifier.current_epoch == 2:
+            raise KeyboardInterrupt
+        start(classifier)
+
     with monkeypatch.context() as patch:
-        stop = "models.classifier.ImageClassifier.on_train_epoch_start"
-        patch.setattr(stop, lambda self: _stop_in_the_third(self))
+        patch.setattr(ImageClassifier, "on_train_epoch_start", stop_in_the_third)
         with pytest.raises(KeyboardInterrupt):
-            train(job(prepared), tmp_path / "stopped")
+            train(work, tmp_path / "stopped")
     assert finished_epochs(tmp_path / "stopped") == 2
-    assert train(job(prepared), tmp_path / "stopped").resumed_from == 2
+    assert train(work, tmp_path / "stopped").resumed_from == 2
     for name in (BEST, LAST):
         assert_equal(weights(tmp_path / "whole" / name), weights(tmp_path / "stopped" / name))
     assert {path.name for path in (tmp_path / "stopped").iterdir()} == {BEST, LAST}
 
 
-def _stop_in_the_third(classifier):
-    if classifier.current_epoch == 2:
-        raise KeyboardInterrupt
-    classifier.trainer.train_dataloader.epoch = classifier.current_epoch
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(prepared, tmp_path):
+    train(job(prepared, max_epochs=1), tmp_path)
+    (tmp_path / LAST).write_bytes((tmp_path / LAST).read_bytes()[:1000])
+    assert finished_epochs(tmp_path) == 1, "that of the best epoch"
+    assert not (tmp_path / LAST).exists()
+    (tmp_path / BEST).write_bytes(b"no checkpoint")
+    assert finished_epochs(tmp_path) is None
 
 
 def test_a_loss_that_is_no_number_is_told_and_the_last_good_epoch_kept(prepared, tmp_path):
