@@ -1,11 +1,16 @@
-"""`make bench`: every benchmark that a CPU can run, one after another, each in a process of its own."""
+"""`make bench`: every benchmark that a CPU can run, each in a process of its own; renews the tables of README.md."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-BENCHMARKS = ("prepare", "feed")
+from benchmarks.report import markdown_table
+
+BENCHMARKS = ("prepare", "feed", "train")
 RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parent / "README.md"
 
 
 def main() -> int:
@@ -14,7 +19,28 @@ def main() -> int:
     for name in BENCHMARKS:
         command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(RESULTS / f"{name}.json")]
         failed |= subprocess.run(command, check=False).returncode != 0
+    page = PAGE.read_text(encoding="utf-8")
+    for path in sorted(RESULTS.glob("*.json")):
+        page = with_table(page, json.loads(path.read_text(encoding="utf-8")))
+    PAGE.write_text(page, encoding="utf-8")
     return int(failed)
+
+
+def with_table(page: str, result: dict[str, Any]) -> str:
+    """Put the table of a result between the marks of its benchmark in the page.
+
+    Raises:
+        ValueError: the page has no such marks.
+
+    """
+    begin, end = (f"<!-- {mark} {result['benchmark']} -->" for mark in ("begin", "end"))
+    before, found, rest = page.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found or not found_end:
+        raise ValueError(f"{PAGE.name} has no place for {result['benchmark']}: add {begin} and {end}")
+    versions = result["versions"]
+    conditions = f"{result['machine']}; {result['date']}; Python {versions['python']}, torch {versions['torch']}"
+    return f"{before}{begin}\n{conditions}\n\n{markdown_table(result['rows'])}\n{end}{after}"
 
 
 if __name__ == "__main__":

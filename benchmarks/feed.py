@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.photos import photo_folder
+from benchmarks.photos import OPTIONS, photo_folder
 from benchmarks.report import Report, alternate, rate, run
 from data.config import DataConfig
 from data.ingest import ingest
@@ -75,11 +75,6 @@ def _copy_all(images: PreparedImages) -> int:
         np.copyto(target, source)
     return num_batches * BATCH_SIZE
 
-
-OPTIONS: list[tuple[str, dict[str, object]]] = [
-    ("--folder", {"type": Path, "help": "real photographs, <class>/*.jpg; default: made ones"}),
-    ("--images", {"type": int, "default": 2000, "help": "number of made photographs"}),
-]
 
 if __name__ == "__main__":
     run(measure, OPTIONS)

@@ -9,25 +9,45 @@ from PIL import Image
 NUM_CLASSES = 10
 
 
+OPTIONS: list[tuple[str, dict[str, object]]] = [
+    ("--folder", {"type": Path, "help": "real photographs, <class>/*.jpg; default: made ones"}),
+    ("--images", {"type": int, "default": 6000, "help": "number of made photographs"}),
+]
+SIZE = (341, 256)
+"""ImageNet's proportions, and a shorter side as in the AlexNet paper."""
+
+
 def photo_folder(given: Path | None, scratch: Path, num_images: int) -> Path:
-    """Give the folder of real photographs, or fill `scratch` with made ones, <class>/*.jpg."""
+    """Give the folder of real photographs, or fill `scratch` with <class>/*.jpg, cut from one made scene."""
     if given is not None:
         return given
     rng = np.random.default_rng(0)
-    for index in range(num_images):
+    scene = _scene(rng, 8 * SIZE[0], 8 * SIZE[1])
+    # Each place once: two equal photographs in two classes would be refused.
+    places = rng.choice(49 * SIZE[0] * SIZE[1], num_images, replace=False)
+    for index, (top, left) in enumerate(zip(*np.divmod(places, 7 * SIZE[0]), strict=True)):
         folder = scratch / f"class-{index % NUM_CLASSES}"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{index:05d}.jpg").write_bytes(make_photo(rng))
+        photo = scene.crop((int(left), int(top), int(left) + SIZE[0], int(top) + SIZE[1]))
+        (folder / f"{index:05d}.jpg").write_bytes(_encode(photo))
     return scratch
 
 
-def make_photo(rng: np.random.Generator, width: int = 341, height: int = 256) -> bytes:
+def make_photo(rng: np.random.Generator, width: int = SIZE[0], height: int = SIZE[1]) -> bytes:
     """Make a JPEG of quality 80 whose spectrum falls as 1/f, as that of photographs does (Field 1987)."""
+    return _encode(_scene(rng, width, height))
+
+
+def _scene(rng: np.random.Generator, width: int, height: int) -> Image.Image:
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None, :])
     amplitude = 1 / frequency.clip(1 / width)
     noise = np.fft.fft2(rng.standard_normal((3, height, width)), axes=(1, 2))
     pixels = np.fft.ifft2(noise * amplitude, axes=(1, 2)).real
     pixels = 128 + 50 * pixels / pixels.std(axis=(1, 2), keepdims=True)
+    return Image.fromarray(pixels.transpose(1, 2, 0).clip(0, 255).astype(np.uint8))
+
+
+def _encode(photo: Image.Image) -> bytes:
     jpeg = io.BytesIO()
-    Image.fromarray(pixels.transpose(1, 2, 0).clip(0, 255).astype(np.uint8)).save(jpeg, "JPEG", quality=80)
+    photo.save(jpeg, "JPEG", quality=80)
     return jpeg.getvalue()

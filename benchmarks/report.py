@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -57,13 +58,19 @@ class Report:
 
     def as_markdown(self) -> str:
         """Make a table."""
-        lines = ["| figure | value | goal | met | |", "|---|---:|---:|---|---|"]
-        lines += [
-            f"| {row.metric} | {_number(row.value)} {row.unit} | {'' if row.goal is None else _number(row.goal)} | "
-            f"{ {None: '', True: 'yes', False: '**no**'}[row.met] } | {row.reference} |"
-            for row in self.rows
-        ]
-        return "\n".join(lines)
+        return markdown_table([asdict(row) | {"met": row.met} for row in self.rows])
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Make the table of the rows of a report, as they stand in its JSON."""
+    lines = ["| figure | value | goal | met | |", "|---|---:|---:|---|---|"]
+    lines += [
+        f"| {row['metric']} | {_number(row['value'])} {row['unit']} | "
+        f"{'' if row['goal'] is None else _number(row['goal'])} | "
+        f"{ {None: '', True: 'yes', False: '**no**'}[row['met']] } | {row['reference']} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
 
 
 def _number(value: float) -> str:

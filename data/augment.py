@@ -3,13 +3,32 @@
 Shapes: N images, S stored and C seen pixels a side, 3 colours.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data.boxes import draw_boxes, erase_each
 from data.config import AugmentationConfig
+from data.crop import crop_each, resize_each
+from data.load import Share
 from data.manifest import ColorStatistics
+from data.mix import draw_mixing
+
+BLOCK = 1 << 17
+"""Values that a CPU normalizes at a time: what is in between, four bytes each, stays in a core's cache."""
+
+CROP_ASPECT = (3 / 4, 4 / 3)
+"""Width over height of resized crops: torchvision's."""
+ERASED_AREA, ERASED_ASPECT = (0.02, 0.33), (1 / 3.3, 1 / 0.3)
+"""Share of the image, and width over height, of what random erasing takes: torchvision's."""
+GREY = (0.2989, 0.587, 0.114)
+"""Weights of red, green and blue in the grey that contrast is measured from: torchvision's."""
+
+# Each has draws of its own, so that switching one on leaves the others as they were. 0 are crop, mirror and colour.
+RESIZED, JITTER, ERASING, MIX = 1, 2, 3, 4
 
 
 class Normalize(nn.Module):
@@ -28,15 +47,50 @@ class Normalize(nn.Module):
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
         self.register_buffer("offset", -mean / std, persistent=False)
 
-    def forward(self, images: Tensor, color_shift: Tensor | None = None) -> Tensor:
-        """Normalize; `color_shift` [N, 3], in units of normalized pixels, is added to every pixel of an image."""
-        offset = self.offset if color_shift is None else (self.offset + color_shift)[:, None, None, :]
-        return (images * self.scale + offset).permute(0, 3, 1, 2)
+    def forward(self, images: Tensor, color_shift: Tensor | None = None, gain: Tensor | None = None) -> Tensor:
+        """Normalize; under autocast the result has the type that the network computes in, and is rounded once.
+
+        Args:
+            images: uint8 [N, C, C, 3].
+            color_shift: added to every pixel of an image, in units of normalized pixels, [N, 3].
+            gain: multiplies the stored pixels of an image, [N].
+
+        """
+        scale = self.scale[None] if gain is None else self.scale * gain[:, None]
+        offset = self.offset[None] if color_shift is None else self.offset + color_shift
+        # The export, which records what is done, would take the loop for the images of its example.
+        if images.device.type == "cpu" and not torch.onnx.is_in_onnx_export():
+            normalized = _multiply_add(images, scale, offset)
+        else:
+            normalized = images * scale[:, None, None] + offset[:, None, None]
+        return normalized.permute(0, 3, 1, 2)
 
     def undo(self, pixels: Tensor) -> Tensor:
         """Turn the network's input [N, 3, C, C] into pixels that can be looked at, uint8 [N, C, C, 3]."""
         visible = (pixels.permute(0, 2, 3, 1) - self.offset) / self.scale
         return visible.round().clamp(0, 255).to(torch.uint8)
+
+
+def _multiply_add(images: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    """`images` [N, C, C, 3] times `scale` plus `offset`, each [N, 3] or [1, 3], on a CPU, block by block.
+
+    Most of what the plain formula costs is memory: its results in between are fetched anew from the system every time,
+    and a last axis of three colours is too short for the processor's vectors, where a row of pixels is not.
+    """
+    num_images, height, width, _ = images.shape
+    rows = images.reshape(num_images, height, width * 3)
+    scale, offset = (factor.repeat(1, width)[:, None].expand(num_images, -1, -1) for factor in (scale, offset))
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+    result = torch.empty(rows.shape, dtype=dtype)
+    size = max(1, BLOCK // (height * width * 3))
+    scratch = torch.empty(min(size, num_images), height, width * 3)
+    for some in (slice(start, min(start + size, num_images)) for start in range(0, num_images, size)):
+        block = result[some] if dtype == torch.float32 else scratch[: some.stop - some.start]
+        block.copy_(rows[some])
+        torch.addcmul(offset[some], block, scale[some], out=block)
+        if dtype != torch.float32:
+            result[some] = block
+    return result.view(images.shape)
 
 
 def center_crop(images: Tensor, size: int) -> Tensor:
@@ -45,55 +99,139 @@ def center_crop(images: Tensor, size: int) -> Tensor:
     return images[:, start : start + size, start : start + size]
 
 
+class Augmented(NamedTuple):
+    """A batch to learn from."""
+
+    pixels: Tensor
+    """the network's input, float [N, 3, C, C]"""
+    targets: Tensor
+    """the labels, int64 [N]; where images are mixed, the share of each class, float [N, K]"""
+
+
 class Augmentation(nn.Module):
-    """The training images of AlexNet's paper, section 4.1: random crop, mirror image, colour shift.
+    """Training images drawn anew: AlexNet's (section 4.1: random crop, mirror image, colour shift), and later ones.
 
     Every draw follows from (seed, epoch, step), whatever the device, so that a run that resumes sees what it would have
-    seen.
+    seen. Of several processes, which `share` a batch, each draws for all of it; but images are mixed with those of the
+    same process.
     """
 
     color_axes: Tensor
 
-    def __init__(self, config: AugmentationConfig, color: ColorStatistics, *, crop: int, flip: bool, seed: int) -> None:
+    def __init__(
+        self,
+        config: AugmentationConfig,
+        color: ColorStatistics,
+        *,
+        crop: int,
+        flip: bool,
+        seed: int,
+        num_classes: int,
+    ) -> None:
         """Crop to `crop` pixels; mirror half of the images where `flip` says so."""
         super().__init__()
-        self.config, self.crop, self.flip, self.seed = config, crop, flip, seed
+        self.share = Share()
+        self.config, self.crop, self.flip, self.seed, self.num_classes = config, crop, flip, seed, num_classes
+        self.normalize = Normalize(color)
         axes = torch.tensor(color.eigenvectors) * torch.tensor(color.eigenvalues)
         self.register_buffer("color_axes", axes / torch.tensor(color.std)[:, None], persistent=False)
 
-    def forward(self, images: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """Augment stored images, uint8 [N, S, S, 3].
+    def forward(self, images: Tensor, labels: Tensor, epoch: int, step: int) -> Augmented:
+        """Augment stored images, uint8 [N, S, S, 3], with labels, int64 [N]; both are left alone."""
+        key = self.seed, epoch, step
+        draws = _draws(*key)
+        squares = self._cut(images, draws, _draws(*key, stream=RESIZED))
+        alphas = self._mine(torch.randn(self._num_drawn(images), 3, generator=draws)) * self.config.pca_color
+        # No matrix product, which autocast would leave 8 bits of.
+        color_shift, gain = (alphas.to(images.device)[:, None] * self.color_axes).sum(dim=2), None
+        if self.config.brightness or self.config.contrast:
+            gain, added = self._jitter(squares, _draws(*key, stream=JITTER))
+            color_shift = color_shift + added
+        pixels = self.normalize(squares, color_shift, gain)
+        if self.config.erasing:
+            erase_each(pixels, self._mine(self._draw_erased(self._num_drawn(images), _draws(*key, stream=ERASING))))
+        if not self.config.mixup and not self.config.cutmix:
+            return Augmented(pixels, labels)
+        mixing = draw_mixing(self.config.mixup, self.config.cutmix, pixels.shape, _seed_of(*key, stream=MIX))
+        mixing.blend(pixels)
+        return Augmented(pixels, mixing.targets(labels, self.num_classes))
 
-        Returns:
-            Cropped and mirrored images, uint8 [N, C, C, 3], and the colour shift for `Normalize`, float [N, 3].
+    def _num_drawn(self, images: Tensor) -> int:
+        """Images of the whole batch."""
+        return len(images) * self.share.num_processes
 
-        """
-        draws = torch.Generator().manual_seed(_seed_of(self.seed, epoch, step))
+    def _mine(self, drawn: Tensor) -> Tensor:
+        return drawn[self.share.rank :: self.share.num_processes]
+
+    def _cut(self, images: Tensor, draws: torch.Generator, resized_draws: torch.Generator) -> Tensor:
+        """Crop and mirror: [N, S, S, 3] to [N, C, C, 3]."""
         images = self._pad(images)
-        cropped = self._crop_and_flip(images, draws)
-        alphas = torch.randn(len(images), 3, generator=draws) * self.config.pca_color
-        return cropped, alphas.to(images.device) @ self.color_axes.T
+        num_drawn, stored = self._num_drawn(images), images.shape[1]
+        slack = stored - self.crop
+        corners = self._mine(torch.randint(slack + 1, (num_drawn, 2), generator=draws))
+        mirrored = self._mine(torch.rand(num_drawn, generator=draws) < 0.5) & self.flip
+        if self.config.resized_crop is not None:
+            boxes = draw_boxes(
+                num_drawn,
+                stored,
+                area=(self.config.resized_crop, 1),
+                aspect=CROP_ASPECT,
+                largest=stored,
+                otherwise=(0, 0, stored, stored),
+                draws=resized_draws,
+            )
+            return resize_each(images, self._mine(boxes), mirrored, self.crop)
+        if not self.config.crop:
+            corners = torch.full_like(corners, slack // 2)
+        return crop_each(images, corners, mirrored, self.crop)
 
     def _pad(self, images: Tensor) -> Tensor:
-        if not self.config.crop or images.shape[1] > self.crop or self.config.padding == 0:
+        is_cropped = self.config.crop and self.config.resized_crop is None
+        if not is_cropped or images.shape[1] > self.crop or self.config.padding == 0:
             return images
         return F.pad(images, (0, 0) + (self.config.padding,) * 4)
 
-    def _crop_and_flip(self, images: Tensor, draws: torch.Generator) -> Tensor:
-        """One gather, whatever is drawn: `rows` and `columns` [N, C] are the pixels that each image keeps."""
-        num_images, slack = len(images), images.shape[1] - self.crop
-        offsets = torch.randint(slack + 1, (num_images, 2), generator=draws)
-        mirrored = torch.rand(num_images, generator=draws) < 0.5
-        if not self.config.crop:
-            offsets = torch.full_like(offsets, slack // 2)
-        steps = torch.arange(self.crop)
-        rows, columns = offsets[:, :1] + steps, offsets[:, 1:] + steps
-        if self.flip:
-            columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-        rows, columns = rows.to(images.device), columns.to(images.device)
-        which = torch.arange(num_images, device=images.device)
-        return images[which[:, None, None], rows[:, :, None], columns[:, None, :]]
+    def _jitter(self, squares: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Brightness b and contrast c make b c x + (1 - c) b m of a pixel x, with m the mean grey of its image.
+
+        Without clamping their order does not matter. Returns the gain b c, [N], and what is added, in units of
+        normalized pixels, [N, 3].
+        """
+        reach = torch.tensor([[self.config.brightness], [self.config.contrast]])
+        factors = 1 + reach * (2 * torch.rand(2, self._num_drawn(squares), generator=draws) - 1)
+        brightness, contrast = self._mine(factors.T).T.to(squares.device)
+        if self.config.contrast == 0:
+            return brightness, torch.zeros(len(squares), 3, device=squares.device)
+        grey = _mean_grey(squares)
+        return brightness * contrast, ((1 - contrast) * brightness * grey)[:, None] * self.normalize.scale
+
+    def _draw_erased(self, num_images: int, draws: torch.Generator) -> Tensor:
+        """Rectangles, int64 [N, 4], without area where nothing is erased."""
+        erased = torch.rand(num_images, 1, generator=draws) < self.config.erasing
+        boxes = draw_boxes(
+            num_images,
+            self.crop,
+            area=ERASED_AREA,
+            aspect=ERASED_ASPECT,
+            largest=self.crop - 1,
+            otherwise=(0, 0, 0, 0),
+            draws=draws,
+        )
+        return boxes * erased
 
 
-def _seed_of(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def _mean_grey(images: Tensor) -> Tensor:
+    """Mean level of each of the images, uint8 [N, C, C, 3], without its colours: [N]."""
+    # Not all at once: as floats they would be fetched from the system anew each time.
+    blocks = torch.split(images.flatten(2), 16)
+    colors = torch.cat([block.float().mean(dim=1) for block in blocks]).reshape(len(images), -1, 3).mean(dim=1)
+    return (colors * torch.tensor(GREY, device=images.device)).sum(dim=1)
+
+
+def _draws(*key: int, stream: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(_seed_of(*key, stream=stream))
+
+
+def _seed_of(*key: int, stream: int) -> int:
+    sequence = np.random.SeedSequence(key, spawn_key=(stream,) if stream else ())
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))

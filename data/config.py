@@ -1,9 +1,14 @@
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 Switch = Literal[True, False, "auto"]
+
+Source = Literal[
+    "digits", "folder", "parquet", "cifar10", "fashion_mnist", "imagenette", "flowers102", "food101", "imagenet"
+]
 
 
 def _expand(value: object) -> object:
@@ -13,7 +18,21 @@ def _expand(value: object) -> object:
     return Path(value).expanduser() if isinstance(value, str) else value
 
 
+_ADDRESS = re.compile(r"(tcp|tls)://([\w.-]+|\[[0-9a-fA-F:.]+\]):(?P<port>[0-9]{1,5})")
+
+
+def _check_address(address: str | None) -> str | None:
+    """Accept what Dask's scheduler prints when it starts; an empty address is none."""
+    if not address:
+        return None
+    if (parts := _ADDRESS.fullmatch(address)) and 0 < int(parts["port"]) < 2**16:
+        return address
+    raise ValueError("expected tcp://HOST:PORT or tls://HOST:PORT, the address that `dask scheduler` prints")
+
+
 OptionalPath = Annotated[Path | None, BeforeValidator(_expand)]
+
+OptionalAddress = Annotated[str | None, AfterValidator(_check_address)]
 
 
 class Section(BaseModel):
@@ -25,10 +44,10 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Where the labelled images come from and how they become arrays."""
 
-    source: Literal["digits", "folder"] = "digits"
-    """digits: 1,797 handwritten digits that scikit-learn carries; folder: your own images"""
+    source: Source = "digits"
+    """digits (in scikit-learn), folder, parquet, cifar10, fashion_mnist, imagenette, flowers102, food101, imagenet"""
     path: OptionalPath = None
-    """the folder, with <class>/*.jpg or train|val|test/<class>/*.jpg in it; relative to the workspace"""
+    """folder with <class>/*.jpg or train|val|test/<class>/*.jpg, or with *.parquet; null: outputs/downloads or none"""
     size: int = Field(32, ge=8, le=4096)
     """pixels: the shorter side is resized to this, then the centre square is kept"""
     val_fraction: float = Field(0.1, gt=0, lt=0.5)
@@ -41,6 +60,16 @@ class DataConfig(Section):
     """larger files are rejected without being read"""
     max_pixels: int = Field(50_000_000, gt=0, le=178_956_970)  # more, Pillow itself refuses
     """images with more pixels are rejected before they are decoded, here and by the endpoint"""
+    on_conflict: Literal["fail", "drop"] = "fail"
+    """an image under two labels, or in two splits: fail, or drop (all copies of the one, the other from training)"""
+    min_side: int = Field(8, ge=1)
+    """pixels: images with a shorter side are reported as too small"""
+    max_aspect_ratio: float = Field(4, ge=1)
+    """images with a longer side of more than so many shorter ones are reported: only the centre square is kept"""
+    max_imbalance: float = Field(10, ge=1)
+    """reported where the largest class has more than so many times the training images of the smallest"""
+    scheduler: OptionalAddress = None
+    """tcp://HOST:PORT of a Dask scheduler whose workers prepare the images; null: processes of this machine"""
 
 
 class AugmentationConfig(Section):
@@ -54,3 +83,15 @@ class AugmentationConfig(Section):
     """mirror half of the images; auto: where a mirrored image keeps its label (photographs yes, digits no)"""
     pca_color: float = Field(0.1, ge=0, le=1)
     """deviation of the AlexNet paper's colour shift along the principal axes of the training pixels; 0: none"""
+    resized_crop: float | None = Field(None, gt=0, le=1)
+    """least share of the stored image's area kept by a crop that is resized, in the place of `crop`; null: off"""
+    brightness: float = Field(0, ge=0, le=1)
+    """b: each image is multiplied by a number between 1 - b and 1 + b; 0: none"""
+    contrast: float = Field(0, ge=0, le=1)
+    """c: each image's distance from its mean grey is multiplied by a number between 1 - c and 1 + c; 0: none"""
+    erasing: float = Field(0, ge=0, le=1)
+    """share of the images in which a rectangle is filled with the mean colour; 0: none"""
+    mixup: float = Field(0, ge=0)
+    """alpha: two images and their labels are blended, the shares drawn from Beta(alpha, alpha); 0: off"""
+    cutmix: float = Field(0, ge=0)
+    """alpha: as mixup, with a square of the other image in place of a blend; both on: one is drawn a step; 0: off"""

@@ -9,3 +9,8 @@ class UserError(Exception):
         """Keep `message` as the whole text of the error."""
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def one_line(error: BaseException) -> str:
+    """Put what a library has said into one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -30,6 +30,8 @@ MEAN_SHARD_IMAGES = 256
 MAX_SHARD_BYTES = 128 * 2**20
 READ_AHEAD = 64
 """Files read at a time, and rows that `prepare` reads at a time."""
+READ_TOGETHER = 8
+"""Files that a thread reads before it asks for more: to ask costs as much as to read a small one."""
 
 States = dict[str, "ShardState"]
 
@@ -99,7 +101,7 @@ def raw_shards(raw: Path) -> list[Path]:
 
 
 def _check_apart(config: DataConfig, raw: Path) -> None:
-    if config.source == "folder" and config.path:
+    if config.source in ("folder", "parquet") and config.path:
         source, own = config.path.resolve(), raw.resolve()
         if source.is_relative_to(own) or own.is_relative_to(source):
             raise UserError(
@@ -134,7 +136,8 @@ def write_shard(
     ):
         for start in range(0, len(images), READ_AHEAD):
             chunk = images[start : start + READ_AHEAD]
-            rows = list(pool.map(lambda image: _read(image, config), chunk))
+            batches = [chunk[first : first + READ_TOGETHER] for first in range(0, len(chunk), READ_TOGETHER)]
+            rows = [row for batch in pool.map(lambda batch: _read_all(batch, config), batches) for row in batch]
             rejected += [asdict(row) for row in rows if isinstance(row, Rejected)]
             usable = [row for row in rows if isinstance(row, dict)]
             writer.write_table(pa.Table.from_pylist(usable, SCHEMA))
@@ -147,13 +150,19 @@ _COMPRESSION = {"compression": {"image": "none", "origin": "zstd", "label": "zst
                 "use_dictionary": ["label", "split"], "write_statistics": False}  # fmt: skip
 
 
+def _read_all(images: list[SourceImage], config: DataConfig) -> list[dict[str, object] | Rejected]:
+    return [_read(image, config) for image in images]
+
+
 def _read(image: SourceImage, config: DataConfig) -> dict[str, object] | Rejected:
-    if reason := _size_reason(image, config):
+    if isinstance(image.content, Path) and (reason := _size_reason(image.num_bytes, config)):
         return Rejected(image.origin, reason)
     try:
-        content = image.content if isinstance(image.content, bytes) else image.content.read_bytes()
+        content = _content(image)
     except OSError as error:
         return Rejected(image.origin, f"cannot be read: {error.strerror}")
+    if reason := _size_reason(len(content), config):
+        return Rejected(image.origin, reason)
     return {
         "origin": image.origin,
         "label": image.label,
@@ -163,6 +172,12 @@ def _read(image: SourceImage, config: DataConfig) -> dict[str, object] | Rejecte
     }
 
 
+def _content(image: SourceImage) -> bytes:
+    if isinstance(image.content, bytes):
+        return image.content
+    return image.content.read_bytes() if isinstance(image.content, Path) else image.content()
+
+
 def _shard_name(images: list[SourceImage]) -> str:
     """Names a shard by what is in it, so that a shard that is not touched keeps its name."""
     return _digest([image.origin, image.label, image.split] for image in images)
@@ -170,13 +185,18 @@ def _shard_name(images: list[SourceImage]) -> str:
 
 def _shard_state(images: list[SourceImage], config: DataConfig) -> str:
     """Names the state of the files behind a shard without reading them."""
-    return _digest([image.state, _size_reason(image, config)] for image in images)
+    return _digest([image.state, _size_state(image, config)] for image in images)
 
 
-def _size_reason(image: SourceImage, config: DataConfig) -> str | None:
-    if image.num_bytes > config.max_file_mb * 2**20:
-        return f"{image.num_bytes / 2**20:.1f} MB, more than data.max_file_mb={config.max_file_mb:g}"
-    return None if image.num_bytes else "empty file"
+def _size_state(image: SourceImage, config: DataConfig) -> str | float | None:
+    """Name what the limit on sizes decides; for what is no file, whose size is known when it is read, the limit."""
+    return _size_reason(image.num_bytes, config) if isinstance(image.content, Path) else config.max_file_mb
+
+
+def _size_reason(num_bytes: int, config: DataConfig) -> str | None:
+    if num_bytes > config.max_file_mb * 2**20:
+        return f"{num_bytes / 2**20:.1f} MB, more than data.max_file_mb={config.max_file_mb:g}"
+    return None if num_bytes else "empty file"
 
 
 def _written(shard: Path) -> list[int]:

@@ -1,6 +1,9 @@
-"""Batches straight from the memory-mapped shards. Shapes: B images a batch, S pixels a side, 3 colours."""
+"""Batches straight from the memory-mapped shards. Shapes: N images, B images a batch, S pixels a side, 3 colours."""
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,31 +13,100 @@ from data.shards import Indices, PreparedImages
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which images of every batch are this process's: of `num_processes`, each takes every n-th, from `rank` on."""
+
+    rank: int = 0
+    num_processes: int = 1
+
+
 class Batches:
     """The batches of one epoch after another: `images` uint8 [B, S, S, 3] and `labels` int64 [B].
 
-    The order of epoch e follows from `seed` and e alone. The last, smaller batch of a shuffled epoch is left out, its
-    images have their turn in another epoch; in order, every image comes once.
+    Which images a batch has follows from `seed`, epoch and step alone; in it they are in the order of the shards, so
+    that each shard is read forwards. The last, smaller batch of a shuffled epoch is left out, its images have their
+    turn in another epoch; in order, every image comes once.
     """
 
-    def __init__(self, images: PreparedImages, batch_size: int, *, shuffle_seed: int | None) -> None:
-        """Shuffle by `shuffle_seed`, or keep the order where that is None."""
-        self.images = images
+    def __init__(
+        self,
+        images: PreparedImages,
+        batch_size: int,
+        *,
+        shuffle_seed: int | None,
+        share: Share | None = None,
+        device: torch.device | None = None,
+        resident: bool = False,
+    ) -> None:
+        """Read batches for `device`.
+
+        Args:
+            images: the split.
+            batch_size: images a step, over all processes.
+            shuffle_seed: None keeps the order.
+            share: what this process reads of each batch.
+            device: for a GPU, batches lie in pinned memory, and the next one is read while it computes.
+            resident: keep all images in the memory of `device`.
+
+        """
+        self.images, self.shuffle_seed = images, shuffle_seed
         self.batch_size = min(batch_size, len(images))
-        self.shuffle_seed = shuffle_seed
         self.epoch = 0
+        self._share = share or Share()
+        self._start = self._next = 0
+        self._to_gpu = device is not None and device.type == "cuda"
+        self._resident = _read_all(images, device) if resident else None
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.images), self.batch_size)
         return full + (rest > 0 and self.shuffle_seed is None)
 
     def __iter__(self) -> Iterator[Batch]:
+        start, self._start = self._start, 0
         order = self._order()
-        for batch in range(len(self)):
-            indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield torch.from_numpy(self.images.gather(indices)), torch.from_numpy(self.images.labels[indices])
+        steps = range(start, len(self))
+        for step, batch in zip(steps, self._read(order, steps), strict=True):
+            self._next = step + 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Name the batch that comes next; Lightning keeps it in its checkpoints."""
+        return {"epoch": self.epoch, "next": self._next}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on in the middle of an epoch."""
+        self.epoch, self._start = state["epoch"], state["next"] % len(self)
 
     def _order(self) -> Indices:
         if self.shuffle_seed is None:
             return np.arange(len(self.images))
         return np.random.default_rng([self.shuffle_seed, self.epoch]).permutation(len(self.images))
+
+    def _read(self, order: Indices, steps: range) -> Iterator[Batch]:
+        chosen = (np.sort(order[step * self.batch_size : (step + 1) * self.batch_size]) for step in steps)
+        shares = (batch[self._share.rank :: self._share.num_processes] for batch in chosen)
+        if not self._to_gpu or self._resident is not None:
+            yield from map(self._gather, shares)
+            return
+        with ThreadPoolExecutor(1) as reader:
+            ahead: deque[Future[Batch]] = deque()
+            for share in shares:
+                ahead.append(reader.submit(self._gather_pinned, share))
+                if len(ahead) > 1:
+                    yield ahead.popleft().result()
+            yield from (batch.result() for batch in ahead)
+
+    def _gather(self, indices: Indices) -> Batch:
+        labels = torch.from_numpy(self.images.labels[indices])
+        if self._resident is None:
+            return torch.from_numpy(self.images.gather(indices)), labels
+        return self._resident[torch.from_numpy(indices).to(self._resident.device)], labels
+
+    def _gather_pinned(self, indices: Indices) -> Batch:
+        images, labels = self._gather(indices)
+        return images.pin_memory(), labels.pin_memory()
+
+
+def _read_all(images: PreparedImages, device: torch.device | None) -> torch.Tensor:
+    return torch.from_numpy(images.gather(np.arange(len(images)))).to(device or "cpu")

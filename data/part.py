@@ -11,19 +11,26 @@ from typing import Any
 import numpy as np
 import PIL
 import pyarrow.parquet as pq
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from data.color import ColorCounter, ColorSums
 from data.config import DataConfig
-from data.decode import DecodeError, Pixels, Preprocessing, decode
+from data.conflicts import Dropped
+from data.decode import DecodeError, Pixels, Preprocessing
+from data.describe import ImageFacts, decode_and_describe
 from data.ingest import READ_AHEAD
 from data.manifest import Model, RejectedImage, Shard
 from data.sources import Split
 from data.splits import split_of
 from data.stage import whole_file
 
-CODE = ("color.py", "decode.py", "part.py", "splits.py")
-"""What a prepared pixel depends on: a change here prepares everything anew."""
+CODE = ("color.py", "decode.py", "describe.py", "part.py", "splits.py")
+"""What a part depends on: a change here prepares everything anew."""
+
+NOT_IN_PARTS = {
+    *("source", "path", "max_file_mb", "on_conflict", "min_side", "max_aspect_ratio", "max_imbalance", "scheduler")
+}
+"""Fields of the configuration that pixels do not depend on."""
 
 
 class Row(Model):
@@ -32,6 +39,7 @@ class Row(Model):
     origin: str
     label: str
     sha256: str
+    facts: ImageFacts
 
 
 class Plan(Model):
@@ -39,6 +47,7 @@ class Plan(Model):
 
     config: DataConfig
     missing: frozenset[Split]
+    dropped: Dropped = Field(default_factory=dict)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -49,7 +58,7 @@ class Plan(Model):
     def key(self) -> str:
         """Names everything, besides the images, that a part depends on."""
         code = [PIL.__version__, *((Path(__file__).parent / name).read_text(encoding="utf-8") for name in CODE)]
-        config = self.config.model_dump(mode="json", exclude={"source", "path", "max_file_mb"})
+        config = self.config.model_dump(mode="json", exclude=NOT_IN_PARTS)
         return _digest(json.dumps([config, sorted(self.missing), code]).encode())
 
 
@@ -60,7 +69,10 @@ class Part(Model):
     key: str
     shards: tuple[Shard, ...]
     rows: dict[Split, tuple[Row, ...]]
+    dropped: dict[Split, tuple[Row, ...]]
+    """usable, but left out for their copies elsewhere"""
     rejected: tuple[RejectedImage, ...]
+    """all that is not in `rows`"""
     color: ColorSums
 
     @property
@@ -72,7 +84,7 @@ class Part(Model):
 def prepare_part(raw: Path, *, plan: Plan, prepared: Path, parts: Path) -> Part:
     """Prepare one raw shard, or recognize that it has been: same bytes, same parameters, same code, files unaltered."""
     record = parts / f"{raw.stem}.json"
-    key = _digest((plan.key + _file_digest(raw)).encode())
+    key = _digest(json.dumps([plan.key, _file_digest(raw), plan.dropped.get(raw.stem)]).encode())
     part = _read_part(record)
     if part and part.key == key and all(_is_unaltered(prepared, shard) for shard in part.shards):
         return part
@@ -92,20 +104,27 @@ def _read_part(record: Path) -> Part | None:
 
 def _prepare(raw: Path, key: str, plan: Plan, prepared: Path) -> Part:
     rows: dict[Split, list[Row]] = defaultdict(list)
+    dropped: dict[Split, list[Row]] = defaultdict(list)
     rejected, color = [], ColorCounter()
+    reasons = plan.dropped.get(raw.stem, {})
     with ExitStack() as files:
         append: dict[Split, Callable[[Pixels], None]] = {}
         for record in _records(raw):
             try:
-                pixels = decode(record["image"], plan.preprocessing)
+                pixels, facts = decode_and_describe(record["image"], plan.preprocessing)
             except DecodeError as error:
                 rejected.append(RejectedImage(path=record["origin"], reason=str(error)))
                 continue
             split = split_of(record["sha256"], plan.config, given=record["split"], missing=plan.missing)
+            row = Row(origin=record["origin"], label=record["label"], sha256=record["sha256"], facts=facts)
+            if row.origin in reasons:
+                rejected.append(RejectedImage(path=row.origin, reason=reasons[row.origin]))
+                dropped[split].append(row)
+                continue
             if split not in append:
                 append[split] = files.enter_context(_growing(_path(prepared, split, raw), pixels.shape))
             append[split](pixels)
-            rows[split].append(Row(origin=record["origin"], label=record["label"], sha256=record["sha256"]))
+            rows[split].append(row)
             if split == "train":
                 color.add(pixels)
     return Part(
@@ -113,6 +132,7 @@ def _prepare(raw: Path, key: str, plan: Plan, prepared: Path) -> Part:
         key=key,
         shards=tuple(_describe(split, _path(prepared, split, raw), len(rows[split])) for split in sorted(rows)),
         rows={split: tuple(rows[split]) for split in sorted(rows)},
+        dropped={split: tuple(dropped[split]) for split in sorted(dropped)},
         rejected=tuple(rejected),
         color=color.sums,
     )

@@ -5,34 +5,42 @@ import json
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from data.color import color_statistics
 from data.config import DataConfig
+from data.conflicts import find_dropped
 from data.errors import UserError
 from data.ingest import RAW, REJECTED_FILE, raw_shards
 from data.manifest import MANIFEST_FILE, DataManifest, RejectedImage, labels_file
 from data.part import Part, Plan, prepare_part
-from data.sources import SOURCES, SPLITS, Split
+from data.quality import QUALITY_FILE, QualityReport, inspect, refuse_errors
+from data.sources import SPLITS, Split, mirror_keeps_label
 from data.stage import read_params, remove_unfinished, run_stage, whole_file
+from data.thumbnails import THUMBNAILS_FILE, make_thumbnails
 from data.workers import map_files
 
 PREPARED = Path("data/prepared")
 PARTS = Path("outputs/prepare-parts")
 INDEX_FILE = "index.parquet"
 
+Counts = dict[Split, Counter[str]]
+
 
 def prepare(config: DataConfig, raw: Path, prepared: Path, parts: Path) -> DataManifest:
-    """Decode, resize, crop and split all images of `raw` into `prepared`, on all cores.
+    """Decode, resize, crop and split all images of `raw` into `prepared`, on all cores of this machine or of a cluster.
 
     Parts that an earlier run has finished are kept; the manifest is written last.
 
     Raises:
-        UserError: `raw` is incomplete, a class has fewer than two usable images, or a split has none.
+        UserError: `raw` is incomplete, a class has fewer than two usable images, a split has none, or an image is under
+            two labels or in two splits.
 
     """
     shards = raw_shards(raw)
@@ -41,22 +49,37 @@ def prepare(config: DataConfig, raw: Path, prepared: Path, parts: Path) -> DataM
     parts.mkdir(parents=True, exist_ok=True)
     (prepared / MANIFEST_FILE).unlink(missing_ok=True)
     given = pa.concat_tables(pq.read_table(shard, columns=["origin", "label", "split"]) for shard in shards)
-    plan = Plan(config=config, missing=_missing_splits(given))
+    missing = _missing_splits(given)
+    dropped = find_dropped(shards, config, missing) if config.on_conflict == "drop" else {}
+    plan = Plan(config=config, missing=missing, dropped=dropped)
+    done = _prepare_parts(shards, plan, prepared, parts, num_images=len(given))
+    _remove_stale(done, prepared, parts)
+    unusable = [RejectedImage(**row) for row in unread]
+    report = inspect(config, done, unusable, prepared)
+    _write_quality(report, config, raw, prepared)
+    counts = _count(done)
+    _check_classes(given, done, counts)
+    _check_splits(plan, counts)
+    refuse_errors(report, prepared)
+    manifest = _manifest(config, done, counts, unusable)
+    _write(manifest, done, prepared)
+    return manifest
+
+
+def _prepare_parts(shards: list[Path], plan: Plan, prepared: Path, parts: Path, *, num_images: int) -> list[Part]:
     done = []
+    # On another machine, a relative path would begin elsewhere.
+    shards, folders = [shard.absolute() for shard in shards], [prepared.absolute(), parts.absolute()]
+    work = partial(prepare_part, plan=plan, prepared=folders[0], parts=folders[1])
     try:
-        with tqdm(total=len(given), unit="image", desc="prepare", disable=None) as progress:
-            for part in map_files(partial(prepare_part, plan=plan, prepared=prepared, parts=parts), shards):
+        with tqdm(total=num_images, unit="image", desc="prepare", disable=None) as progress:
+            for part in map_files(work, shards, scheduler=plan.config.scheduler, shared=folders):
                 done.append(part)
                 progress.update(part.num_images + len(part.rejected))
     finally:
         remove_unfinished(prepared)
         remove_unfinished(parts)
-    _check_classes(given, done)
-    _check_splits(plan, done)
-    _remove_stale(done, prepared, parts)
-    manifest = _manifest(config, done, [RejectedImage(**row) for row in unread])
-    _write(manifest, done, prepared)
-    return manifest
+    return sorted(done, key=lambda part: part.name)
 
 
 def _missing_splits(given: pa.Table) -> frozenset[Split]:
@@ -65,17 +88,16 @@ def _missing_splits(given: pa.Table) -> frozenset[Split]:
     return frozenset(split for split in SPLITS if split not in splits and split != "train")
 
 
-def _count(parts: list[Part]) -> dict[Split, Counter[str]]:
+def _count(parts: list[Part]) -> Counts:
     """Count the usable images of each class in each split."""
-    counts: dict[Split, Counter[str]] = {split: Counter() for split in SPLITS}
+    counts: Counts = {split: Counter() for split in SPLITS}
     for part in parts:
         for split, rows in part.rows.items():
             counts[split].update(row.label for row in rows)
     return counts
 
 
-def _check_classes(given: pa.Table, parts: list[Part]) -> None:
-    counts = _count(parts)
+def _check_classes(given: pa.Table, parts: list[Part], counts: Counts) -> None:
     remedy = "add images of it, or remove the class"
     for name, num_given in sorted(Counter(given["label"].to_pylist()).items()):
         num_images = sum(counts[split][name] for split in SPLITS)
@@ -98,24 +120,23 @@ def _first_reason(name: str, given: pa.Table, parts: list[Part]) -> str:
     return f"{origin!r} ({reasons[origin]})"
 
 
-def _check_splits(plan: Plan, parts: list[Part]) -> None:
-    for split, counts in _count(parts).items():
-        if not counts and split in plan.missing:
+def _check_splits(plan: Plan, counts: Counts) -> None:
+    for split, in_split in counts.items():
+        if not in_split and split in plan.missing:
             raise UserError(
                 f"no image falls into the {split} split: add images, raise data.{split}_fraction, "
                 "or set another data.split_seed"
             )
-        if not counts:
+        if not in_split:
             raise UserError(f"none of the images in the {split} folder can be used: mend them, or remove the folder")
 
 
-def _manifest(config: DataConfig, parts: list[Part], unread: list[RejectedImage]) -> DataManifest:
-    counts = _count(parts)
+def _manifest(config: DataConfig, parts: list[Part], counts: Counts, unread: list[RejectedImage]) -> DataManifest:
     classes = sorted(set().union(*counts.values()))
     rejected = [*unread, *(image for part in parts for image in part.rejected)]
     return DataManifest(
         source=config.source,
-        mirror_keeps_label=SOURCES[config.source].mirror_keeps_label,
+        mirror_keeps_label=mirror_keeps_label(config.source),
         size=config.size,
         max_pixels=config.max_pixels,
         classes=tuple(classes),
@@ -131,16 +152,27 @@ def _write(manifest: DataManifest, parts: list[Part], prepared: Path) -> None:
     label_of = {name: index for index, name in enumerate(manifest.classes)}
     rows = [(split, row) for split in SPLITS for part in parts for row in part.rows.get(split, ())]
     for split in SPLITS:
-        # Not `np.save` to the file: where the disk is full, it does not say so.
-        labels = io.BytesIO()
-        np.save(labels, np.array([label_of[row.label] for in_split, row in rows if in_split == split], dtype=np.int64))
-        with whole_file(prepared / labels_file(split)) as temporary:
-            temporary.write_bytes(labels.getvalue())
+        labels = [label_of[row.label] for in_split, row in rows if in_split == split]
+        _save(prepared / labels_file(split), np.array(labels, dtype=np.int64))
     index = [{"split": split, "label": row.label, "origin": row.origin, "sha256": row.sha256} for split, row in rows]
     with whole_file(prepared / INDEX_FILE) as temporary:
         pq.write_table(pa.Table.from_pylist(index), temporary, compression="zstd")
     with whole_file(prepared / MANIFEST_FILE) as temporary:
         temporary.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+
+
+def _write_quality(report: QualityReport, config: DataConfig, raw: Path, prepared: Path) -> None:
+    report, pictures = make_thumbnails(report, raw, config.max_pixels)
+    _save(prepared / THUMBNAILS_FILE, pictures)
+    with whole_file(prepared / QUALITY_FILE) as temporary:
+        temporary.write_text(report.model_dump_json(indent=1), encoding="utf-8")
+
+
+def _save(path: Path, array: npt.NDArray[Any]) -> None:
+    content = io.BytesIO()
+    np.save(content, array)  # not to the file: where the disk is full, it does not say so
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content.getvalue())
 
 
 def _remove_stale(done: list[Part], prepared: Path, parts: Path) -> None:

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 
 from data.manifest import DataManifest, read_manifest
 from data.prepare import INDEX_FILE
+from data.quality import read_quality
 from data.sources import SPLITS
 
 MAX_LISTED = 100
@@ -13,7 +14,7 @@ MAX_LISTED = 100
 
 def data_report(prepared: Path) -> dict[str, Any]:
     """What is in the prepared data, and what was left out: ready for JSON."""
-    manifest = read_manifest(prepared)
+    manifest, quality = read_manifest(prepared), read_quality(prepared)
     classes = {name: sum(manifest.splits[split][name] for split in SPLITS) for name in manifest.classes}
     return {
         "num_images": manifest.num_images,
@@ -22,7 +23,9 @@ def data_report(prepared: Path) -> dict[str, Any]:
         "splits": {split: manifest.num_in(split) for split in SPLITS},
         "classes": classes,
         "num_duplicates": _num_duplicates(prepared),
-        "warnings": _warnings(manifest),
+        "quality": [finding.model_dump(exclude={"groups"}) for finding in quality.findings],
+        "handled": {name: count for name, count in quality.handled.items() if count},
+        "warnings": [*_warnings(manifest), *(finding.summary for finding in quality.of("warning"))],
     }
 
 
@@ -58,7 +61,9 @@ def as_markdown(report: dict[str, Any]) -> str:
     lines += [f"- `{image['path']!r}`: {image['reason']}" for image in report["rejected"][:MAX_LISTED]]
     if report["num_rejected"] > MAX_LISTED:
         lines.append(f"- and {report['num_rejected'] - MAX_LISTED:,} more: `convoy data report --json` lists all")
-    return "\n".join([*lines, *(f"- {warning}" for warning in report["warnings"])])
+    lines += [f"- {finding['summary']}" for finding in report["quality"] if finding["severity"] == "note"]
+    lines += [f"- {count:,} of form {name}, handled" for name, count in report["handled"].items()]
+    return "\n".join([*lines, *(f"- warning: {warning}" for warning in report["warnings"])])
 
 
 def _cell(name: str) -> str:

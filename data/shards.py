@@ -40,14 +40,29 @@ class PreparedImages:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def num_bytes(self) -> int:
+        """What all pixels take in memory."""
+        return sum(shard.nbytes for shard in self._shards)
+
     def gather(self, indices: Indices) -> Pixels:
-        """Copy images, in the order of `indices`, into one array, uint8 [B, S, S, 3]."""
-        shard_of = np.searchsorted(self._starts, indices, side="right") - 1
+        """Copy images, in the order of `indices`, into one array, uint8 [B, S, S, 3].
+
+        Fastest where the indices ascend: each shard then fills one piece of the array, in a single copy.
+        """
+        order = np.argsort(indices, kind="stable")
+        ascending = indices[order]
         images = np.empty((len(indices), *self._shards[0].shape[1:]), dtype=np.uint8)
-        for shard in np.unique(shard_of):
-            chosen = shard_of == shard
-            images[chosen] = self._shards[shard][indices[chosen] - self._starts[shard]]
-        return images
+        edges = np.searchsorted(ascending, self._starts)
+        for shard in np.flatnonzero(edges[1:] > edges[:-1]):
+            piece = slice(edges[shard], edges[shard + 1])
+            # Not "raise", which would go through a buffer: that the indices are in range is known here.
+            self._shards[shard].take(ascending[piece] - self._starts[shard], axis=0, out=images[piece], mode="clip")
+        if np.array_equal(ascending, indices):
+            return images
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return images[back]
 
 
 def _damaged(prepared: Path, what: str) -> UserError:

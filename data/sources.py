@@ -4,7 +4,7 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -29,13 +29,14 @@ class Rejected:
 
 @dataclass(frozen=True)
 class SourceImage:
-    """One labelled image: a file that is yet to be read, or its bytes."""
+    """One labelled image: a file that is yet to be read, what reads it from somewhere else, or its bytes."""
 
     origin: str
     label: str
     split: Split | None
-    content: Path | bytes
+    content: Path | Callable[[], bytes] | bytes
     num_bytes: int
+    """exact for files; elsewhere near enough to group images into shards"""
     state: str
     """changes whenever the content may have changed"""
 
@@ -51,8 +52,6 @@ class Listing:
 class Source(Protocol):
     """A place that labelled images come from."""
 
-    mirror_keeps_label: bool
-
     def fingerprint(self) -> str:
         """Name the state of the source without reading the images: it changes whenever they may have changed."""
         ...
@@ -66,20 +65,35 @@ def open_source(config: DataConfig) -> Source:
     """Open the configured source.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: `data.path` is missing, or there is nothing of the kind.
 
     """
     if config.source == "digits":
         return DigitsSource()
+    if config.source not in ("folder", "parquet"):
+        from data.source_torchvision import TorchvisionSource
+
+        return TorchvisionSource(config.source, config.path)
     if config.path is None:
         raise UserError("data.path is not set: name the folder of your images with --set data.path=FOLDER")
+    if config.source == "parquet":
+        from data.source_parquet import ParquetSource
+
+        return ParquetSource(config.path)
     return FolderSource(config.path)
+
+
+def mirror_keeps_label(source: str) -> bool:
+    """Whether a mirrored image belongs to the same class.
+
+    Photographs do, and the clothes of Fashion-MNIST; digits do not. What is in folders and tables of the user's is
+    taken for photographs, which `augmentation.flip=false` corrects.
+    """
+    return source != "digits"
 
 
 class DigitsSource:
     """The 1,797 handwritten digits of 8x8 pixels that scikit-learn carries (UCI, Alpaydin and Kaynak 1998)."""
-
-    mirror_keeps_label = False
 
     def fingerprint(self) -> str:
         """These images never change."""
@@ -103,8 +117,6 @@ class DigitsSource:
 
 class FolderSource:
     """`<class>/**/image` or `train|val|test/<class>/**/image`. Names that begin with a dot are not looked at."""
-
-    mirror_keeps_label = True
 
     def __init__(self, root: Path) -> None:
         """Look at `root`, which must be a folder.
@@ -181,7 +193,7 @@ class FolderSource:
             try:
                 status = file.stat()
             except OSError as error:
-                broken = file.is_symlink() and not isinstance(error, PermissionError)
+                broken = not isinstance(error, PermissionError) and file.is_symlink()
                 listing.rejected.append(
                     Rejected(origin, "broken link" if broken else f"cannot be read: {_reason(error)}")
                 )
@@ -239,9 +251,6 @@ class FolderSource:
         splits = {image.split for image in images}
         if not splits & {None, "train"}:
             raise UserError(f"{self._shown} holds no images in train/<class>: {LAYOUT} in it")
-
-
-SOURCES: dict[str, type[Source]] = {"digits": DigitsSource, "folder": FolderSource}
 
 
 def _is_folder(path: Path) -> bool:

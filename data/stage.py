@@ -3,15 +3,20 @@
 import errno
 import json
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from data.errors import UserError
 
 PARAMS_FILE = Path("outputs/data-params.json")
 """The effective parameters, overrides included, that DVC tracks in place of params.yaml."""
+
+UNTRACKED = "untracked"
+"""Section of that file which dvc.yaml does not name: how a stage is run, which does not change what it makes."""
 
 MESSAGE_FILE = "CONVOY_STAGE_MESSAGE"
 """Environment variable: where a stage leaves the line that says why it failed, for the process that asked for it."""
@@ -52,8 +57,8 @@ def _tell(message: str) -> None:
     sys.exit(1)
 
 
-def read_params(stage: str) -> object:
-    """Read the effective parameters of one stage.
+def read_params(stage: str) -> dict[str, Any]:
+    """Read the effective parameters of one stage: those that DVC tracks, and how it is to be run.
 
     Raises:
         UserError: `convoy` has not written them yet.
@@ -61,13 +66,17 @@ def read_params(stage: str) -> object:
     """
     if not PARAMS_FILE.is_file():
         raise UserError(f"{PARAMS_FILE} is missing: `convoy data {stage}` writes it from params.yaml")
-    return json.loads(PARAMS_FILE.read_text(encoding="utf-8"))[stage]
+    content = json.loads(PARAMS_FILE.read_text(encoding="utf-8"))
+    return {**content[stage], **content.get(UNTRACKED, {}).get(stage, {})}
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to, which becomes `path` only when all of it is written."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Give a temporary name to write to, which becomes `path` only when all of it is written.
+
+    The name is this writer's alone: on a cluster, a worker that was given up for dead may still write the same file.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         yield temporary
         temporary.replace(path)
@@ -76,9 +85,12 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a process that was killed has left of whole files."""
+    """Remove what a process that was killed has left of whole files.
+
+    A writer that is alive after all fails when it renames its file, and leaves the one in place as it is.
+    """
     for temporary in folder.glob(".*.tmp"):
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
 
 
 def num_cores() -> int:

@@ -15,7 +15,7 @@ from typing import Any
 from data.config import DataConfig
 from data.errors import UserError
 from data.sources import open_source
-from data.stage import DISK_FULL, MESSAGE_FILE, PARAMS_FILE, is_disk_full, whole_file
+from data.stage import DISK_FULL, MESSAGE_FILE, PARAMS_FILE, UNTRACKED, is_disk_full, whole_file
 
 STAGES = ("ingest", "prepare")
 LOCK_FILE = "dvc.lock"
@@ -85,8 +85,10 @@ def _write_params(workspace: Path, config: DataConfig, fingerprint: str) -> None
     """Write what each stage depends on, so that DVC sees overrides too, and nothing that it does not depend on."""
     fields = config.model_dump(mode="json")
     ingest = {name: fields[name] for name in ("source", "path", "max_file_mb")}
+    untracked = {"prepare": {"scheduler": fields.pop("scheduler")}}
     prepare = {name: value for name, value in fields.items() if name not in ("path", "max_file_mb")}
-    content = json.dumps({"fingerprint": fingerprint, "ingest": ingest, "prepare": prepare}, indent=1)
+    sections = {"fingerprint": fingerprint, "ingest": ingest, "prepare": prepare, UNTRACKED: untracked}
+    content = json.dumps(sections, indent=1)
     path = workspace / PARAMS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary:

@@ -2,7 +2,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from data.config import OptionalPath, Section
+from data.config import OptionalPath, Section, Switch
 
 # YAML reads `preset: 2012` as a number.
 Text = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)]
@@ -35,11 +35,14 @@ class ModelConfig(Section):
     """a state_dict file to start from: torchvision's ImageNet weights fit alexnet with preset owt"""
 
 
+Precision = Literal["fp32", "bf16"]
+
+
 class TrainingConfig(Section):
     """How the network is trained. Fields left null keep the value of the recipe."""
 
-    recipe: Literal["modern", "paper"] = "modern"
-    """modern: warm-up, cosine schedule, label smoothing; paper: Krizhevsky 2012, the rate cut when validation stalls"""
+    recipe: Literal["modern", "paper", "large_batch"] = "modern"
+    """modern: warm-up, cosine, label smoothing; paper: Krizhevsky 2012; large_batch: LARS, for 1,024 images and more"""
     max_epochs: int = Field(12, ge=1)
     """passes over the training images"""
     batch_size: int = Field(64, ge=2)
@@ -54,16 +57,33 @@ class TrainingConfig(Section):
     """share of the target spread over all classes"""
     warmup_epochs: float | None = Field(None, ge=0)
     """epochs over which the rate rises from 0"""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 where the device computes in it (GPUs from Ampere on, CPUs with AMX or AVX512-BF16), fp32 elsewhere"""
+    precision: Literal["auto"] | Precision = "auto"
+    """fp32 or bf16 (with fp32 weights); auto: what is measured faster at the start, on this device"""
+    channels_last: Switch = "auto"
+    """whether the channels of a pixel lie together in memory; auto: what is measured faster"""
+    compile: Literal["none", "default", "reduce-overhead"] = "none"
+    """torch.compile, which takes a minute and on CPUs a C++ compiler; reduce-overhead: with CUDA graphs"""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """auto: a GPU where there is one"""
     devices: int = Field(1, ge=1)
-    """GPUs (or CPU processes) to train on"""
+    """GPUs, or processes on CPUs, that share each batch"""
+    num_nodes: int = Field(1, ge=1)
+    """machines with so many devices each, started with torchrun"""
     seed: int = Field(0, ge=0)
     """every random draw follows from this, the epoch and the step"""
+    resident: Switch = "auto"
+    """keep all training images in the device's memory; auto: on a GPU where they take less than a quarter of it"""
+    checkpoint_minutes: float = Field(5, gt=0)
+    """minutes between two checkpoints; one is written at the end of every epoch and before a stop in any case"""
+    max_hours: float | None = Field(None, gt=0)
+    """hours after which the training ends with its best epoch, all attempts together; null: when the epochs are done"""
     log_every_n_steps: int = Field(50, ge=1)
     """steps between two points of the training curves"""
+
+    @property
+    def num_processes(self) -> int:
+        """Of all machines."""
+        return self.devices * self.num_nodes
 
 
 class GateConfig(Section):

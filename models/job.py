@@ -2,6 +2,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data.config import AugmentationConfig
 from data.errors import UserError
@@ -9,21 +10,29 @@ from data.manifest import DataManifest, read_manifest
 from models.config import ModelConfig, TrainingConfig
 
 LAST, BEST = "last.ckpt", "best.ckpt"
-"""Checkpoints of the last finished epoch, and of the epoch with the highest validation accuracy."""
+"""The newest checkpoint, and that of the epoch with the highest validation accuracy."""
 
 CODE = (
     "data/augment.py",
+    "data/boxes.py",
+    "data/crop.py",
     "data/load.py",
+    "data/mix.py",
     "data/shards.py",
     "models/alexnet.py",
+    "models/checkpoints.py",
     "models/classifier.py",
     "models/datamodule.py",
     "models/lenet.py",
+    "models/lars.py",
     "models/recipes.py",
     "models/train.py",
+    "models/tuning.py",
     "models/zoo.py",
 )
 """What trained weights depend on: a change here trains anew."""
+
+NOT_IN_WEIGHTS = ("training.checkpoint_minutes", "training.log_every_n_steps", "training.resident")
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,26 @@ class TrainingJob:
     model: ModelConfig
     augmentation: AugmentationConfig
     training: TrainingConfig
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "TrainingJob":
+        """Read what `as_json` has given."""
+        return cls(
+            Path(content["prepared"]),
+            content["data_version"],
+            ModelConfig.model_validate(content["model"]),
+            AugmentationConfig.model_validate(content["augmentation"]),
+            TrainingConfig.model_validate(content["training"]),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Give all of it in a form that goes into a file."""
+        return {"prepared": str(self.prepared), "data_version": self.data_version} | self._sections
+
+    @property
+    def _sections(self) -> dict[str, dict[str, Any]]:
+        sections = {"model": self.model, "augmentation": self.augmentation, "training": self.training}
+        return {name: section.model_dump(mode="json") for name, section in sections.items()}
 
     @property
     def manifest(self) -> DataManifest:
@@ -60,17 +89,16 @@ class TrainingJob:
     @property
     def params(self) -> dict[str, str]:
         """Every parameter by its path in params.yaml, as text."""
-        sections = {"model": self.model, "augmentation": self.augmentation, "training": self.training}
         return {
             f"{section}.{name}": str(value)
-            for section, config in sections.items()
-            for name, value in config.model_dump(mode="json").items()
+            for section, values in self._sections.items()
+            for name, value in values.items()
         }
 
     @property
     def key(self) -> str:
         """Names the job: equal exactly where data, parameters and code are equal."""
-        params = {name: value for name, value in self.params.items() if name != "training.log_every_n_steps"}
+        params = {name: value for name, value in self.params.items() if name not in NOT_IN_WEIGHTS}
         return hashlib.sha256(json.dumps([self.data_version, params, code_digest()]).encode()).hexdigest()[:16]
 
     def changes_since(self, data_version: str, params: dict[str, str], code: str) -> list[str]:

@@ -15,8 +15,9 @@ def preview_augmentation(job: TrainingJob, classifier: ImageClassifier) -> Figur
     images = PreparedImages(job.prepared, job.manifest, "train")
     chosen = np.linspace(0, len(images) - 1, min(NUM_IMAGES, len(images))).astype(np.int64)
     originals = images.gather(chosen)
+    labels = torch.from_numpy(images.labels[chosen])
     draws = []
     for step in range(NUM_DRAWS):
-        cropped, color_shift = classifier.augmentation(torch.from_numpy(originals), 0, step)
-        draws.append(classifier.normalize.undo(classifier.normalize(cropped, color_shift)).numpy())
+        augmented = classifier.augmentation(torch.from_numpy(originals), labels, 0, step)
+        draws.append(classifier.normalize.undo(augmented.pixels).numpy())
     return figures.augmentation_preview(originals, np.stack(draws, axis=1))

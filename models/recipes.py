@@ -1,6 +1,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from math import cos, pi
+from math import cos, pi, sqrt
 from typing import Any, Literal
 
 from torch import nn
@@ -8,6 +8,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from models.config import TrainingConfig
+from models.lars import LARS
 
 BASE_BATCH_SIZE = 128
 """The batch size of the AlexNet paper, for which learning rates are given."""
@@ -26,6 +27,8 @@ class Recipe:
     nesterov: bool
     decay_all: bool
     """weight decay on biases and normalization too, as in the paper"""
+    lars: bool = False
+    """steps scaled for each layer, for batches of thousands"""
 
 
 RECIPES = {
@@ -33,6 +36,8 @@ RECIPES = {
     "paper": Recipe(0.01, 0.9, 5e-4, 0.0, 0.0, "plateau", nesterov=False, decay_all=True),
     # Cosine: Loshchilov and Hutter 2017; label smoothing: Szegedy et al. 2016; warm-up: Goyal et al. 2017.
     "modern": Recipe(0.04, 0.9, 5e-4, 0.1, 1.0, "cosine", nesterov=True, decay_all=False),
+    # LARS and its warm-up over 5 epochs: You, Gitman and Ginsburg 2017.
+    "large_batch": Recipe(1.0, 0.9, 5e-4, 0.1, 5.0, "cosine", nesterov=False, decay_all=False, lars=True),
 }
 
 
@@ -44,13 +49,21 @@ def resolve_recipe(config: TrainingConfig) -> Recipe:
 
 
 def make_optimizer(recipe: Recipe, network: nn.Module, batch_size: int) -> Optimizer:
-    """SGD with momentum; the rate grows in proportion to the batch (Goyal et al. 2017)."""
+    """SGD with momentum, or LARS.
+
+    The rate grows in proportion to the batch (Goyal et al. 2017); with LARS, with its root, as the variance of the mean
+    gradient shrinks (Krizhevsky 2014).
+    """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     decayed = [parameter for parameter in parameters if recipe.decay_all or parameter.ndim > 1]
     plain = [parameter for parameter in parameters if not recipe.decay_all and parameter.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    if recipe.lars:
+        groups[1]["adapt"] = False
+        rate = recipe.learning_rate * sqrt(batch_size / BASE_BATCH_SIZE)
+        return LARS(_filled(groups), rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     return SGD(
-        [group for group in groups if group["params"]],
+        _filled(groups),
         lr=recipe.learning_rate * batch_size / BASE_BATCH_SIZE,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
@@ -58,6 +71,10 @@ def make_optimizer(recipe: Recipe, network: nn.Module, batch_size: int) -> Optim
         nesterov=recipe.nesterov and recipe.momentum > 0,
         fused=_can_fuse(parameters),
     )
+
+
+def _filled(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [group for group in groups if group["params"]]
 
 
 def make_scheduler(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int, max_epochs: int) -> dict[str, Any]:

@@ -5,21 +5,28 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from pytorch_lightning.loggers.logger import Logger
 
+from data.quality_page import quality_page
 from data.shards import PreparedImages
+from data.stage import whole_file
 from models import figures
+from models.checkpoints import find_resume_point
 from models.classifier import ImageClassifier
 from models.complexity import measure
-from models.evaluate import Predictions, crop_center, predict
+from models.distributed import Assignment, train_on_devices
+from models.evaluate import TEN_CROP_METRIC, Predictions, crop_center, predict, ten_crop_accuracy
 from models.export import ServedNetwork, TorchPredictor, export_onnx, make_golden, preprocessing_of
 from models.job import BEST, TrainingJob
+from models.journal import Journal
+from models.logger import RunLogger
 from models.manifest import Golden, ModelManifest
 from models.predictor import OnnxPredictor, file_sha256
 from models.preview import preview_augmentation
 from models.registry import normalize_file, write_manifest
-from models.tracking import PARITY_METRIC, TRAINED, RunLog, Tracking, TrainedRun
-from models.train import build_classifier, finished_epochs, load_classifier, train
+from models.sender import Sender
+from models.tracking import PARITY_METRIC, TRAINED, RunLog, Tracking, TrainedRun, system_metrics
+from models.train import build_classifier, check_devices, load_classifier, train
+from models.tuning import tune
 
 NUM_WORST_ERRORS = 24
 NUM_PARITY_IMAGES = 512
@@ -32,21 +39,38 @@ def train_run(tracking: Tracking, job: TrainingJob, checkpoints: Path, git_commi
     run_id = _interrupted_run(tracking, checkpoints)
     if run_id is None:
         shutil.rmtree(checkpoints, ignore_errors=True)
-    epochs = finished_epochs(checkpoints)
+        for path in (_journal_file(checkpoints), _execution_note(checkpoints)):
+            path.unlink(missing_ok=True)
+    start = find_resume_point(checkpoints)
     if run_id:
-        _log.info("train: resuming run %s after %s finished epochs", run_id[:8], epochs or "no")
-    # Options that do not fit the network are found here, before they leave a run behind.
-    untrained = None if epochs else build_classifier(job)
+        _log.info("train: resuming run %s after %d steps", run_id[:8], start.step if start else 0)
+    # Options that fit neither network nor machine are found here, before they leave a run behind.
+    check_devices(job.training)
+    untrained = None if start else build_classifier(job)
+    tuned = tune(job, _execution_note(checkpoints))
     with tracking.open_run(run_id, f"{job.model.network} on {job.manifest.source}", git_commit) as log:
         note = _run_note(checkpoints)
         note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(log.run_id, encoding="utf-8")
+        with whole_file(note) as temporary:
+            temporary.write_text(log.run_id, encoding="utf-8")
         if untrained:
-            _describe(job, untrained, log)
-        train(job, checkpoints, [RunLogger(log)])
+            _describe(job, tuned, untrained, log)
+        _train(tuned, checkpoints, log)
         log.figure(figures.learning_curves(_history_by_epoch(log)), "learning-curves")
         log.tag({TRAINED: "true"})
+    _journal_file(checkpoints).unlink()
     return log.run_id
+
+
+def _train(job: TrainingJob, checkpoints: Path, log: RunLog) -> None:
+    """Train here or in processes of their own; the metrics take their way over the disk."""
+    journal = Journal(_journal_file(checkpoints), log.last_steps())
+    if job.training.num_processes == 1:
+        with Sender(journal, log, system_metrics()):
+            train(job, checkpoints, [RunLogger(log.run_id, journal)])
+    else:
+        with Sender(journal, log):
+            train_on_devices(Assignment(job, checkpoints, journal.path))
 
 
 def _interrupted_run(tracking: Tracking, checkpoints: Path) -> str | None:
@@ -62,37 +86,27 @@ def _run_note(checkpoints: Path) -> Path:
     return checkpoints.with_suffix(".run")
 
 
-def _describe(job: TrainingJob, classifier: ImageClassifier, log: RunLog) -> None:
+def _journal_file(checkpoints: Path) -> Path:
+    """Where the metrics of the run are, until all of them have arrived in MLflow."""
+    return checkpoints.with_suffix(".metrics.jsonl")
+
+
+def _execution_note(checkpoints: Path) -> Path:
+    """Where it is kept how the network is computed."""
+    return checkpoints.with_suffix(".execution.json")
+
+
+def _describe(job: TrainingJob, tuned: TrainingJob, classifier: ImageClassifier, log: RunLog) -> None:
     complexity = measure(classifier.network, job.input_size)
-    facts = {"num_parameters": complexity.num_parameters, "multiply_adds": complexity.multiply_adds}
+    facts = {
+        "num_parameters": complexity.num_parameters,
+        "multiply_adds": complexity.multiply_adds,
+        "execution.precision": tuned.training.precision,
+        "execution.channels_last": tuned.training.channels_last,
+    }
     log.start(job, facts)
     log.figure(preview_augmentation(job, classifier), "augmentation")
-
-
-class RunLogger(Logger):
-    """Hands Lightning's metrics to the run, which stays open after the training: evaluation belongs to it too."""
-
-    def __init__(self, log: RunLog) -> None:
-        """Write to `log`."""
-        super().__init__()
-        self._log = log
-
-    @property
-    def name(self) -> str:
-        """Lightning asks."""
-        return "mlflow"
-
-    @property
-    def version(self) -> str:
-        """The run's id."""
-        return self._log.run_id
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """One request for all metrics of a step."""
-        self._log.metrics(metrics, step or 0)
-
-    def log_hyperparams(self, params: object, *_: object, **__: object) -> None:
-        """The job's parameters are on the run already."""
+    log.page(quality_page(job.prepared), "data-quality")
 
 
 def _history_by_epoch(log: RunLog) -> dict[str, list[tuple[int, float]]]:
@@ -106,13 +120,19 @@ def evaluate_run(tracking: Tracking, job: TrainingJob, run_id: str, checkpoints:
     """Measure the best epoch on the test images; figures and pictures go to the run."""
     log, manifest = tracking.log(run_id), job.manifest
     images = PreparedImages(job.prepared, manifest, "test")
-    network = ServedNetwork(load_classifier(job, checkpoints / BEST))
-    predictions = predict(TorchPredictor(network), images, manifest.classes, job.input_size)
+    classifier = load_classifier(job, checkpoints / BEST)
+    model = TorchPredictor(ServedNetwork(classifier))
+    predictions = predict(model, images, manifest.classes, job.input_size)
     evaluation = predictions.summarize()
     log.record(evaluation.model_dump(), "evaluation")
     log.figure(figures.confusion_matrix(predictions.confusion(), manifest.classes), "confusion-matrix")
     _log_worst_errors(log, predictions, images)
-    log.metrics(evaluation.metrics)
+    metrics = evaluation.metrics
+    if job.input_size < manifest.size:
+        # Ten forward passes over the test images, for a figure to hold against the paper's: no endpoint does this.
+        mirror = classifier.augmentation.flip
+        metrics[TEN_CROP_METRIC] = ten_crop_accuracy(model, images, job.input_size, mirror=mirror)
+    log.metrics(metrics)
 
 
 def _log_worst_errors(log: RunLog, predictions: Predictions, images: PreparedImages) -> None:

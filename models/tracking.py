@@ -5,7 +5,7 @@ import logging
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +17,18 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.sources import LocalArtifactDatasetSource
-from mlflow.entities import LifecycleStage, Metric, Param, Run
+from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, Run
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 from sqlalchemy.exc import SQLAlchemyError
 
-from data.errors import UserError
+from data.errors import UserError, one_line
 from models.gate import Verdict
 from models.job import TrainingJob, code_digest
+from models.journal import Point
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,8 +36,12 @@ if TYPE_CHECKING:
 KEY, TRAINED, VERDICT = "convoy.key", "convoy.trained", "convoy.verdict"
 DATA_VERSION, CODE, GIT_COMMIT = "convoy.data_version", "convoy.code", "mlflow.source.git.commit"
 PARITY_METRIC = "test/parity_error"
-SYSTEM_METRICS_SECONDS = 5
 ANSWER_SECONDS = 10
+
+UNAVAILABLE = (MlflowException, SQLAlchemyError, UserError)
+"""What MLflow raises where its server or its database cannot be reached, and we do."""
+
+_log = logging.getLogger("convoy")
 
 
 def connect(uri: str) -> MlflowClient:
@@ -42,15 +51,15 @@ def connect(uri: str) -> MlflowClient:
         UserError: it does not answer, or MLflow cannot use it; MLflow itself would try for four minutes.
 
     """
-    for noisy in ("mlflow", "alembic"):
+    for noisy in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     _require_answer(uri)
     mlflow.set_tracking_uri(uri)
     try:
         client = MlflowClient(uri)
         client.search_registered_models(max_results=1)
-    except (MlflowException, SQLAlchemyError) as error:
-        raise UserError(f"MLflow cannot use {_without_password(uri)}: {_one_line(error)}", exit_code=1) from error
+    except (MlflowException, SQLAlchemyError, ImportError) as error:
+        raise UserError(f"MLflow cannot use {_without_password(uri)}: {one_line(error)}", exit_code=1) from error
     return client
 
 
@@ -58,7 +67,8 @@ def _require_answer(uri: str) -> None:
     if not uri.startswith(("http://", "https://")):
         return
     try:
-        with urllib.request.urlopen(uri, timeout=ANSWER_SECONDS):  # noqa: S310 - an address that the user has set
+        # urllib takes a password in it for a part of the name
+        with urllib.request.urlopen(_without_password(uri), timeout=ANSWER_SECONDS):  # noqa: S310 - set by the user
             return
     except urllib.error.HTTPError:
         return  # it answers, if only to ask who we are, which MLflow will say
@@ -66,7 +76,7 @@ def _require_answer(uri: str) -> None:
         reason = getattr(error, "reason", error)
         if not isinstance(reason, ssl.SSLError):  # MLflow has settings of its own for certificates
             raise UserError(
-                f"MLflow at {_without_password(uri)} does not answer ({_one_line(reason)}): start it, "
+                f"MLflow at {_without_password(uri)} does not answer ({one_line(reason)}): start it, "
                 "or set MLFLOW_TRACKING_URI to where it is",
                 exit_code=1,
             ) from error
@@ -132,50 +142,79 @@ class Tracking:
         return _as_trained(found[0]) if found else None
 
     def is_resumable(self, run_id: str) -> bool:
-        """Whether the run exists and its training has not ended."""
+        """Whether the run exists and its training has not ended.
+
+        Raises:
+            UserError: the tracking does not answer, and what there is of the training must not be thrown away.
+
+        """
         try:
             run = self.client.get_run(run_id)
-        except MlflowException:
-            return False
+        except MlflowException as error:
+            if error.error_code in map(ErrorCode.Name, (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)):
+                return False
+            raise UserError(f"MLflow at {_without_password(self.uri)}: {one_line(error)}", exit_code=1) from error
         return bool(run.info.lifecycle_stage == LifecycleStage.ACTIVE and run.data.tags.get(TRAINED) != "true")
 
     @contextmanager
     def open_run(self, run_id: str | None, name: str, git_commit: str | None) -> Iterator["RunLog"]:
         """Open a new run, or `run_id` again; its status says how the block was left."""
-        mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
-        tags = {GIT_COMMIT: git_commit} if git_commit else {}
-        run = mlflow.start_run(
-            run_id=run_id,
-            experiment_id=None if run_id else self.experiment_id,
-            run_name=None if run_id else name,
-            tags=tags,
-            log_system_metrics=True,
-        )
+        tags = resolve_tags({GIT_COMMIT: git_commit} if git_commit else {})
+        if run_id:
+            self.client.update_run(run_id, status="RUNNING")
+            self.log(run_id).tag(tags)
+        else:
+            run_id = str(self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id)
         try:
-            yield RunLog(self.client, run.info.run_id)
+            yield self.log(run_id)
         except KeyboardInterrupt:
-            mlflow.end_run("KILLED")
+            self._end_early(run_id, "KILLED")
             raise
         except BaseException:
-            mlflow.end_run("FAILED")
+            self._end_early(run_id, "FAILED")
             raise
-        mlflow.end_run("FINISHED")
+        self.client.set_terminated(run_id, "FINISHED")
+
+    def _end_early(self, run_id: str, status: str) -> None:
+        """Set the status, unless the server is away: this is not what the block was left for."""
+        try:
+            _require_answer(self.uri)
+            self.client.set_terminated(run_id, status)
+        except UNAVAILABLE as error:
+            _log.warning("train: run %s is still RUNNING in MLflow: %s", run_id[:8], one_line(error))
 
     def log(self, run_id: str) -> "RunLog":
-        """Add to a run that has ended, without opening it again."""
-        return RunLog(self.client, run_id)
+        """Add to a run, whether it is open or has ended."""
+        return RunLog(self.client, run_id, self.uri)
 
 
 class RunLog:
-    """What is written to one run."""
+    """What is written to one run. Its methods for metrics raise `UserError` where the tracking does not answer."""
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
-        """Look up how far the metrics have come, so that replayed steps are not doubled."""
-        self._client, self.run_id = client, run_id
-        run = client.get_run(run_id)
-        self._last_step = {
-            key: max(point.step for point in client.get_metric_history(run_id, key)) for key in run.data.metrics
-        }
+    def __init__(self, client: MlflowClient, run_id: str, uri: str) -> None:
+        """Write to a run of the tracking at `uri`."""
+        self._client, self.run_id, self._uri = client, run_id, uri
+
+    def last_steps(self) -> dict[str, int]:
+        """Give the last step of each metric that the run has."""
+        with self._one_clear_line():
+            # MLflow gives the steps in no other way but the whole history of each metric.
+            return {latest.key: latest.step for latest in self._client.get_run(self.run_id).data._metric_objs}
+
+    def send(self, points: Sequence[Point]) -> None:
+        """Write metrics of any steps in one request."""
+        with self._one_clear_line():
+            metrics = [Metric(point.name, point.value, point.time, point.step) for point in points]
+            self._client.log_batch(self.run_id, metrics)
+
+    @contextmanager
+    def _one_clear_line(self) -> Iterator[None]:
+        # Asked first, because MLflow's own client tries for minutes.
+        _require_answer(self._uri)
+        try:
+            yield
+        except UNAVAILABLE as error:
+            raise UserError(f"MLflow at {_without_password(self._uri)}: {one_line(error)}", exit_code=1) from error
 
     def start(self, job: TrainingJob, facts: Mapping[str, object]) -> None:
         """Say what the run is a training of."""
@@ -185,7 +224,8 @@ class RunLog:
         dataset = MetaDataset(
             LocalArtifactDatasetSource(str(job.prepared)), name=job.manifest.source, digest=job.data_version
         )
-        mlflow.log_input(dataset, context="training")
+        training = DatasetInput(dataset._to_mlflow_entity(), tags=[InputTag(MLFLOW_DATASET_CONTEXT, "training")])
+        self._client.log_inputs(self.run_id, [training])
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags."""
@@ -193,16 +233,18 @@ class RunLog:
             self._client.set_tag(self.run_id, key, value)
 
     def metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Write metrics of one step in one request; those that an earlier attempt has written are left out."""
+        """Write metrics of one step, those that the run does not have, at once: for figures, not for curves."""
+        last = self.last_steps()
         now = int(time() * 1000)
-        new = {key: value for key, value in metrics.items() if step > self._last_step.get(key, -1)}
-        self._last_step |= dict.fromkeys(new, step)
-        if new:
-            self._client.log_batch(self.run_id, [Metric(key, float(value), now, step) for key, value in new.items()])
+        self.send([Point(key, step, float(value), now) for key, value in metrics.items() if step > last.get(key, -1)])
 
     def figure(self, figure: "Figure", name: str) -> None:
         """Keep a picture."""
         self._client.log_figure(self.run_id, figure, f"figures/{name}.png")
+
+    def page(self, html: str, name: str) -> None:
+        """Keep a page, which MLflow shows."""
+        self._client.log_text(self.run_id, html, f"{name}.html")
 
     def record(self, content: object, name: str) -> None:
         """Keep a record as JSON."""
@@ -221,6 +263,20 @@ class RunLog:
         }
 
 
+def system_metrics() -> Callable[[], dict[str, float]]:
+    """Give a function that measures the use of processor, memory, disk, network and GPU."""
+    monitor = SystemMetricsMonitor(run_id=None)
+
+    def measure() -> dict[str, float]:
+        monitor.collect_metrics()
+        measured = {f"system/{name}": float(value) for name, value in monitor.aggregate_metrics().items()}
+        for each in monitor.monitors:
+            each.clear_metrics()
+        return measured
+
+    return measure
+
+
 def _as_trained(run: Run) -> TrainedRun:
     tags = dict(run.data.tags)
     return TrainedRun(
@@ -231,7 +287,3 @@ def _as_trained(run: Run) -> TrainedRun:
         dict(run.data.metrics),
         tags,
     )
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

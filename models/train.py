@@ -1,29 +1,30 @@
 """One training: from a job to the checkpoint of its best epoch, resuming where an earlier attempt was stopped."""
 
 import logging
-import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
-from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator
-from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import nn
 
-from data.augment import Augmentation, Normalize
+from data.augment import Augmentation
 from data.errors import UserError
-from data.stage import whole_file
+from data.stage import num_cores, remove_unfinished
+from models.checkpoints import Checkpoints, WholeFileIO, find_resume_point
 from models.classifier import ImageClassifier
 from models.config import TrainingConfig
 from models.datamodule import ImageDataModule
-from models.job import BEST, LAST, TrainingJob
+from models.interruption import Interruption, Stopped
+from models.job import BEST, TrainingJob
 from models.recipes import resolve_recipe
+from models.tuning import training_device, tune
 from models.zoo import UNREADABLE, build_network
 
 _log = logging.getLogger("convoy")
@@ -36,26 +37,81 @@ class Trained:
     checkpoint: Path
     """of the epoch with the highest validation accuracy"""
     resumed_from: int | None
-    """epochs that an earlier attempt had finished"""
+    """steps that an earlier attempt had done"""
 
 
-def train(job: TrainingJob, checkpoints: Path, loggers: Sequence[Logger] = ()) -> Trained:
+def train(
+    job: TrainingJob,
+    checkpoints: Path,
+    loggers: Sequence[Logger] = (),
+    callbacks: Sequence[Callback] = (),
+    *,
+    num_nodes: int | None = None,
+) -> Trained:
     """Train, from the checkpoint in `checkpoints` where there is one.
 
+    With `num_nodes`, this process is one of several, as `models.distributed` starts them: `training.devices` on each of
+    so many machines.
+
     Raises:
-        UserError: the options fit neither the network nor the machine, the data is damaged, or the loss is no number.
-        KeyboardInterrupt: Ctrl-C; the finished epochs are kept.
+        UserError: the options fit neither the network nor the machine, the data is damaged, the loss is no number, or
+            memory runs out.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the state after the last whole step is kept.
 
     """
     _quieten()
-    seed_everything(job.training.seed, verbose=False)
     checkpoints.mkdir(parents=True, exist_ok=True)
-    start = _resume_point(checkpoints)
+    remove_unfinished(checkpoints)
+    start = find_resume_point(checkpoints)
+    job = tune(job)
+    seed_everything(job.training.seed, verbose=False)
     classifier = build_classifier(job)
-    trainer = _trainer(job.training, checkpoints, loggers)
-    data = ImageDataModule(job.prepared, job.manifest, batch_size=job.training.batch_size, seed=job.training.seed)
-    _fit(trainer, classifier, data, start.checkpoint if start else None)
-    return Trained(checkpoints / BEST, start.finished_epochs if start else None)
+    _arrange(classifier.network, job.training)
+    interruption = Interruption()
+    keeper = Checkpoints(
+        checkpoints,
+        interruption,
+        every_minutes=job.training.checkpoint_minutes,
+        max_hours=job.training.max_hours,
+    )
+    trainer = _trainer(job.training, loggers, [keeper, *callbacks], num_nodes)
+    data = ImageDataModule(
+        job.prepared,
+        job.manifest,
+        batch_size=job.training.batch_size,
+        seed=job.training.seed,
+        resident=job.training.resident,
+    )
+    with interruption.listen(), _explained(job):
+        trainer.fit(classifier, datamodule=data, ckpt_path=start.checkpoint if start else None, weights_only=True)
+    return Trained(checkpoints / BEST, start.step if start else None)
+
+
+@contextmanager
+def _explained(job: TrainingJob) -> Iterator[None]:
+    """Hand on what ends a training as what it is."""
+    try:
+        yield
+    except Stopped as stopped:
+        _log.warning("train: stopped after step %d, which is kept: the same command goes on from there", stopped.step)
+        raise KeyboardInterrupt from None
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        batch_size = job.training.batch_size
+        raise UserError(
+            f"memory ran out with training.batch_size={batch_size} at {job.input_size} px: set "
+            f"training.batch_size={max(2, batch_size // 2)}, or a smaller model.input_size; what was trained is kept",
+            exit_code=1,
+        ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell the errors by which torch says that memory has run out, on GPUs and on CPUs."""
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
 
 
 def build_classifier(job: TrainingJob) -> ImageClassifier:
@@ -63,11 +119,23 @@ def build_classifier(job: TrainingJob) -> ImageClassifier:
     manifest = job.manifest
     flip = manifest.mirror_keeps_label if job.augmentation.flip == "auto" else job.augmentation.flip
     augmentation = Augmentation(
-        job.augmentation, manifest.color, crop=job.input_size, flip=flip, seed=job.training.seed
+        job.augmentation,
+        manifest.color,
+        crop=job.input_size,
+        flip=flip,
+        seed=job.training.seed,
+        num_classes=len(manifest.classes),
     )
     network = build_network(job.model, len(manifest.classes), job.input_size)
-    network = network.to(memory_format=torch.channels_last)
-    return ImageClassifier(network, Normalize(manifest.color), augmentation, resolve_recipe(job.training))
+    return ImageClassifier(network, augmentation, resolve_recipe(job.training))
+
+
+def _arrange(network: nn.Module, config: TrainingConfig) -> None:
+    """Bring the network into the form that is computed fastest; its weights stay under the same names."""
+    if config.channels_last:
+        network.to(memory_format=torch.channels_last)
+    if config.compile != "none":
+        network.compile(mode=config.compile)
 
 
 def load_classifier(job: TrainingJob, checkpoint: Path) -> ImageClassifier:
@@ -87,74 +155,49 @@ def load_classifier(job: TrainingJob, checkpoint: Path) -> ImageClassifier:
             f"{checkpoint} is missing or damaged: remove {checkpoint.parent}, and `convoy run` trains anew", exit_code=1
         ) from error
     classifier.load_state_dict(state["state_dict"])
-    return classifier.eval()
+    return classifier.to(memory_format=torch.channels_last).eval()
 
 
-def finished_epochs(checkpoints: Path) -> int | None:
-    """Epochs that an earlier attempt has finished, or None."""
-    start = _resume_point(checkpoints)
-    return start.finished_epochs if start else None
+def check_devices(config: TrainingConfig) -> None:
+    """Find out whether the machine has what is asked for.
 
+    Raises:
+        UserError: it has not, or the batch cannot be shared.
 
-@dataclass(frozen=True)
-class _ResumePoint:
-    checkpoint: Path
-    finished_epochs: int
-
-
-def _resume_point(checkpoints: Path) -> _ResumePoint | None:
-    """Find the last checkpoint, or the best one where the last is damaged; what is damaged is removed."""
-    for checkpoint in (checkpoints / LAST, checkpoints / BEST):
-        if not checkpoint.is_file():
-            continue
-        try:
-            state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-            return _ResumePoint(checkpoint, int(state["epoch"]) + 1)
-        except UNREADABLE as error:
-            _log.warning("train: %s is damaged (%s) and no longer used", checkpoint, type(error).__name__)
-            checkpoint.unlink()
-    return None
-
-
-def _fit(trainer: Trainer, classifier: LightningModule, data: ImageDataModule, resume: Path | None) -> None:
-    """Fit, and hand Ctrl-C on as what it is: Lightning makes `sys.exit(1)` of it and leaves the signal ignored."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        if handler is not None:
-            signal.signal(signal.SIGINT, handler)
-
-
-def _check_device(config: TrainingConfig) -> None:
-    if config.accelerator == "gpu" and not (CUDAAccelerator.is_available() or MPSAccelerator.is_available()):
+    """
+    device = training_device(config)
+    if config.accelerator == "gpu" and device.type == "cpu":
         raise UserError("training.accelerator is gpu, and torch finds none here: make it auto or cpu")
-    if config.devices > 1:
-        raise UserError(f"training.devices is {config.devices}, and more than one is not supported yet: make it 1")
+    on_gpus = device.type == "cuda"
+    available = torch.cuda.device_count() if on_gpus else num_cores()
+    if config.devices > available:
+        kind = "GPU" if on_gpus else "core"
+        raise UserError(f"training.devices is {config.devices}, and this machine has {available} {kind}s: lower it")
+    if config.batch_size % config.num_processes:
+        raise UserError(
+            f"training.batch_size={config.batch_size} cannot be shared equally by {config.num_processes} processes: "
+            "make it a multiple"
+        )
 
 
-def _trainer(config: TrainingConfig, checkpoints: Path, loggers: Sequence[Logger]) -> Trainer:
-    _check_device(config)
-    show_bar = sys.stderr.isatty()
-    checkpoint_files: dict[str, Any] = {
-        "dirpath": checkpoints,
-        "auto_insert_metric_name": False,
-        "enable_version_counter": False,
-    }
-    best = ModelCheckpoint(filename=Path(BEST).stem, monitor="val/accuracy", mode="max", **checkpoint_files)
-    # Every epoch, under one name; the best is written first, so that the last one knows it.
-    last = ModelCheckpoint(filename=Path(LAST).stem, every_n_epochs=1, **checkpoint_files)
+def _trainer(
+    config: TrainingConfig, loggers: Sequence[Logger], callbacks: Sequence[Callback], num_nodes: int | None
+) -> Trainer:
+    check_devices(config)
+    show_bar = sys.stderr.isatty() and num_nodes is None
     progress: list[Callback] = [TQDMProgressBar(leave=True)] if show_bar else [EpochLines()]
     return Trainer(
         accelerator=config.accelerator,
-        devices=config.devices,
-        precision="bf16-mixed" if wants_bf16(config) else "32-true",
+        strategy="auto" if num_nodes is None else "ddp",
+        devices=1 if num_nodes is None else config.devices,
+        num_nodes=num_nodes or 1,
+        # Between GPUs; on CPUs, torch has none, and each process normalizes by the statistics of its own images.
+        sync_batchnorm=num_nodes is not None and training_device(config).type == "cuda",
+        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         max_epochs=config.max_epochs,
         log_every_n_steps=config.log_every_n_steps,
         logger=list(loggers) or False,
-        callbacks=[best, last, *progress],
+        callbacks=[*callbacks, *progress],
         plugins=[WholeFileIO()],
         enable_progress_bar=show_bar,
         enable_model_summary=False,
@@ -163,30 +206,13 @@ def _trainer(config: TrainingConfig, checkpoints: Path, loggers: Sequence[Logger
     )
 
 
-def wants_bf16(config: TrainingConfig) -> bool:
-    """Whether to compute in bfloat16: as configured, or where the device does it in hardware."""
-    if config.precision != "auto":
-        return config.precision == "bf16"
-    if torch.cuda.is_available() and config.accelerator != "cpu":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-class WholeFileIO(TorchCheckpointIO):
-    """Checkpoints that are whole or absent, on whatever file system the folder is."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write under another name, then rename."""
-        del storage_options
-        with whole_file(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
-
-
 class EpochLines(Callback):
     """One line an epoch, where no progress bar can be shown."""
 
     def on_train_epoch_end(self, trainer: Trainer, _module: LightningModule) -> None:
         """Tell what the epoch has brought."""
+        if not trainer.is_global_zero:
+            return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         _log.info(
             "epoch %d/%s: train loss %.3f, val loss %.3f, val accuracy %.4f",
@@ -205,5 +231,6 @@ def _quieten() -> None:
     # Our batches come whole from memory-mapped shards; workers would only copy them once more.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    # What is logged has been added up over all processes before.
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.* is deprecated.*")

@@ -119,13 +119,23 @@ def data_prepare(overrides: Overrides = None) -> None:
 
 
 @data_app.command("report")
-def data_report(as_json: AsJson = False, overrides: Overrides = None) -> None:
+def data_report(
+    as_json: AsJson = False,
+    html: Annotated[Path | None, typer.Option(help="The page with pictures to write instead.")] = None,
+    overrides: Overrides = None,
+) -> None:
     """Say what the prepared data holds, and what was left out and why."""
     _start(overrides)
     from data.report import as_markdown
     from data.report import data_report as make_report
     from pipelines.workspace import PREPARED
 
+    if html:
+        from data.quality_page import quality_page
+
+        html.write_text(quality_page(PREPARED), encoding="utf-8")
+        print(html)
+        return
     report = make_report(PREPARED)
     print(json.dumps(report, indent=1, ensure_ascii=False) if as_json else as_markdown(report))
 
@@ -142,7 +152,11 @@ def data_preview(
     from pipelines.workspace import training_job
 
     job = training_job(config, "")
-    preview_augmentation(job, build_classifier(job)).savefig(out)
+    picture = preview_augmentation(job, build_classifier(job))
+    if out.suffix[1:] not in picture.canvas.get_supported_filetypes():
+        raise UserError(f"--out {out}: expected the name of a picture, such as preview.png")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    picture.savefig(out)
     print(out)
 
 
@@ -245,4 +259,4 @@ def params(overrides: Overrides = None) -> None:
 
 def main() -> None:
     """Enter from the command line."""
-    app()
+    app(prog_name="convoy")

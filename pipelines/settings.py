@@ -51,6 +51,10 @@ def prepare_environment(workspace: Path) -> Settings:
         "DVC_NO_ANALYTICS": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        # Two lines with a picture on stdout, where only the result of the command belongs.
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        # A server that is restarted is waited for; with MLflow's 7, one that is gone would be for four minutes.
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
         # Our own lines go to the terminal as they are, and to Prefect's records; the engine's stay in its records.
         "PREFECT_LOGGING_EXTRA_LOGGERS": "convoy",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",

@@ -54,7 +54,8 @@ def print_status(found: dict[str, Any]) -> None:
     """Print a status for people."""
     data, champion = found["data"], found["champion"]
     if data:
-        version = (data["version"] or "no version yet")[:14]
+        # A stage that was killed at its very end has left its files, and no version of them.
+        version = data["version"][:8] if data["version"] else "no version yet"
         print(f"data      {version}, {data['num_images']:,} images in {len(data['classes'])} classes")
     else:
         print("data      none yet: `convoy data prepare`")

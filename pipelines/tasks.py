@@ -125,7 +125,8 @@ def evaluate(config: Config, data_version: str, run_id: str) -> None:
 
 
 def _summarize(run: TrainedRun) -> None:
-    shown = ("val/accuracy", "test/accuracy", "test/top5_accuracy", "test/worst_class_accuracy", "num_parameters")
+    tests = ("test/accuracy", "test/ten_crop_accuracy", "test/top5_accuracy", "test/worst_class_accuracy")
+    shown = ("val/accuracy", *tests, "num_parameters")
     values = run.params | {name: f"{value:.4f}" for name, value in run.metrics.items()}
     rows = [f"| {name} | {values[name]} |" for name in shown if name in values]
     page = "\n".join([f"run {run.run_id}", "", "| | |", "|---|---|", *rows])

@@ -5,10 +5,14 @@ import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+if TYPE_CHECKING:
+    from models.job import TrainingJob
 
 # Whoever runs the tests may have servers, profiles and tokens of their own: the tests must neither use nor fill them.
 FOREIGN = ("BENTOML_", "DVC_", "GIT_", "MLFLOW_", "PREFECT_")
@@ -81,3 +85,29 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("BENTOML_HOME", raising=False)
     return folder
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepare three classes of 40 images at 24 px, once; tests read it only."""
+    from data.config import DataConfig
+    from data.ingest import ingest
+    from data.prepare import prepare
+
+    folder = tmp_path_factory.mktemp("data")
+    config = DataConfig(source="folder", path=draw_classes(folder / "photos", ["cat", "dog", "emu"], 40), size=24)
+    ingest(config, folder / "raw", folder / "state.json")
+    prepare(config, folder / "raw", folder / "prepared", folder / "parts")
+    return folder / "prepared"
+
+
+def tiny_job(prepared: Path, network: str = "lenet5", **training: Any) -> "TrainingJob":
+    """Make a training of three epochs on `prepared` that takes a second, the same on every CPU."""
+    from data.config import AugmentationConfig
+    from models.config import ModelConfig, TrainingConfig
+    from models.job import TrainingJob
+
+    plain = {"precision": "fp32", "channels_last": False, "accelerator": "cpu"}
+    options = {"max_epochs": 3, "batch_size": 16} | plain | training
+    model = ModelConfig.model_validate({"network": network, "input_size": 20})
+    return TrainingJob(prepared, "d" * 32, model, AugmentationConfig(), TrainingConfig.model_validate(options))

@@ -1,12 +1,14 @@
 import argparse
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import feed, prepare
+from benchmarks import feed, prepare, train
+from benchmarks.__main__ import PAGE, with_table
 from benchmarks.photos import make_photo
 from benchmarks.report import Report, alternate, rate
 
@@ -39,6 +41,33 @@ def test_a_made_photo_costs_about_as_much_as_a_real_one():
     assert 10_000 < len(photo) < 60_000
     with Image.open(io.BytesIO(photo)) as image:
         assert image.size == (341, 256)
+
+
+def test_a_result_goes_into_its_place_in_the_page():
+    report = Report("x")
+    report.add("speed", 3.0, "images/s")
+    page = with_table("a\n<!-- begin x -->\nold\n<!-- end x -->\nb\n", report.as_json())
+    assert page.startswith("a\n<!-- begin x -->\n")
+    assert "| speed | 3 images/s |  |  |  |\n<!-- end x -->\nb\n" in page
+    assert "old" not in page
+    with pytest.raises(ValueError, match="no place for x"):
+        with_table("", report.as_json())
+
+
+def test_the_page_has_a_place_for_every_result():
+    page = PAGE.read_text(encoding="utf-8")
+    for path in (PAGE.parent / "results").glob("*.json"):
+        assert with_table(page, json.loads(path.read_text(encoding="utf-8"))) == page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [train.ALEXNET, train.LENET], ids=["AlexNet", "LeNet"])
+def test_training_is_measured(case, tmp_path, monkeypatch):
+    small = replace(case, num_steps=2, batch_size=8, stored=72, seen=64)
+    for name in ("ALEXNET", "LENET"):
+        monkeypatch.setattr(train, name, small)
+    report = train.measure(argparse.Namespace(folder=None, rounds=1))
+    assert all(row.value > 0 for row in report.rows)
 
 
 @pytest.mark.slow

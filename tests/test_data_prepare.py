@@ -1,152 +1,233 @@
-import hashlib
+import io
 import json
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import draw_classes
+from images import encode, files_in, noise, photos, ppm, reference, write
 from PIL import Image
 
+from data import workers
+from data.color import ColorCounter, color_statistics
 from data.config import DataConfig
 from data.errors import UserError
 from data.ingest import ingest
 from data.manifest import read_manifest
 from data.prepare import prepare
-from data.report import data_report
-from data.sample import first_test_image
-from data.shards import PreparedImages, verify
-from data.sources import SPLITS
 
-SIZE = 16
+SIZE = 8
 
 
-@pytest.fixture
-def photos(tmp_path):
-    return draw_classes(tmp_path / "photos", ["cat", "dog", "emu"], 30, size=24)
+def given_splits(num_images=4, classes=("cat", "dog")):
+    """Different images for each split and class."""
+    return {
+        f"{split}/{path}": content
+        for number, split in enumerate(("train", "val", "test"))
+        for path, content in photos(num_images, classes=classes, seed=number, width=8, height=12 + 4 * number).items()
+    }
 
 
-def run(photos, name="one", **options):
-    folder = photos.parent / name
-    config = DataConfig(source="folder", path=photos, size=SIZE, **options)
+def prepared(folder, files, **options):
+    """Ingest and prepare; returns the folder of arrays."""
+    config = DataConfig(source="folder", path=write(folder / "source", files), size=SIZE, **options)
     ingest(config, folder / "raw", folder / "state.json")
-    return prepare(config, folder / "raw", folder / "prepared", folder / "parts"), folder
+    prepare(config, folder / "raw", folder / "prepared", folder / "parts")
+    return folder / "prepared"
 
 
-def digests(prepared):
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in prepared.iterdir()}
+def arrays(folder, split):
+    shards = [shard.name for shard in read_manifest(folder).shards if shard.split == split]
+    return np.concatenate([np.load(folder / name) for name in shards]), np.load(folder / f"{split}-labels.npy")
 
 
-def test_every_image_is_there_once_with_its_label(photos):
-    manifest, folder = run(photos)
-    index = pq.read_table(folder / "prepared" / "index.parquet").to_pylist()
-    assert manifest.num_images == len(index) == 90
-    assert manifest.classes == ("cat", "dog", "emu")
-    for split in SPLITS:
-        images, rows = PreparedImages(folder / "prepared", manifest, split), [r for r in index if r["split"] == split]
-        assert [manifest.classes[label] for label in images.labels] == [row["label"] for row in rows]
-        pixels = images.gather(np.arange(len(images)))
-        assert pixels.shape == (len(rows), SIZE, SIZE, 3)
-        for image, row in zip(pixels, rows, strict=True):
-            with Image.open(photos / row["origin"]) as original:
-                # square, so that resizing is all there is to do
-                plain = original.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-            assert np.array_equal(image, np.asarray(plain))
+def index_of(folder):
+    return pq.read_table(folder / "index.parquet").to_pylist()
 
 
-def test_colour_statistics_are_those_of_the_training_pixels(photos):
-    manifest, folder = run(photos)
-    images = PreparedImages(folder / "prepared", manifest, "train")
-    pixels = images.gather(np.arange(len(images))).reshape(-1, 3) / 255
-    np.testing.assert_allclose(manifest.color.mean, pixels.mean(axis=0), atol=1e-5)
-    np.testing.assert_allclose(manifest.color.std, pixels.std(axis=0), atol=1e-5)
-    vectors, values = np.array(manifest.color.eigenvectors), np.array(manifest.color.eigenvalues)
-    np.testing.assert_allclose(vectors @ np.diag(values) @ vectors.T, np.cov(pixels.T, bias=True), atol=1e-4)
+def test_arrays_labels_and_index_agree(tmp_path):
+    files = given_splits()
+    folder = prepared(tmp_path, files)
+    manifest = read_manifest(folder)
+    assert manifest.classes == ("cat", "dog")
+    for split in ("train", "val", "test"):
+        images, labels = arrays(folder, split)
+        rows = [row for row in index_of(folder) if row["split"] == split]
+        assert (images.dtype, images.shape) == (np.uint8, (8, SIZE, SIZE, 3))
+        assert (labels.dtype, labels.shape) == (np.int64, (8,))
+        assert [manifest.classes[label] for label in labels] == [row["label"] for row in rows]
+        for image, row in zip(images, rows, strict=True):
+            assert row["origin"].startswith(f"{split}/{row['label']}/")
+            original = Image.open(io.BytesIO(files[row["origin"]]))
+            np.testing.assert_array_equal(image, reference(original, SIZE))
+    assert sorted(row["origin"] for row in index_of(folder)) == sorted(files)
 
 
-def test_equal_images_give_equal_bytes(photos):
-    (_, one), (_, two) = run(photos), run(photos, "two")
-    assert digests(one / "prepared") == digests(two / "prepared")
+def test_the_manifest_counts_every_image(tmp_path):
+    files = given_splits()
+    broken = {"train/cat/broken.jpg": b"not an image", "val/dog/empty.jpg": b"", "stray.txt": b"x"}
+    folder = prepared(tmp_path, {**files, **broken})
+    manifest = read_manifest(folder)
+    assert manifest.num_images == 24
+    assert {split: manifest.num_in(split) for split in manifest.splits} == {"train": 8, "val": 8, "test": 8}
+    assert manifest.splits == {split: {"cat": 4, "dog": 4} for split in ("train", "val", "test")}
+    assert [(image.path, image.reason) for image in manifest.rejected] == [
+        ("stray.txt", "not in a class folder"),
+        ("train/cat/broken.jpg", "not an image"),
+        ("val/dog/empty.jpg", "empty file"),
+    ]
+    assert manifest.num_images + len(manifest.rejected) == len(files) + len(broken)
+    assert (manifest.source, manifest.size, manifest.mirror_keeps_label) == ("folder", SIZE, True)
+    assert sum(shard.num_images for shard in manifest.shards) == 24
 
 
-def test_adding_images_moves_no_others(photos):
-    _, folder = run(photos)
-    before = {row["sha256"]: row["split"] for row in pq.read_table(folder / "prepared" / "index.parquet").to_pylist()}
-    for number in range(20):
-        Image.new("RGB", (20, 20), (number, 0, 0)).save(photos / "cat" / f"new-{number}.png")
-    run(photos)
-    after = {row["sha256"]: row["split"] for row in pq.read_table(folder / "prepared" / "index.parquet").to_pylist()}
-    assert len(after) == 110
-    assert before.items() <= after.items()
+def test_color_statistics_are_those_of_all_training_pixels(tmp_path):
+    folder = prepared(tmp_path, given_splits(num_images=20))
+    images, _ = arrays(folder, "train")
+    pixels = images.reshape(-1, 3) / 255
+    color = read_manifest(folder).color
+    np.testing.assert_allclose(color.mean, pixels.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(color.std, pixels.std(axis=0), atol=1e-6)
+    covariance, vectors = np.cov(pixels.T, bias=True), np.array(color.eigenvectors)
+    assert sorted(color.eigenvalues) == list(color.eigenvalues)
+    np.testing.assert_allclose(covariance @ vectors, vectors * color.eigenvalues, atol=3e-6)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=3e-6)
 
 
-def test_finished_parts_are_not_decoded_again(photos, monkeypatch):
-    _, folder = run(photos)
-    before = digests(folder / "prepared")
-    monkeypatch.setattr("data.part.decode", lambda *_: pytest.fail("decoded again"))
-    run(photos)
-    assert digests(folder / "prepared") == before
+def statistics_of(*images):
+    counters = [ColorCounter() for _ in images]
+    for counter, image in zip(counters, images, strict=True):
+        counter.add(image)
+    return color_statistics(counter.sums for counter in counters)
 
 
-def test_an_altered_shard_is_noticed_and_made_again(photos):
-    manifest, folder = run(photos)
-    before = digests(folder / "prepared")
-    path = folder / "prepared" / manifest.shards[0].name
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=f"{path.name} .*altered"):
-        verify(folder / "prepared", manifest)
-    path.write_bytes(content[:-100])
-    with pytest.raises(UserError, match="damaged"):
-        PreparedImages(folder / "prepared", manifest, manifest.shards[0].split)
-    run(photos)
-    assert digests(folder / "prepared") == before
+def test_color_statistics_do_not_depend_on_order_or_parts():
+    images = [noise(31, 17, seed) for seed in range(5)]
+    assert statistics_of(*images) == statistics_of(*images[::-1]) == statistics_of(np.concatenate(images))
 
 
-def test_an_interruption_leaves_no_manifest(photos, monkeypatch):
-    monkeypatch.setattr("data.part.decode", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        run(photos)
-    with pytest.raises(UserError, match=r"manifest.json is missing.*convoy data prepare"):
-        read_manifest(photos.parent / "one" / "prepared")
-    monkeypatch.undo()
-    manifest, _ = run(photos)
-    assert manifest.num_images == 90
+def test_signs_of_the_axes_are_fixed():
+    vectors = np.array(statistics_of(noise(64, 64)).eigenvectors)
+    assert all(column[np.abs(column).argmax()] > 0 for column in vectors.T)
 
 
-def test_rejected_images_are_listed(photos):
-    (photos / "cat" / "notes.txt").write_text("no image", encoding="utf-8")
-    (photos / "dog" / "cut.png").write_bytes((photos / "dog" / "0.png").read_bytes()[:-40])
-    manifest, folder = run(photos)
-    assert {image.path for image in manifest.rejected} == {"cat/notes.txt", "dog/cut.png"}
-    report = json.loads(json.dumps(data_report(folder / "prepared")))
-    assert report.keys() >= {"num_images", "num_rejected", "rejected", "splits", "classes"}
-    assert (report["num_images"], report["num_rejected"], sum(report["splits"].values())) == (90, 2, 90)
-    assert report["rejected"][0].keys() == {"path", "reason"}
+def test_grey_images_vary_along_one_axis():
+    grey = np.repeat(noise(32, 32)[..., :1], 3, axis=2)
+    color = statistics_of(grey)
+    third = 3**-0.5  # red, green and blue alike
+    np.testing.assert_allclose(color.eigenvectors, [[0, 0, third]] * 3, atol=1e-6)
+    np.testing.assert_allclose(color.eigenvalues, [0, 0, 3 * (grey / 255).var()], atol=1e-5)
+    assert "-0.0" not in color.model_dump_json()
 
 
-@pytest.mark.parametrize("usable", [0, 1])
-def test_a_class_with_too_few_usable_images(photos, usable):
-    (photos / "fox").mkdir()
-    (photos / "fox" / "broken.png").write_bytes(b"broken")
-    for number in range(usable):
-        Image.new("RGB", (20, 20)).save(photos / "fox" / f"{number}.png")
-    with pytest.raises(UserError, match="'fox'"):
-        run(photos)
+def test_of_large_images_a_quarter_of_the_pixels_is_enough():
+    image = noise(64, 96)
+    assert statistics_of(image) == statistics_of(image[::2, ::2])
 
 
-def test_images_that_are_all_broken(tmp_path):
-    for name in ("cat", "dog"):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for number in range(3):
-            (tmp_path / "photos" / name / f"{number}.png").write_bytes(b"broken")
-    with pytest.raises(UserError):
-        run(tmp_path / "photos")
+def test_images_without_any_difference_can_be_divided_by_their_deviation():
+    assert statistics_of(np.full((4, 4, 3), 7, dtype=np.uint8)).std == (0.001, 0.001, 0.001)
 
 
-def test_a_sample_is_an_original_and_what_was_made_of_it(photos):
-    manifest, folder = run(photos)
-    sample = first_test_image(folder / "raw", folder / "prepared", 12)
-    assert sample.image == (photos / sample.origin).read_bytes()
-    (first,) = PreparedImages(folder / "prepared", manifest, "test").gather(np.array([0]))
-    assert np.array_equal(sample.prepared, first[2:14, 2:14])
+def test_equal_images_are_prepared_to_equal_bytes(tmp_path, monkeypatch):
+    files = photos(300, width=8, height=8)
+    one = prepared(tmp_path / "one", files)
+    monkeypatch.setattr(workers, "BYTES_PER_PROCESS", 1)
+    monkeypatch.setattr(workers, "num_cores", lambda: 2)
+    two = prepared(tmp_path / "two", files)
+    assert len(list((tmp_path / "two" / "raw").glob("*.parquet"))) > 1
+    assert files_in(one) == files_in(two)
+
+
+def test_a_changed_configuration_leaves_nothing_behind(tmp_path):
+    files = given_splits()
+    folder = prepared(tmp_path / "changed", files)
+    (tmp_path / "changed" / "source" / "train" / "cat" / "0000.ppm").unlink()
+    prepared(tmp_path / "changed", {})
+    fresh = {path: content for path, content in files.items() if path != "train/cat/0000.ppm"}
+    assert files_in(folder) == files_in(prepared(tmp_path / "fresh", fresh))
+    assert len(list((tmp_path / "changed" / "parts").iterdir())) == 1
+
+
+BROKEN = {f"dog/{index}.jpg": b"not an image" for index in range(3)}
+FAULTS = {
+    "one image": (
+        {**given_splits(), "train/ape/1.ppm": ppm(noise(8, 8, 99))},
+        "^class 'ape' has one usable image, two are needed: add images of it, or remove the class$",
+    ),
+    "one usable image": (
+        {**given_splits(), "train/ape/1.ppm": ppm(noise(8, 8, 99)), "train/ape/2.jpg": b"x"},
+        "^class 'ape' has one usable image",
+    ),
+    "a name in two lines": (
+        {**given_splits(), "train/a\npe/1.ppm": ppm(noise(8, 8, 99))},
+        r"^class 'a\\npe' has one usable image",
+    ),
+    "nothing to train on": (
+        {**given_splits(), **{f"test/ape/{index}.ppm": ppm(noise(8, 8, 99 + index)) for index in range(5)}},
+        "^class 'ape' has 5 images, none of them to train on: add images of it, or remove the class",
+    ),
+    "a class of broken images": (
+        {**photos(40), **{f"ape/{index}.jpg": b"x" for index in range(3)}},
+        r"^class 'ape' has no usable image among 3, the first is 'ape/0.jpg' \(not an image\): add images of it",
+    ),
+    "everything rejected": (
+        {**BROKEN, "cat/1.jpg": b"not an image"},
+        r"^class 'cat' has no usable image among 1, the first is 'cat/1.jpg' \(not an image\)",
+    ),
+    "a split of broken images": (
+        {**{path: content for path, content in given_splits().items() if path[:4] != "val/"}, "val/cat/1.jpg": b"x"},
+        "^none of the images in the val folder can be used: mend them, or remove the folder$",
+    ),
+    "too few for a split": (
+        photos(2),
+        r"^no image falls into the (test|val) split: add images, raise data.(test|val)_fraction, or set another",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_cannot_be_trained_on_is_told(tmp_path, fault):
+    files, message = FAULTS[fault]
+    with pytest.raises(UserError, match=message) as error:
+        prepared(tmp_path, files)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "prepared" / "manifest.json").exists()
+
+
+def test_a_missing_split_is_taken_from_train(tmp_path):
+    files = {path: content for path, content in given_splits(num_images=60).items() if not path.startswith("val/")}
+    folder = prepared(tmp_path, files, val_fraction=0.4)
+    origins = {row["origin"]: row["split"] for row in index_of(folder)}
+    assert {split for origin, split in origins.items() if origin.startswith("test/")} == {"test"}
+    assert {split for origin, split in origins.items() if origin.startswith("train/")} == {"train", "val"}
+
+
+def test_a_manifest_that_is_missing_or_foreign(tmp_path):
+    with pytest.raises(UserError, match=r"manifest.json is missing: prepare the images with `convoy data prepare`$"):
+        read_manifest(tmp_path)
+    folder = prepared(tmp_path, given_splits())
+    path = folder / "manifest.json"
+    for content in (b"", b"{", json.dumps({**json.loads(path.read_bytes()), "of tomorrow": 1}).encode()):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="is damaged or of another version of Convoy: prepare the images again"):
+            read_manifest(folder)
+
+
+def test_half_ingested_images_are_not_prepared(tmp_path):
+    prepared(tmp_path, given_splits())
+    (tmp_path / "raw" / "rejected.json").unlink()
+    with pytest.raises(UserError, match="is missing or half-written: ingest the images with `convoy data ingest`"):
+        prepare(DataConfig(size=SIZE), tmp_path / "raw", tmp_path / "prepared", tmp_path / "parts")
+
+
+def test_photographs_of_all_kinds_in_one_folder(tmp_path):
+    kinds = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
+    files = {
+        f"{split}/{name}/1.{kind}": encode(noise(12, 9, (number, seed)), file_format)
+        for seed, split in enumerate(("train", "val", "test"))
+        for name in ("cat", "dog")
+        for number, (file_format, kind) in enumerate(kinds.items(), start=100 * (name == "dog"))
+    }
+    manifest = read_manifest(prepared(tmp_path, files))
+    assert manifest.rejected == ()
+    assert manifest.num_images == len(files) == 3 * 2 * 6

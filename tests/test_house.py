@@ -18,14 +18,18 @@ HOMES = {
     "prefect": ["pipelines/"],
     "prefect_dask": ["pipelines/"],
     "bentoml": ["serving/"],
-    "torch": ["models/", "data/augment.py", "data/load.py"],
-    "torchvision": ["models/"],
+    "torch": ["models/", "data/augment.py", "data/boxes.py", "data/crop.py", "data/load.py", "data/mix.py"],
+    # networks; and the one source that leaves downloading and checking published data sets to it
+    "torchvision": ["models/", "data/source_torchvision.py"],
     "torchmetrics": ["models/"],
     "pytorch_lightning": ["models/"],
     "onnx": ["models/"],
     "onnxscript": ["models/"],
     "mlflow": ["models/tracking.py", "models/registry.py"],
     "dvc": ["data/versioning.py"],
+    # the cluster that `prepare` may run on
+    "dask": ["data/cluster.py"],
+    "distributed": ["data/cluster.py"],
     # our parameters, and the description that BentoML writes of a Bento
     "yaml": ["pipelines/config.py", "serving/package.py"],
 }

@@ -155,7 +155,7 @@ def test_an_interrupted_run_goes_on_where_it_was(workspace, photos, signal_numbe
         assert process.returncode == 1
         assert told[-1] == "convoy: stopped; what was finished is kept: the same command goes on from there\n"
     _, found = run("run", *many)
-    assert re.search(r"train: resuming run \w{8} after \d+ finished epochs", found.stderr)
+    assert re.search(r"train: resuming run \w{8} after \d+ steps", found.stderr)
     assert "epoch 4/40" not in found.stderr
     mlflow = client()
     (trained,) = mlflow.search_runs([mlflow.get_experiment_by_name("convoy").experiment_id])

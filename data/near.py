@@ -1,0 +1,119 @@
+"""Images that look alike though their bytes differ: found by a perceptual hash, confirmed by their pixels.
+
+Shapes: N images, P pairs, S stored pixels a side.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import combinations, pairwise
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from data.decode import Pixels
+
+Hashes = npt.NDArray[np.uint64]
+Pairs = npt.NDArray[np.int64]
+
+MAX_BITS = 6
+"""Hashes that differ in more of their 64 bits are not looked at: of photographs that were scaled, compressed anew or
+made brighter, half differ in 2 at most."""
+
+MAX_NEIGHBOURS = 500
+"""With so many of those that share a key a hash is compared: without a bound, a hundred thousand scans of nearly empty
+pages would be compared each with each."""
+
+MAX_PAIRS = 100_000
+"""So many pairs are confirmed by their pixels, some 0.1 ms each; a set with more is full of near duplicates."""
+
+SIDE = 16
+"""Pixels a side at which two images are compared: what a compression has changed is averaged out."""
+
+MIN_CORRELATION = 0.99
+"""Of the 1,797 digits of scikit-learn, whose classes are simple shapes, the nearest two reach 0.9892; a JPEG of quality
+50 keeps a photograph above 0.995."""
+
+MAX_DIFFERENCE = 3.0
+"""Grey levels of 255, root mean square: nearly uniform images hold too little for a correlation."""
+
+
+def near_groups(hashes: Hashes, pixels_of: Callable[[int], Pixels]) -> list[list[int]]:
+    """Group images that look alike, each group and all of them in order.
+
+    Args:
+        hashes: uint64 [N], of `data.describe`.
+        pixels_of: gives the prepared image of an index, uint8 [S, S, 3].
+
+    """
+    pairs = near_pairs(hashes)[:MAX_PAIRS].tolist()
+    return connected((one, other) for one, other in pairs if look_alike(pixels_of(one), pixels_of(other)))
+
+
+def near_pairs(hashes: Hashes, max_bits: int = MAX_BITS) -> Pairs:
+    """Find the pairs of hashes, uint64 [N], that differ in at most `max_bits` bits; int64 [P, 2], in order.
+
+    The bits are cut into `max_bits + 2` bands: as each difference spoils one band at most, two bands stay equal. So it
+    is enough to sort by every two bands and to compare what falls together, as in multi-index hashing (Norouzi, Punjani
+    and Fleet, CVPR 2012). Equal hashes are paired with the first of them only.
+    """
+    unique, first, group = np.unique(hashes, return_index=True, return_inverse=True)
+    found = [first[pair] for key in _keys(unique, max_bits) for pair in _pairs_of_equal_keys(unique, key, max_bits)]
+    others = np.flatnonzero(first[group] != np.arange(len(hashes)))
+    found.append(np.stack([first[group[others]], others], axis=1))
+    return np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
+
+
+def _keys(hashes: Hashes, max_bits: int) -> Iterator[Hashes]:
+    """Each hash with all but two of its bands blanked, for every two bands."""
+    edges = [int(edge) for edge in np.linspace(0, 64, max_bits + 3).round()]
+    bands = [(1 << end) - (1 << start) for start, end in pairwise(edges)]
+    for one, other in combinations(bands, 2):
+        yield hashes & np.uint64(one | other)
+
+
+def _pairs_of_equal_keys(hashes: Hashes, keys: Hashes, max_bits: int) -> Iterator[Pairs]:
+    """Compare each hash with the next one of equal key, then with the next but one, until no two keys are equal."""
+    order = np.argsort(keys, kind="stable")  # the hashes are sorted: among equal keys, neighbours are alike
+    keys, hashes = keys[order], hashes[order]
+    left = np.arange(len(keys))
+    for step in range(1, MAX_NEIGHBOURS + 1):
+        left = left[left + step < len(keys)]
+        left = left[keys[left] == keys[left + step]]
+        if not len(left):
+            return
+        near = left[np.bitwise_count(hashes[left] ^ hashes[left + step]) <= max_bits]
+        yield np.stack([order[near], order[near + step]], axis=1)
+
+
+def look_alike(one: Pixels, other: Pixels) -> bool:
+    """Compare two images of the same size, uint8 [S, S, 3], whatever their brightness and contrast."""
+    left, right = _reduced(one), _reduced(other)
+    if np.sqrt(np.square(left - right).mean()) <= MAX_DIFFERENCE:
+        return True
+    left, right = left - left.mean(), right - right.mean()
+    scale = np.sqrt(np.square(left).sum() * np.square(right).sum())
+    return bool((left * right).sum() >= MIN_CORRELATION * scale > 0)
+
+
+def _reduced(pixels: Pixels) -> npt.NDArray[np.float64]:
+    reduced = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX)
+    return np.asarray(reduced, dtype=np.float64)
+
+
+def connected(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Join pairs that share a member into groups, each group and all of them in order."""
+    parent: dict[int, int] = {}
+
+    def root(index: int) -> int:
+        while parent.setdefault(index, index) != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    for one, other in pairs:
+        low, high = sorted((root(one), root(other)))
+        parent[high] = low
+    groups: dict[int, list[int]] = {}
+    for index in sorted(parent):
+        groups.setdefault(root(index), []).append(index)
+    return list(groups.values())

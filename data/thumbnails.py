@@ -1,0 +1,67 @@
+"""Small pictures of the images that the report on quality names, whole as they came, for its page."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+
+from data.decode import Pixels, opened, upright
+from data.quality import Evidence, QualityReport
+
+THUMBNAILS_FILE = "quality-thumbnails.npy"
+SIDE = 64
+NUM_GROUPS, NUM_IN_GROUP = 24, 6
+"""Of each finding, so many groups have pictures, and so many images of each."""
+
+
+def make_thumbnails(report: QualityReport, raw: Path, max_pixels: int) -> tuple[QualityReport, Pixels]:
+    """Draw the images that the page shows, uint8 [N, SIDE, SIDE, 3], and note in the report which they are."""
+    wanted: dict[str, set[str]] = {}
+    for image in shown(report):
+        if image.shard and image.label is not None:
+            wanted.setdefault(image.shard, set()).add(image.origin)
+    drawn = {
+        origin: _draw(content, max_pixels)
+        for shard, origins in sorted(wanted.items())
+        for origin, content in _read(raw / f"{shard}.parquet", origins)
+    }
+    pictures = np.array([drawn[origin] for origin in sorted(drawn)], dtype=np.uint8).reshape(-1, SIDE, SIDE, 3)
+    return report.model_copy(update={"thumbnails": tuple(sorted(drawn))}), pictures
+
+
+def shown(report: QualityReport) -> Iterator[Evidence]:
+    """Images that have pictures on the page."""
+    for finding in report.findings:
+        for group in finding.groups[:NUM_GROUPS]:
+            yield from group[:NUM_IN_GROUP]
+
+
+def _read(shard: Path, origins: set[str]) -> Iterator[tuple[str, bytes]]:
+    """Read single images; a row group without any is left alone but for its names."""
+    with pq.ParquetFile(shard) as file:
+        for group in range(file.num_row_groups):
+            names = file.read_row_group(group, columns=["origin"])["origin"].to_pylist()
+            rows = [row for row, name in enumerate(names) if name in origins]
+            if rows:
+                images = file.read_row_group(group, columns=["image"])["image"]
+                yield from ((names[row], images[row].as_py()) for row in rows)
+
+
+def _draw(content: bytes, max_pixels: int) -> Pixels:
+    """Fit the whole image into a white square; one that is smaller shows its pixels."""
+    with opened(content, max_pixels) as picture:
+        image, across, down = upright(picture, _fitted(*picture.size))
+    width, height = _fitted(across[1] - across[0], down[1] - down[0])
+    resample = Image.Resampling.NEAREST if max(image.size) < SIDE else Image.Resampling.BILINEAR
+    box = (across[0], down[0], across[1], down[1])
+    small = image.resize((width, height), resample, box=box)
+    square = Image.new("RGB", (SIDE, SIDE), "white")
+    square.paste(small, ((SIDE - width) // 2, (SIDE - height) // 2))
+    return np.array(square)
+
+
+def _fitted(width: float, height: float) -> tuple[int, int]:
+    scale = SIDE / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))

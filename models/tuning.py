@@ -1,0 +1,127 @@
+"""What `auto` means for a training: found by a few steps of each candidate on the device that will train."""
+
+import logging
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import nn
+from torch.nn import functional as F
+
+from data.stage import whole_file
+from models.config import Precision, TrainingConfig
+from models.job import TrainingJob
+from models.recipes import make_optimizer, resolve_recipe
+from models.zoo import build_network
+
+NUM_STEPS = 4
+"""Of each candidate, the first of which is not counted: it chooses kernels and touches memory for the first time."""
+MARGIN = 0.95
+"""Share of the time of a simpler candidate that a later one must stay under: the rest is noise."""
+
+_log = logging.getLogger("convoy")
+
+
+class Execution(BaseModel):
+    """How a network is computed; what it learns differs by rounding only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    precision: Precision
+    channels_last: bool
+
+
+def tune(job: TrainingJob, note: Path | None = None) -> TrainingJob:
+    """Give the job with every `auto` of its computation replaced by what is fastest on this device.
+
+    `note` keeps the choice, so that a training that resumes computes as it has begun.
+    """
+    candidates = _candidates(job.training)
+    if len(candidates) == 1:
+        return _with(job, candidates[0])
+    chosen = _read(note) if note else None
+    if chosen not in candidates:
+        chosen = fastest(candidates, _stopwatch(job))
+        _log.info("train: %s, channels %s, measured fastest here", chosen.precision, _order(chosen))
+    if note:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(note) as temporary:
+            temporary.write_text(chosen.model_dump_json(), encoding="utf-8")
+    return _with(job, chosen)
+
+
+def fastest(candidates: list[Execution], seconds: Callable[[Execution], float]) -> Execution:
+    """Take the first candidate, or a later one that is clearly faster."""
+    best, best_seconds = candidates[0], seconds(candidates[0])
+    for candidate in candidates[1:]:
+        if (found := seconds(candidate)) < MARGIN * best_seconds:
+            best, best_seconds = candidate, found
+    return best
+
+
+def _candidates(config: TrainingConfig) -> list[Execution]:
+    precisions: tuple[Precision, ...] = ("fp32", "bf16") if config.precision == "auto" else (config.precision,)
+    layouts = (True, False) if config.channels_last == "auto" else (config.channels_last,)
+    return [Execution(precision=precision, channels_last=layout) for precision, layout in product(precisions, layouts)]
+
+
+def _with(job: TrainingJob, execution: Execution) -> TrainingJob:
+    return replace(job, training=job.training.model_copy(update=execution.model_dump()))
+
+
+def _order(execution: Execution) -> str:
+    return "last" if execution.channels_last else "first"
+
+
+def _read(note: Path) -> Execution | None:
+    try:
+        return Execution.model_validate_json(note.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def training_device(config: TrainingConfig) -> torch.device:
+    """Name the device that Lightning will choose."""
+    if config.accelerator == "cpu" or not torch.accelerator.is_available():
+        return torch.device("cpu")
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
+def _stopwatch(job: TrainingJob) -> Callable[[Execution], float]:
+    """Give a function that times a step, in seconds, on random images in batches as large as the training's."""
+    device, num_classes = training_device(job.training), len(job.manifest.classes)
+    start = build_network(job.model.model_copy(update={"weights": None}), num_classes, job.input_size)
+    batch_size = max(2, min(job.training.batch_size // job.training.num_processes, job.manifest.num_in("train")))
+    images = torch.rand(batch_size, 3, job.input_size, job.input_size, device=device)
+    labels = torch.randint(num_classes, (batch_size,), device=device)
+
+    def seconds(execution: Execution) -> float:
+        network = deepcopy(start).to(device).train()
+        return _time_steps(network, images, labels, job.training, execution)
+
+    return seconds
+
+
+def _time_steps(
+    network: nn.Module, images: torch.Tensor, labels: torch.Tensor, config: TrainingConfig, execution: Execution
+) -> float:
+    layout = torch.channels_last if execution.channels_last else torch.contiguous_format
+    network, images = network.to(memory_format=layout), images.to(memory_format=layout)
+    optimizer = make_optimizer(resolve_recipe(config), network, config.batch_size)
+    times = []
+    for _ in range(NUM_STEPS):
+        start = perf_counter()
+        optimizer.zero_grad()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=execution.precision == "bf16"):
+            logits = network(images)
+        F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if images.device.type != "cpu":
+            torch.accelerator.synchronize()
+        times.append(perf_counter() - start)
+    return min(times[1:])
