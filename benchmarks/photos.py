@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 NUM_CLASSES = 10
 
@@ -15,22 +15,34 @@ OPTIONS: list[tuple[str, dict[str, object]]] = [
 ]
 SIZE = (341, 256)
 """ImageNet's proportions, and a shorter side as in the AlexNet paper."""
+IMAGENET_SIZE = (500, 375)
+"""The commonest size of ImageNet's own files."""
 
 
-def photo_folder(given: Path | None, scratch: Path, num_images: int) -> Path:
+def photo_folder(given: Path | None, scratch: Path, num_images: int, size: tuple[int, int] = SIZE) -> Path:
     """Give the folder of real photographs, or fill `scratch` with <class>/*.jpg, cut from one made scene."""
     if given is not None:
         return given
+    width, height = size
     rng = np.random.default_rng(0)
-    scene = _scene(rng, 8 * SIZE[0], 8 * SIZE[1])
+    scene = _scene(rng, 8 * width, 8 * height)
     # Each place once: two equal photographs in two classes would be refused.
-    places = rng.choice(49 * SIZE[0] * SIZE[1], num_images, replace=False)
-    for index, (top, left) in enumerate(zip(*np.divmod(places, 7 * SIZE[0]), strict=True)):
+    places = rng.choice(49 * width * height, num_images, replace=False)
+    for index, (top, left) in enumerate(zip(*np.divmod(places, 7 * width), strict=True)):
         folder = scratch / f"class-{index % NUM_CLASSES}"
         folder.mkdir(parents=True, exist_ok=True)
-        photo = scene.crop((int(left), int(top), int(left) + SIZE[0], int(top) + SIZE[1]))
+        photo = scene.crop((int(left), int(top), int(left) + width, int(top) + height))
+        # Places near each other must not look alike: real photographs seldom do.
+        for turn in _TURNS[int(rng.integers(8))]:
+            photo = turn(photo)
         (folder / f"{index:05d}.jpg").write_bytes(_encode(photo))
     return scratch
+
+
+_TURNS = [
+    [turn for bit, turn in enumerate((ImageOps.mirror, ImageOps.flip, ImageOps.invert)) if number >> bit & 1]
+    for number in range(8)
+]
 
 
 def make_photo(rng: np.random.Generator, width: int = SIZE[0], height: int = SIZE[1]) -> bytes:

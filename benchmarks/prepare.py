@@ -9,7 +9,8 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from benchmarks.photos import OPTIONS, photo_folder
+from benchmarks.photos import IMAGENET_SIZE, OPTIONS, photo_folder
+from benchmarks.photos import SIZE as PHOTO_SIZE
 from benchmarks.report import Report, alternate, rate, run
 from data.config import DataConfig
 from data.decode import Preprocessing, decode
@@ -23,15 +24,19 @@ NUM_DECODED = 1000
 
 def measure(arguments: argparse.Namespace) -> Report:
     """Prepare all photographs from scratch, decode some of them on one core, and read all through a DataLoader."""
-    with tempfile.TemporaryDirectory() as scratch_name:
-        scratch = Path(scratch_name)
-        photos = photo_folder(arguments.folder, scratch / "photos", arguments.images)
-        paths = sorted(photos.rglob("*.jpg"))
-        encoded = [path.read_bytes() for path in paths[:: max(1, len(paths) // NUM_DECODED)]]
-        ingest(DataConfig(source="folder", path=photos, size=SIZE), scratch / "raw", scratch / "state.json")
-        with ProcessPoolExecutor(num_cores(), get_context("spawn"), _keep, (encoded,)) as pool:
-            medians = alternate(_candidates(photos, scratch, encoded, pool), arguments.rounds)
-    return _report(medians, len(paths))
+    report = Report("prepare")
+    for width, height in [PHOTO_SIZE] if arguments.folder else [IMAGENET_SIZE, PHOTO_SIZE]:
+        with tempfile.TemporaryDirectory() as scratch_name:
+            scratch = Path(scratch_name)
+            photos = photo_folder(arguments.folder, scratch / "photos", arguments.images, (width, height))
+            paths = sorted(photos.rglob("*.jpg"))
+            encoded = [path.read_bytes() for path in paths[:: max(1, len(paths) // NUM_DECODED)]]
+            ingest(DataConfig(source="folder", path=photos, size=SIZE), scratch / "raw", scratch / "state.json")
+            with ProcessPoolExecutor(num_cores(), get_context("spawn"), _keep, (encoded,)) as pool:
+                medians = alternate(_candidates(photos, scratch, encoded, pool), arguments.rounds)
+        what = str(arguments.folder) if arguments.folder else f"{width} x {height} px"
+        _add(report, medians, f"{len(paths):,} photographs, {what}")
+    return report
 
 
 def _candidates(
@@ -47,13 +52,12 @@ def _candidates(
     }
 
 
-def _report(medians: dict[str, float], num_images: int) -> Report:
-    report = Report("prepare")
+def _add(report: Report, medians: dict[str, float], photographs: str) -> None:
     limit = num_cores() * medians["one core, decode and resize"]
     for name, value in medians.items():
-        report.add(f"{name}, {SIZE} px", value, "images/s", reference=f"{num_images:,} photographs")
-    reference = f"{num_cores()} x one core"
+        report.add(f"{name}, {SIZE} px", value, "images/s", reference=photographs)
     for name in ("prepare", "ingest and prepare"):
+        reference = f"{num_cores()} x one core; {photographs}"
         report.add(f"{name} / limit", medians[name] / limit, "x", goal=0.85, reference=reference)
     report.add(
         "all cores, decode and resize / limit",
@@ -62,7 +66,6 @@ def _report(medians: dict[str, float], num_images: int) -> Report:
         reference="processes that run already: what this machine's cores leave each other",
     )
     report.add("prepare / DataLoader", medians["prepare"] / medians["ImageFolder in a DataLoader"], "x")
-    return report
 
 
 _kept: list[bytes] = []

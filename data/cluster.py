@@ -13,7 +13,7 @@ import secrets
 import ssl
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -89,7 +89,7 @@ def code_digest() -> str:
 
 def map_on_cluster(
     work: Callable[[Path], Result], files: Sequence[Path], scheduler: str, shared: Sequence[Path]
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Map over files in order on the workers of a scheduler; an interruption takes back what has not begun.
 
     Args:

@@ -40,7 +40,7 @@ def find_dropped(shards: Sequence[Path], config: DataConfig, missing: frozenset[
 def _copies(shards: Sequence[Path], config: DataConfig, missing: frozenset[Split]) -> Iterator[list[Copy]]:
     """Groups of equal bytes. The checksums stay in Arrow's arrays: only those of copies become objects."""
     columns = ["origin", "label", "split", "sha256"]
-    tables = [pq.read_table(shard, columns=columns) for shard in shards]
+    tables = [pq.ParquetFile(shard).read(columns) for shard in shards]
     checksums = pa.chunked_array([chunk for table in tables for chunk in table["sha256"].chunks], pa.string())
     counts = checksums.value_counts()
     repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))

@@ -37,7 +37,7 @@ def decode_and_describe(image: bytes, spec: Preprocessing) -> tuple[Pixels, Imag
         traits = _traits(picture)
         square = to_square(picture, spec)
         traits["animation"] = _is_animated(picture)
-    return np.array(square), ImageFacts(
+    return np.asarray(square), ImageFacts(
         width=width,
         height=height,
         traits=tuple(name for name in TRAITS if traits[name]),

@@ -81,25 +81,37 @@ class Part(Model):
         return sum(len(rows) for rows in self.rows.values())
 
 
-def prepare_part(raw: Path, *, plan: Plan, prepared: Path, parts: Path) -> Part:
-    """Prepare one raw shard, or recognize that it has been: same bytes, same parameters, same code, files unaltered."""
+def prepare_part(raw: Path, *, plan: Plan, prepared: Path, parts: Path) -> Path:
+    """Prepare one raw shard, or recognize that it has been: same images, same parameters, same code, files unaltered.
+
+    Returns the file that holds the `Part`: the parts of many shards are not worth carrying between processes.
+    """
     record = parts / f"{raw.stem}.json"
-    key = _digest(json.dumps([plan.key, _file_digest(raw), plan.dropped.get(raw.stem)]).encode())
-    part = _read_part(record)
-    if part and part.key == key and all(_is_unaltered(prepared, shard) for shard in part.shards):
-        return part
-    part = _prepare(raw, key, plan, prepared)
-    with whole_file(record) as temporary:
-        temporary.write_text(part.model_dump_json(), encoding="utf-8")
-    return part
+    key = _digest(json.dumps([plan.key, _images(raw), plan.dropped.get(raw.stem)]).encode())
+    if not _is_done(record, key, prepared):
+        part = _prepare(raw, key, plan, prepared)
+        with whole_file(record) as temporary:
+            temporary.write_text(part.model_dump_json(), encoding="utf-8")
+    return record
 
 
-def _read_part(record: Path) -> Part | None:
-    """Read what an earlier run has done; a record in another form is of another version of this code."""
+def read_part(record: Path) -> Part:
+    """Read what `prepare_part` has written."""
+    return Part.model_validate_json(record.read_bytes())
+
+
+def _is_done(record: Path, key: str, prepared: Path) -> bool:
     try:
-        return Part.model_validate_json(record.read_bytes())
+        part = read_part(record)
     except (FileNotFoundError, ValidationError):
-        return None
+        # A record in another form is of another version of this code.
+        return False
+    return part.key == key and all(_is_unaltered(prepared, shard) for shard in part.shards)
+
+
+def _images(raw: Path) -> str:
+    """Name the images of a raw shard by the checksums that were taken when they were read from their source."""
+    return _digest(json.dumps(pq.ParquetFile(raw).read(["origin", "sha256"]).to_pydict()).encode())
 
 
 def _prepare(raw: Path, key: str, plan: Plan, prepared: Path) -> Part:
@@ -139,7 +151,7 @@ def _prepare(raw: Path, key: str, plan: Plan, prepared: Path) -> Part:
 
 
 def _records(raw: Path) -> Iterator[dict[str, Any]]:
-    for batch in pq.ParquetFile(raw).iter_batches(batch_size=READ_AHEAD):
+    for batch in pq.ParquetFile(raw, memory_map=True).iter_batches(batch_size=READ_AHEAD):
         yield from batch.to_pylist()
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 from collections import Counter
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from data.conflicts import find_dropped
 from data.errors import UserError
 from data.ingest import RAW, REJECTED_FILE, raw_shards
 from data.manifest import MANIFEST_FILE, DataManifest, RejectedImage, labels_file
-from data.part import Part, Plan, prepare_part
+from data.part import Part, Plan, prepare_part, read_part
 from data.quality import QUALITY_FILE, QualityReport, inspect, refuse_errors
 from data.sources import SPLITS, Split, mirror_keeps_label
 from data.stage import read_params, remove_unfinished, run_stage, whole_file
@@ -48,7 +49,7 @@ def prepare(config: DataConfig, raw: Path, prepared: Path, parts: Path) -> DataM
     prepared.mkdir(parents=True, exist_ok=True)
     parts.mkdir(parents=True, exist_ok=True)
     (prepared / MANIFEST_FILE).unlink(missing_ok=True)
-    given = pa.concat_tables(pq.read_table(shard, columns=["origin", "label", "split"]) for shard in shards)
+    given = pa.concat_tables(pq.ParquetFile(shard).read(["origin", "label", "split"]) for shard in shards)
     missing = _missing_splits(given)
     dropped = find_dropped(shards, config, missing) if config.on_conflict == "drop" else {}
     plan = Plan(config=config, missing=missing, dropped=dropped)
@@ -71,9 +72,11 @@ def _prepare_parts(shards: list[Path], plan: Plan, prepared: Path, parts: Path, 
     # On another machine, a relative path would begin elsewhere.
     shards, folders = [shard.absolute() for shard in shards], [prepared.absolute(), parts.absolute()]
     work = partial(prepare_part, plan=plan, prepared=folders[0], parts=folders[1])
+    records = map_files(work, shards, scheduler=plan.config.scheduler, shared=folders)
     try:
-        with tqdm(total=num_images, unit="image", desc="prepare", disable=None) as progress:
-            for part in map_files(work, shards, scheduler=plan.config.scheduler, shared=folders):
+        with closing(records), tqdm(total=num_images, unit="image", desc="prepare", disable=None) as progress:
+            for record in records:
+                part = read_part(record)
                 done.append(part)
                 progress.update(part.num_images + len(part.rejected))
     finally:

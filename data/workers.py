@@ -4,13 +4,13 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
-from multiprocessing.connection import Connection
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TypeVar
+from traceback import format_exc
+from typing import Generic, TypeVar, cast
 
 from data.errors import UserError
 from data.stage import num_cores
@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 def map_files(
     work: Callable[[Path], Result], files: Sequence[Path], *, scheduler: str | None = None, shared: Sequence[Path] = ()
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Map over files, on the workers of a Dask scheduler or in processes of this machine; results in any order.
 
     Args:
@@ -44,53 +44,104 @@ def map_files(
     return map_on_cluster(work, files, scheduler, shared)
 
 
-def _map_here(work: Callable[[Path], Result], files: Sequence[Path]) -> Iterator[Result]:
-    """Map in as many processes as there are cores, where that is worth their start.
+def _map_here(work: Callable[[Path], Result], files: Sequence[Path]) -> Generator[Result]:
+    """Map on all cores: this process works too, beside as many others as are worth their start.
 
-    The largest files come first, so that all cores end at about the same time; results come as they are made. An
-    interruption ends the processes at once, and so does the death of this one.
+    The largest files come first, so that all cores end at about the same time.
     """
     sizes = {file: file.stat().st_size for file in files}
     num_processes = min(num_cores(), len(files), sum(sizes.values()) // BYTES_PER_PROCESS)
-    files = sorted(files, key=sizes.__getitem__, reverse=True)
-    if num_processes < 2:
-        yield from map(work, files)
-        return
-    context = multiprocessing.get_context("spawn")
-    end_of_parent, held = context.Pipe(duplex=False)
-    with end_of_parent, ProcessPoolExecutor(num_processes, context, _end_with_parent, (end_of_parent,)) as pool:
+    waiting = deque(sorted(files, key=sizes.__getitem__, reverse=True))
+    with _colleagues(work, num_processes - 1) as colleagues:
+        while waiting or any(colleague.num_files for colleague in colleagues):
+            # While this process works on a file, none of them may run out of files, unless these come to an end.
+            for colleague in colleagues:
+                while waiting and colleague.num_files < (2 if len(waiting) > len(colleagues) else 1):
+                    colleague.give(waiting.popleft())
+            if waiting:
+                yield work(waiting.popleft())
+            busy = [colleague for colleague in colleagues if colleague.num_files]
+            ready = wait([colleague.pipe for colleague in busy], 0 if waiting else None) if busy else []
+            yield from (colleague.take() for colleague in busy if colleague.pipe in ready)
+
+
+class _Colleague(Generic[Result]):
+    """A process that works on the files that it is given, behind a pipe of its own.
+
+    Not a pool of the standard library, all of whose processes write to one pipe: where one is killed in the middle of a
+    result, the reader waits for the rest for ever.
+    """
+
+    def __init__(self, work: Callable[[Path], Result]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.num_files = 0
+        self._process = context.Process(target=_work_for, args=(theirs, work), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def give(self, file: Path) -> None:
+        with suppress(BrokenPipeError):
+            self.pipe.send(file)
+        self.num_files += 1
+
+    def take(self) -> Result:
+        """Wait for a result.
+
+        Raises:
+            UserError: the process has died.
+
+        """
         try:
-            for future in as_completed(_submit(pool, work, files)):
-                yield future.result()
-        except BrokenProcessPool:
+            result, error = self.pipe.recv()
+        except (EOFError, ConnectionResetError):
             raise UserError(
                 "the system has ended a process that was decoding images, most likely for lack of memory: "
                 "close other programs, or lower data.size",
                 exit_code=1,
             ) from None
-        except BaseException:
-            held.close()
-            raise
-    held.close()
+        self.num_files -= 1
+        if error is not None:
+            raise error
+        return cast(Result, result)
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self.pipe.close()
 
 
-def _submit(pool: ProcessPoolExecutor, work: Callable[[Path], Result], files: Sequence[Path]) -> list[Future[Result]]:
-    """Start the processes with Ctrl-C blocked, which this process answers for all of them.
+@contextmanager
+def _colleagues(work: Callable[[Path], Result], number: int) -> Iterator[list[_Colleague[Result]]]:
+    """Start processes with Ctrl-C blocked, which this process answers for all of them, and end them after the block."""
+    with ExitStack() as stack:
+        colleagues = []
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for _ in range(number):
+                colleagues.append(_Colleague(work))
+                stack.callback(colleagues[-1].end)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        yield colleagues
 
-    Not `pool.map`, which cancels what is pending when it is interrupted: where the processes end at the same moment,
-    Python 3.11 prints a traceback of its own.
-    """
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return [pool.submit(work, file) for file in files]
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+def _work_for(colleague: Connection, work: Callable[[Path], Result]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    answer: tuple[Result | None, Exception | None]
+    while True:
+        file = colleague.recv()
+        try:
+            answer = work(file), None
+        except Exception as error:
+            error.add_note(format_exc())
+            answer = None, error
+        colleague.send(answer)
 
 
-def _end_with_parent(end_of_parent: Connection) -> None:
-    def wait() -> None:
-        with suppress(EOFError, OSError):
-            end_of_parent.recv()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+def _end_with_parent() -> None:
+    """Being killed leaves the parent no time to say so."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -1,5 +1,6 @@
 """Real git and DVC repositories; what runs a stage takes seconds and is slow, but for the one first run."""
 
+import json
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from images import files_in, photos, write
 from data import versioning
 from data.config import DataConfig
 from data.errors import UserError
+from data.ingest import STATE_FILE
 from data.manifest import read_manifest
 
 ROOT = Path(__file__).parents[1]
@@ -224,25 +226,22 @@ def test_an_interrupted_stage_is_an_interruption(tmp_path):
     workspace = make_workspace(tmp_path / "workspace")
     many = write(tmp_path / "many", photos(2000, width=8, height=8))
     with (tmp_path / "output").open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-c", INTERRUPTED, str(many)],
-            cwd=workspace,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+        command = [sys.executable, "-c", INTERRUPTED, str(many)]
+        process = subprocess.Popen(command, cwd=workspace, stdout=output, stderr=output, start_new_session=True)
+        # A shard is finished when it is noted, a moment after it is there.
+        states = workspace / STATE_FILE
         deadline = time.monotonic() + 60
-        while not list(workspace.glob("data/raw/*.parquet")) and time.monotonic() < deadline:
+        while not states.is_file() and time.monotonic() < deadline:
             time.sleep(0.001)
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(30) == 77
     assert b"Traceback" not in (tmp_path / "output").read_bytes()
-    kept = {path.name: path.stat().st_mtime_ns for path in workspace.glob("data/raw/*")}
+    assert not list(workspace.glob("data/raw/.*"))
+    kept = {name: (workspace / "data" / "raw" / name).stat().st_mtime_ns for name in json.loads(states.read_text())}
     assert kept
-    assert not any(name.startswith(".") for name in kept)
     versioning.reproduce(workspace, DataConfig(source="folder", path=many))
     assert read_manifest(workspace / "data" / "prepared").num_images == 4000
-    assert (workspace / "data" / "raw" / min(kept)).stat().st_mtime_ns == kept[min(kept)]
+    assert kept == {name: (workspace / "data" / "raw" / name).stat().st_mtime_ns for name in kept}
 
 
 @pytest.fixture
