@@ -29,7 +29,7 @@ class Server:
         *,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Prepare to start `python -m arguments... --host --port`.
+        """Prepare to start `python -m arguments... --host --port`, which ends with this process, however that ends.
 
         Raises:
             UserError: the port is in use.
@@ -37,7 +37,7 @@ class Server:
         """
         self.url = f"http://{HOST}:{port}"
         self._name, self._health = name, self.url + health
-        self._command = [sys.executable, "-m", *arguments, "--host", HOST, "--port", str(port)]
+        self._command = [sys.executable, "-m", "pipelines.tethered", *arguments, "--host", HOST, "--port", str(port)]
         self._environment = {**environ, **(environment or {})}
         self._log = OUTPUTS / f"{name}-server.log"
         if not _is_free(port):
@@ -50,7 +50,7 @@ class Server:
             output = stack.enter_context(self._log.open("w", encoding="utf-8"))
             self._process = subprocess.Popen(
                 self._command,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=self._environment,
@@ -66,6 +66,9 @@ class Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        finally:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
 
     def wait_until_healthy(self) -> None:
         """Wait until it answers.

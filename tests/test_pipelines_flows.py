@@ -8,6 +8,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import draw_classes
 from mlflow import MlflowClient
@@ -148,8 +149,10 @@ def test_an_interrupted_run_goes_on_where_it_was(workspace, photos, signal_numbe
         for line in process.stderr:
             told.append(line)
             if "epoch 5/40" in line:
+                started = psutil.Process(process.pid).children(recursive=True)
                 process.send_signal(signal_number)
         process.wait()
+    assert psutil.wait_procs(started, timeout=20)[1] == []
     assert "Traceback" not in "".join(told)
     if signal_number != signal.SIGKILL:
         assert process.returncode == 1

@@ -1,0 +1,21 @@
+"""Run a module as `python -m` does, and stop when whoever started it is gone: even one that is killed leaves no server.
+
+What starts it holds the other end of its standard input, and never writes to it.
+"""
+
+import os
+import runpy
+import signal
+import sys
+import threading
+
+
+def _stop_at_the_end_of_input() -> None:
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_stop_at_the_end_of_input, daemon=True).start()
+    sys.argv = sys.argv[1:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
