@@ -1,6 +1,7 @@
 """The entry point of a Bento: BentoML imports this module from the Bento's own folder, to build and to serve it."""
 
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ import bentoml
 
 from data.errors import UserError
 from serving.app import create_app
+from serving.auth import read_tokens
 from serving.config import ServingConfig
 from serving.targets import TARGETS
 
@@ -24,7 +26,8 @@ logger = logging.getLogger("convoy")
 FOLDER = Path(__file__).resolve().parents[1]
 config = ServingConfig.model_validate_json((FOLDER / "serving.json").read_text(encoding="utf-8"))
 target = TARGETS[config.target]
-app = create_app(lambda: bentoml.get_current_service().classifier, config, threads=target.threads)
+tokens = read_tokens(os.environ)
+app = create_app(lambda: bentoml.get_current_service().classifier, config, threads=target.threads, tokens=tokens)
 
 
 @bentoml.service(
@@ -41,7 +44,7 @@ app = create_app(lambda: bentoml.get_current_service().classifier, config, threa
 )
 @bentoml.asgi_app(app, path="/")
 class ConvoyService:
-    """Answers /classify, /model and /metrics by `serving.app`; BentoML answers /livez and /readyz."""
+    """Answers by `serving.app`, but for /livez and /readyz, which BentoML answers."""
 
     def __init__(self) -> None:
         self.classifier = load_classifier()

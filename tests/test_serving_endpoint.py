@@ -96,7 +96,7 @@ def test_its_probes_and_metrics_answer(client):
         ("POST", "/classify", {"content": BLUE, "headers": {"content-type": "text/plain"}}, 415),
         ("POST", "/classify", {"files": {"other": BLUE}}, 422),
         ("GET", "/classify", {}, 405),
-        ("GET", "/", {}, 404),
+        ("GET", "/nothing", {}, 404),
         ("GET", "/docs.json", {}, 404),
     ],
 )
