@@ -46,7 +46,10 @@ async function describeModel() {
   try {
     const model = await ask("model");
     $("model-name").textContent = model.name;
-    $("model-line").textContent = `Version ${model.version} · ${model.network} · ${model.classes.length} classes`;
+    const accuracy = model.metrics["test/accuracy"];
+    const parts = [`Version ${model.version}`, model.network, `${model.classes.length} classes`];
+    if (accuracy !== undefined) parts.push(`${percent.format(accuracy)} of its test images right`);
+    $("model-line").textContent = parts.join(" · ");
     document.title = `${model.name} · Convoy`;
     const figures = Object.entries(model.metrics).map(([name, value]) => [name, Number(value.toPrecision(4))]);
     const facts = [["run", model.run_id], ["data version", model.data_version], ["code", model.git_commit ?? "unknown"]];
@@ -75,6 +78,7 @@ async function classify(file) {
   show(file);
   $("error").hidden = true;
   $("status").textContent = "Looking …";
+  $("status").classList.remove("quiet");
   const started = performance.now();
   try {
     const { predictions, model } = await ask("classify", file);
@@ -213,6 +217,11 @@ document.addEventListener("drop", (event) => {
 });
 $("show").addEventListener("change", draw);
 $("image").addEventListener("load", draw);
+$("image").addEventListener("error", () => {
+  // The endpoint reads kinds of images that browsers do not show.
+  $("stage").hidden = true;
+  $("invitation").hidden = false;
+});
 new ResizeObserver(draw).observe($("image"));
 
 $("token-form").addEventListener("submit", async (event) => {
