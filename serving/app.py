@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     # BentoML's supervisor imports the app too, and never predicts.
     from serving.classifier import Classifier
 
-WAITING_EXPLANATIONS = 4
-"""Explanations that wait for their turn at most: each is fifty predictions."""
+EXPLANATIONS = 5
+"""Explanations that are worked on or wait for their turn: each is fifty predictions."""
 
 
 def create_app(
@@ -64,7 +64,9 @@ class Handlers:
         self._description = description
         self._inbox = Inbox(int(config.max_body_mb * 1_000_000))
         self._limiter = anyio.CapacityLimiter(threads)
+        # One at a time, beside the predictions and not in their place.
         self._explainer = anyio.CapacityLimiter(1)
+        self._explaining = 0
         self._metrics = Metrics()
 
     def metrics(self) -> ModelMetrics:
@@ -96,12 +98,17 @@ class Handlers:
         label = request.query_params.get("label")
         if label is not None and label not in classifier.manifest.classes:
             raise HTTPException(422, "label must be one of the model's classes: GET /model lists them")
-        if self._explainer.statistics().tasks_waiting >= WAITING_EXPLANATIONS:
-            raise HTTPException(503, "too many explanations at once: try again in a moment", RETRY)
         with self._inbox.hold() as hold:
             image = await read_image(request, hold)
-            async with self._explainer:
-                explanation = await anyio.to_thread.run_sync(_explain, classifier, image, label, limiter=self._limiter)
+            if self._explaining >= EXPLANATIONS:
+                raise HTTPException(503, "too many explanations at once: try again in a moment", RETRY)
+            self._explaining += 1
+            try:
+                explanation = await anyio.to_thread.run_sync(
+                    _explain, classifier, image, label, limiter=self._explainer
+                )
+            finally:
+                self._explaining -= 1
         return JSONResponse(explanation)
 
     async def model(self, _request: Request) -> Response:

@@ -1,12 +1,15 @@
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Callable
 
 import httpx
+import numpy as np
 import pytest
 from test_serving_classifier import BLUE, OCTETS, make_model, picture, softmax_of_means
 
 from models.manifest import ModelManifest
+from serving import app as app_module
 from serving.app import create_app
 from serving.auth import Tokens
 from serving.classifier import Classifier
@@ -176,6 +179,32 @@ def test_a_long_prediction_does_not_hold_up_other_requests(classifier, monkeypat
 
     asyncio.run(run())
     assert answers == [200]
+
+
+def test_explanations_wait_in_a_short_queue(classifier, monkeypatch):
+    finish = threading.Event()
+
+    def slow(*_: object) -> np.ndarray:
+        assert finish.wait(10)
+        return np.zeros((8, 8))
+
+    monkeypatch.setattr(app_module, "weigh_evidence", slow)
+    app = create_app(lambda: classifier, ServingConfig(), threads=1, tokens=ANYONE)
+
+    async def run() -> list[httpx.Response]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            asked = [asyncio.create_task(client.post("/explain", content=BLUE, headers=OCTETS)) for _ in range(8)]
+            while sum(task.done() for task in asked) < 3:
+                await asyncio.sleep(0.001)
+            # The others do not wait for explanations.
+            assert (await client.post("/classify", content=BLUE, headers=OCTETS)).status_code == 200
+            finish.set()
+            return await asyncio.gather(*asked)
+
+    responses = asyncio.run(run())
+    # One at work and four that wait.
+    assert Counter(response.status_code for response in responses) == {200: 5, 503: 3}
+    assert {response.headers.get("retry-after") for response in responses if response.status_code == 503} == {"1"}
 
 
 def samples(send: Send) -> dict[str, float]:
