@@ -157,12 +157,12 @@ def test_a_refusal_is_shown_and_the_next_image_works(page, urls):
 
 def test_a_closed_endpoint_asks_for_its_token(page, urls, token):
     page.goto(urls["closed"])
-    playwright.expect(page.get_by_role("alert")).to_contain_text("token")
+    playwright.expect(page.get_by_role("alert")).to_have_text("This endpoint asks for a token.")
     field = page.locator("#token")
     playwright.expect(field).to_be_focused()
     field.fill("wrong")
     page.keyboard.press("Enter")
-    playwright.expect(page.get_by_role("alert")).to_contain_text("token")
+    playwright.expect(page.get_by_role("alert")).to_have_text("This endpoint does not know that token.")
     field.fill(token[0])
     page.keyboard.press("Enter")
     playwright.expect(page.get_by_role("heading", level=1)).to_have_text("Strongest Color")

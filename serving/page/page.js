@@ -31,13 +31,18 @@ async function ask(path, body) {
 }
 
 function complain(error) {
-  $("error").textContent = `${error.message.charAt(0).toUpperCase()}${error.message.slice(1)}.`;
+  const text = error.status === 401 ? tokenWanted() : error.message;
+  $("error").textContent = `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
   $("error").hidden = false;
   if (error.status === 401) {
     $("access").hidden = false;
     $("access").open = true;
     $("token").focus();
   }
+}
+
+function tokenWanted() {
+  return sessionStorage.getItem(TOKEN) ? "this endpoint does not know that token" : "this endpoint asks for a token";
 }
 
 // -- the model
@@ -221,6 +226,7 @@ $("image").addEventListener("error", () => {
   // The endpoint reads kinds of images that browsers do not show.
   $("stage").hidden = true;
   $("invitation").hidden = false;
+  $("drop").classList.remove("filled");
 });
 new ResizeObserver(draw).observe($("image"));
 
