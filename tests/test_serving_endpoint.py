@@ -98,6 +98,8 @@ def test_its_probes_and_metrics_answer(client):
         ("GET", "/classify", {}, 405),
         ("GET", "/nothing", {}, 404),
         ("GET", "/docs.json", {}, 404),
+        ("GET", "/schema.json", {}, 404),
+        ("GET", "/healthz", {}, 404),
     ],
 )
 def test_it_refuses_bad_requests_in_json(client, method, path, request_, status):
