@@ -144,6 +144,7 @@ def test_it_is_not_served_to_other_machines_without_a_token(bento, monkeypatch):
         serve(bento, ServingConfig(port=0))
 
 
+@pytest.mark.slow
 def test_an_endpoint_of_ones_own_asks_for_no_token(bento, monkeypatch):
     monkeypatch.setenv("CONVOY_TOKENS", "0" * 64)
     with Endpoint(bento) as private:
