@@ -188,10 +188,12 @@ def serve(bento: Bento, config: ServingConfig) -> int:
 
     """
     endpoint = Endpoint(bento, host=config.host, port=config.port, is_public=True)
-    require_protection(endpoint.address, read_tokens(os.environ), allow_anonymous=config.allow_anonymous)
+    tokens = read_tokens(os.environ)
+    require_protection(endpoint.address, tokens, allow_anonymous=config.allow_anonymous)
+    header = "-H 'Authorization: Bearer TOKEN' " if tokens else ""
     with contextlib.suppress(KeyboardInterrupt), _signals_as_ctrl_c(), endpoint:
         print(f"serving {bento.model_name} v{bento.model_version} on {endpoint.url}  (Ctrl-C stops)")
-        print(f"  curl -F image=@some.png {endpoint.url}/classify", flush=True)
+        print(f"  curl {header}-F image=@some.png {endpoint.url}/classify", flush=True)
         status = endpoint.wait()
         raise UserError(f"the endpoint of {bento.tag} ended by itself, with status {status}", exit_code=1)
     return 0
