@@ -213,6 +213,18 @@ def serve(
 
 
 @app.command()
+def token(
+    name: Annotated[str, typer.Argument(help="Whose it is; a note for the tokens file.")] = "",
+) -> None:
+    """Make a token for endpoints: its bearer gets the first line, a tokens file the second."""
+    from serving.auth import TOKENS_FILE, new_token
+
+    secret, line = new_token(name)
+    print(f"token: {secret}")
+    print(f"line for the file that {TOKENS_FILE} names: {line}")
+
+
+@app.command()
 def predict(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Image files.")],
     as_json: AsJson = False,

@@ -1,39 +1,16 @@
 import base64
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 
-from data.decode import decode
+from data.decode import Pixels, decode
 from data.errors import UserError
 from models.predictor import OnnxPredictor, Probabilities
+from serving.answers import Answer, ModelId, Prediction
 
 GOLDEN_TOLERANCE = 1e-3
 """Largest difference in a probability from the measured answer. Other processors round float32 differently, by 1e-6 or
 so; a wrong colour order, scale or crop moves a confident answer by far more."""
-
-
-class Prediction(TypedDict):
-    """One class and its share of the network's belief; all classes together have 1."""
-
-    label: str
-    probability: float
-
-
-class ModelId(TypedDict):
-    """Where the answer comes from: the registered version, the run that trained it, the data it was trained on."""
-
-    name: str
-    version: str | None
-    run_id: str
-    data_version: str
-
-
-class Answer(TypedDict):
-    """The body of a 200 from /classify."""
-
-    predictions: list[Prediction]
-    model: ModelId
 
 
 class Classifier:
@@ -46,9 +23,24 @@ class Classifier:
             UserError: a file is missing or was altered, or the model answers its golden image otherwise than measured.
 
         """
-        self._predict = OnnxPredictor(folder)
-        self.manifest = self._predict.manifest
+        self.predict = OnnxPredictor(folder)
+        self.manifest = self.predict.manifest
+        self.model_id: ModelId = {
+            "name": self.manifest.name,
+            "version": self.manifest.version,
+            "run_id": self.manifest.run_id,
+            "data_version": self.manifest.data_version,
+        }
         self._check_golden()
+
+    def decode(self, image: bytes) -> Pixels:
+        """Turn the bytes of an image file into what the model takes, [crop, crop, 3].
+
+        Raises:
+            DecodeError: these bytes are no usable image.
+
+        """
+        return decode(image, self.manifest.preprocessing)
 
     def classify(self, image: bytes, top_k: int) -> Answer:
         """Classify the bytes of an image file; the `top_k` likeliest classes, or all where there are fewer.
@@ -57,20 +49,12 @@ class Classifier:
             DecodeError: these bytes are no usable image.
 
         """
-        (probabilities,) = self._predict(decode(image, self.manifest.preprocessing)[None])
+        (probabilities,) = self.predict(self.decode(image)[None])
         likeliest = np.argsort(-probabilities, kind="stable")[:top_k]
-        return {
-            "predictions": [
-                {"label": self.manifest.classes[index], "probability": float(probabilities[index])}
-                for index in likeliest
-            ],
-            "model": {
-                "name": self.manifest.name,
-                "version": self.manifest.version,
-                "run_id": self.manifest.run_id,
-                "data_version": self.manifest.data_version,
-            },
-        }
+        predictions: list[Prediction] = [
+            {"label": self.manifest.classes[index], "probability": float(probabilities[index])} for index in likeliest
+        ]
+        return {"predictions": predictions, "model": self.model_id}
 
     def _check_golden(self) -> None:
         measured = np.array(self.manifest.golden.probabilities, dtype=np.float32)
@@ -93,5 +77,5 @@ class Classifier:
         preprocessing = self.manifest.preprocessing
         # The golden image is stored after the crop: resizing to the crop leaves it as it is.
         stored = preprocessing.model_copy(update={"size": preprocessing.crop})
-        (probabilities,) = self._predict(decode(base64.b64decode(self.manifest.golden.image), stored)[None])
+        (probabilities,) = self.predict(decode(base64.b64decode(self.manifest.golden.image), stored)[None])
         return np.asarray(probabilities)

@@ -18,3 +18,7 @@ class ServingConfig(Section):
     """number of classes in an answer, the likeliest first"""
     max_body_mb: float = Field(32, gt=0)
     """larger requests are refused with status 413"""
+    max_batch_images: int = Field(64, ge=1, le=1000)
+    """images in one request to /classify/batch; all of them together have at most max_body_mb"""
+    allow_anonymous: bool = False
+    """let `convoy serve` listen where other machines can reach it without asking for a token"""

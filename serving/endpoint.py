@@ -13,12 +13,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 import psutil
 
 from data.errors import UserError
+from serving.auth import TOKENS, TOKENS_FILE, read_tokens, require_protection
 from serving.config import ServingConfig
 from serving.package import BENTO_FILE, Bento
 
@@ -39,12 +41,16 @@ class Endpoint:
     """A Bento served by `bentoml serve`, ready inside the `with` block and gone after it.
 
     Attributes:
+        address: the numeric address that it listens on.
         url: where it answers, such as http://127.0.0.1:3000.
 
     """
 
-    def __init__(self, bento: Bento, *, host: str = "127.0.0.1", port: int = 0, show_log: bool = False) -> None:
-        """Prepare to serve `bento`; port 0 means any free one, `show_log` passes errors on to stderr.
+    def __init__(self, bento: Bento, *, host: str = "127.0.0.1", port: int = 0, is_public: bool = False) -> None:
+        """Prepare to serve `bento`; port 0 means any free one.
+
+        A public endpoint asks for the tokens that the environment names, and passes its errors on to stderr; any other
+        is for the caller alone.
 
         Raises:
             UserError: the Bento is gone, the host is unknown, or the port is in use or may not be used.
@@ -53,9 +59,9 @@ class Endpoint:
         if not (bento.path / BENTO_FILE).is_file():
             raise UserError(f"{bento.path} holds no Bento any more: package the model again with `convoy package`")
         self._bento = bento
-        self._address, self._port = _claim(host, port)
-        self._reach = ANY_ADDRESS.get(self._address, self._address)
-        self._show_log = show_log
+        self.address, self._port = _claim(host, port)
+        self._reach = ANY_ADDRESS.get(self.address, self.address)
+        self._is_public = is_public
         self._log: deque[str] = deque(maxlen=LOG_LINES)
         self._family: set[psutil.Process] = set()
         self.url = f"http://{f'[{self._reach}]' if ':' in self._reach else self._reach}:{self._port}"
@@ -110,9 +116,9 @@ class Endpoint:
         # The Bento stays as it was built: no __pycache__ in it.
         environment = {"BENTOML_HOME": home, "BENTOML_DO_NOT_TRACK": "true", "PYTHONDONTWRITEBYTECODE": "1"}
         return subprocess.Popen(
-            [*command, "--host", self._address, "--port", str(self._port)],
+            [*command, "--host", self.address, "--port", str(self._port)],
             cwd=self._bento.path,
-            env=os.environ | environment,
+            env=os.environ | environment | self._tokens(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -122,12 +128,18 @@ class Endpoint:
             start_new_session=True,
         )
 
+    def _tokens(self) -> dict[str, str]:
+        if not self._is_public:
+            return {TOKENS: "", TOKENS_FILE: ""}
+        # The endpoint runs in the Bento's folder, where a relative path would lead elsewhere.
+        return {TOKENS_FILE: str(Path(name).absolute())} if (name := os.environ.get(TOKENS_FILE)) else {}
+
     def _follow(self) -> None:
         assert self._process.stdout is not None
         with self._process.stdout as lines:
             for line in lines:
                 self._log.append(line.rstrip())
-                if self._show_log:
+                if self._is_public:
                     sys.stderr.write(line)
 
     def _wait_until_ready(self) -> None:
@@ -178,13 +190,16 @@ def serve(bento: Bento, config: ServingConfig) -> int:
     """Serve a Bento on `config.host` and `config.port` until Ctrl-C or SIGTERM, and then give exit status 0.
 
     Raises:
-        UserError: it cannot start, or ended by itself.
+        UserError: it would be open to other machines without a token, cannot start, or ended by itself.
 
     """
-    endpoint = Endpoint(bento, host=config.host, port=config.port, show_log=True)
+    endpoint = Endpoint(bento, host=config.host, port=config.port, is_public=True)
+    tokens = read_tokens(os.environ)
+    require_protection(endpoint.address, tokens, allow_anonymous=config.allow_anonymous)
+    header = "-H 'Authorization: Bearer TOKEN' " if tokens else ""
     with contextlib.suppress(KeyboardInterrupt), _signals_as_ctrl_c(), endpoint:
         print(f"serving {bento.model_name} v{bento.model_version} on {endpoint.url}  (Ctrl-C stops)")
-        print(f"  curl -F image=@some.png {endpoint.url}/classify", flush=True)
+        print(f"  curl {header}-F image=@some.png {endpoint.url}/classify", flush=True)
         status = endpoint.wait()
         raise UserError(f"the endpoint of {bento.tag} ended by itself, with status {status}", exit_code=1)
     return 0

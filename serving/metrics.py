@@ -1,46 +1,55 @@
-import time
-from collections.abc import Callable, Collection
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.manifest import ModelManifest
 
-OTHER = "other"
-"""The route of every path that is not one of the app's: strangers try thousands, and each would be kept for ever."""
-BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-"""Seconds."""
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
+"""Upper bounds of the histograms' buckets."""
+
+MODEL = ("model", "version")
+"""Labels that every metric has."""
 
 
 class Metrics:
-    """Requests counted and timed by route, status, and the model that answers.
+    """What Prometheus is told, by the model that answers.
 
-    In place of BentoML's own, which keep a histogram for every path that was ever asked for.
+    In place of BentoML's own, which keep a histogram for every path that was ever asked for. Here every label has few
+    values: the app's routes, the statuses and reasons it knows, and one model a process.
     """
 
     def __init__(self) -> None:
         # A registry of its own, so that one process can hold two apps.
-        self._registry = CollectorRegistry()
-        self._requests = Counter(
-            "convoy_requests_total",
-            "Requests answered.",
-            ("route", "status", "model", "version"),
-            registry=self._registry,
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "convoy_requests_total", "Requests answered.", ("route", "status", *MODEL), registry=self.registry
         )
-        self._seconds = Histogram(
-            "convoy_request_seconds",
-            "Seconds from the first byte of a request to the last of its answer.",
-            ("route", "model", "version"),
-            registry=self._registry,
-            buckets=BUCKETS,
+        self.rejections = Counter(
+            "convoy_rejections_total",
+            "Requests, and images of a batch, that were refused.",
+            ("reason", *MODEL),
+            registry=self.registry,
         )
+        self.seconds = self._histogram(
+            "convoy_request_seconds", "Seconds from a request's first byte to its answer's last.", SECONDS, "route"
+        )
+        self.queue_seconds = self._histogram(
+            "convoy_queue_wait_seconds", "Seconds that a decoded image waited for the model.", SECONDS
+        )
+        self.batch_size = self._histogram("convoy_batch_size", "Images predicted together.", BATCH_SIZES)
+        self.confidence = self._histogram(
+            "convoy_confidence", "Probability of the likeliest class of an image.", CONFIDENCES
+        )
+        self._of_model: tuple[ModelManifest | None, ModelMetrics] = (None, ModelMetrics(self, None))
 
-    def record(self, route: str, status: int, seconds: float, manifest: ModelManifest | None) -> None:
-        """Count one answered request."""
-        model = (manifest.name, manifest.version or "") if manifest else ("", "")
-        self._requests.labels(route, status, *model).inc()
-        self._seconds.labels(route, *model).observe(seconds)
+    def of(self, manifest: ModelManifest | None) -> "ModelMetrics":
+        """Give the metrics of one model; before there is a model, its name and version are empty."""
+        if self._of_model[0] is not manifest:
+            self._of_model = (manifest, ModelMetrics(self, manifest))
+        return self._of_model[1]
 
     def expose(self) -> bytes:
         """Write the metrics of all workers in Prometheus' text format."""
@@ -50,37 +59,52 @@ class Metrics:
             MultiProcessCollector(workers)  # type: ignore[no-untyped-call]
         except ValueError:
             # There is no such folder: this process is the only one.
-            return generate_latest(self._registry)
+            return generate_latest(self.registry)
         return generate_latest(workers)
 
+    def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(name, meaning, (*labels, *MODEL), registry=self.registry, buckets=buckets)
 
-class MeasureRequests:
-    """ASGI middleware that records each HTTP request in `metrics`."""
 
-    def __init__(
-        self, app: ASGIApp, metrics: Metrics, routes: Collection[str], get_manifest: Callable[[], ModelManifest | None]
-    ) -> None:
-        self._app = app
+class ModelMetrics:
+    """The metrics of one model, bound to their labels once: looking them up for each request would cost the most."""
+
+    def __init__(self, metrics: Metrics, manifest: ModelManifest | None) -> None:
         self._metrics = metrics
-        self._routes = frozenset(routes)
-        self._get_manifest = get_manifest
+        self._model = (manifest.name, manifest.version or "") if manifest else ("", "")
+        self._answers: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self._rejections: dict[str, Counter] = {}
+        if manifest:
+            self._queue_seconds = metrics.queue_seconds.labels(*self._model)
+            self._batch_size = metrics.batch_size.labels(*self._model)
+            self._confidence = metrics.confidence.labels(*self._model)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on; where no answer was sent, it counts as status 500."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        status = 500
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """Count one request."""
+        requests, durations = self._answers.get((route, status)) or self._bind(route, status)
+        requests.inc()
+        durations.observe(seconds)
 
-        async def watch(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
+    def rejected(self, reason: str) -> None:
+        """Count a request, or one image of a batch, that was refused."""
+        if reason not in self._rejections:
+            self._rejections[reason] = self._metrics.rejections.labels(reason, *self._model)
+        self._rejections[reason].inc()
 
-        started = time.perf_counter()
-        try:
-            await self._app(scope, receive, watch)
-        finally:
-            route = scope["path"] if scope["path"] in self._routes else OTHER
-            self._metrics.record(route, status, time.perf_counter() - started, self._get_manifest())
+    def batched(self, size: int, waits: Iterable[float]) -> None:
+        """Count one run of the model, over `size` images that waited `waits` seconds."""
+        self._batch_size.observe(size)
+        for seconds in waits:
+            self._queue_seconds.observe(seconds)
+
+    def predicted(self, confidence: float) -> None:
+        """Count one answer, by the probability of its likeliest class."""
+        self._confidence.observe(confidence)
+
+    def _bind(self, route: str, status: int) -> tuple[Counter, Histogram]:
+        bound = (
+            self._metrics.requests.labels(route, status, *self._model),
+            self._metrics.seconds.labels(route, *self._model),
+        )
+        self._answers[route, status] = bound
+        return bound

@@ -29,10 +29,20 @@ SOURCES = (
     "models/manifest.py",
     "models/predictor.py",
     "serving/__init__.py",
+    "serving/answers.py",
     "serving/app.py",
+    "serving/auth.py",
+    "serving/body.py",
     "serving/classifier.py",
     "serving/config.py",
+    "serving/front.py",
     "serving/metrics.py",
+    "serving/openapi.py",
+    "serving/page.py",
+    "serving/page/index.html",
+    "serving/page/page.css",
+    "serving/page/page.js",
+    "serving/saliency.py",
     "serving/service.py",
     "serving/targets.py",
 )
@@ -101,7 +111,7 @@ def build_bento(model: Path, config: ServingConfig, store: Path) -> Bento:
     manifest = _check_model(model)
     files = _files(model)
     # Where it listens is decided when it is started: another port makes no other Bento.
-    settings = config.model_dump_json(indent=2, exclude={"host", "port"})
+    settings = config.model_dump_json(indent=2, exclude={"host", "port", "allow_anonymous"})
     build_file = _describe(manifest, config.target, [*files, SETTINGS_FILE])
     version = f"{_slug(build_file['labels']['model_version'])}-{config.target}-{_hash(files, settings, build_file)}"
     path = store.absolute() / "bentos" / build_file["name"] / version

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from models.job import TrainingJob
 
 # Whoever runs the tests may have servers, profiles and tokens of their own: the tests must neither use nor fill them.
-FOREIGN = ("BENTOML_", "DVC_", "GIT_", "MLFLOW_", "PREFECT_")
+FOREIGN = ("BENTOML_", "CONVOY_TOKENS", "DVC_", "GIT_", "MLFLOW_", "PREFECT_")
 
 
 def pytest_configure(config: pytest.Config) -> None:

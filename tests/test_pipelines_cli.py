@@ -9,6 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipelines.cli import app
+from serving.auth import read_tokens
 
 
 def convoy(*arguments):
@@ -30,6 +31,13 @@ def told(result, exit_code):
 
 def folder_options(folder, *more):
     return ["--set", "data.source=folder", "--set", f"data.path={folder}", *more]
+
+
+def test_a_new_token_is_admitted_by_its_line():
+    first, second = convoy("token", "ann").stdout.splitlines()
+    token, line = (text.rpartition(": ")[2] for text in (first, second))
+    assert line.endswith(" ann")
+    assert read_tokens({"CONVOY_TOKENS": line}).admits(f"Bearer {token}")
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,23 @@
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import Callable
 
 import httpx
+import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from test_serving_classifier import BLUE, OCTETS, make_model, picture, softmax_of_means
 
 from models.manifest import ModelManifest
 from serving import app as app_module
-from serving.app import ERRORS, create_app
+from serving.app import create_app
+from serving.auth import Tokens
 from serving.classifier import Classifier
 from serving.config import ServingConfig
+from serving.front import ERRORS
 
 Send = Callable[..., httpx.Response]
+ANYONE = Tokens()
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +25,13 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
     return Classifier(make_model(tmp_path_factory.mktemp("model")))
 
 
-def sender(get_classifier: Callable[[], Classifier | None], *, failures: bool = True, **options: float) -> Send:
-    """One request to a fresh app; `failures=False` hides from the test what the server would only log."""
-    app = create_app(get_classifier, ServingConfig.model_validate(options), threads=2)
+def sender(get_classifier: Callable[[], Classifier | None], *, tokens: Tokens = ANYONE, **options: float) -> Send:
+    """Requests to one app."""
+    app = create_app(get_classifier, ServingConfig.model_validate(options), threads=2, tokens=tokens)
 
     def send(method: str, path: str, **request: object) -> httpx.Response:
         async def run() -> httpx.Response:
-            transport = httpx.ASGITransport(app, raise_app_exceptions=failures)
+            transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
                 return await client.request(method, path, **request)
 
@@ -39,7 +42,7 @@ def sender(get_classifier: Callable[[], Classifier | None], *, failures: bool = 
 
 @pytest.fixture(scope="module")
 def send(classifier: Classifier) -> Send:
-    return sender(lambda: classifier, top_k=2, max_body_mb=0.1)
+    return sender(lambda: classifier, top_k=2, max_body_mb=0.1, max_batch_images=4)
 
 
 @pytest.mark.parametrize(
@@ -96,14 +99,20 @@ FORM = {"content-type": "multipart/form-data; boundary=b"}
         ("POST", "/classify", {"files": {"picture": BLUE}}, 422),
         ("POST", "/classify", {"files": {"image": (None, "a field, not a file")}}, 422),
         ("POST", "/classify", {"files": {"image": ("empty.png", b"")}}, 400),
-        ("POST", "/classify", {"files": [("image", BLUE), ("image", BLUE)]}, 400),
+        ("POST", "/classify", {"files": [("image", BLUE), ("image", BLUE)]}, 422),
         ("POST", "/classify", {"files": {"image": b"x" * 100_001}}, 413),
         ("POST", "/classify", {"content": b"--b\r\n", "headers": FORM}, 422),
         ("POST", "/classify", {"content": b"garbage", "headers": FORM}, 400),
         ("POST", "/classify", {"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400),
         ("GET", "/classify", {}, 405),
         ("DELETE", "/model", {}, 405),
-        ("GET", "/", {}, 404),
+        ("GET", "/nothing", {}, 404),
+        ("POST", "/", {}, 405),
+        ("POST", "/classify/batch", {"content": BLUE, "headers": OCTETS}, 415),
+        ("POST", "/classify/batch", {"files": {"picture": BLUE}}, 422),
+        ("POST", "/classify/batch", {"files": [("image", BLUE)] * 5}, 422),
+        ("POST", "/explain?label=violet", {"content": BLUE, "headers": OCTETS}, 422),
+        ("POST", "/explain", {"content": b"junk", "headers": OCTETS}, 400),
         ("POST", "/classify/", {"content": BLUE, "headers": OCTETS}, 404),
         ("PUT", "/../../etc/passwd", {}, 404),
     ],
@@ -121,45 +130,24 @@ def test_a_refused_method_names_those_allowed(send):
     assert send("GET", "/classify").headers["allow"] == "POST"
 
 
-def test_a_body_of_unknown_length_is_read_no_further_than_the_limit(send):
-    given_out = []
-
-    async def endless() -> AsyncIterator[bytes]:
-        while True:
-            given_out.append(10_000)
-            yield b"x" * 10_000
-
-    response = send("POST", "/classify", content=endless(), headers=OCTETS)
-
-    assert response.status_code == 413
-    assert sum(given_out) == 110_000  # the first piece beyond the limit of 100,000
-
-
-def test_a_body_that_trickles_is_given_up(send, monkeypatch):
-    monkeypatch.setattr(app_module, "READ_SECONDS", 0.1)
-
-    async def trickle() -> AsyncIterator[bytes]:
-        yield BLUE[:10]
-        await asyncio.sleep(60)
-
-    assert send("POST", "/classify", content=trickle(), headers=OCTETS).status_code == 408
-
-
 def test_without_a_model_nothing_is_answered():
     send = sender(lambda: None)
     for response in (send("POST", "/classify", content=BLUE, headers=OCTETS), send("GET", "/model")):
         assert (response.status_code, response.json()["error"]) == (503, "not_ready")
+        assert response.headers["retry-after"]
     assert send("GET", "/metrics").status_code == 200
 
 
-def test_an_unforeseen_failure_tells_nothing_of_itself():
-    def fail() -> Classifier:
+def test_an_unforeseen_failure_tells_nothing_of_itself(send, classifier, monkeypatch, caplog):
+    def fail(image: bytes, top_k: int) -> None:
         raise RuntimeError("/secret/path")
 
-    response = sender(fail, failures=False)("GET", "/model")
+    monkeypatch.setattr(classifier, "classify", fail)
+    response = send("POST", "/classify", content=BLUE, headers=OCTETS)
     assert (response.status_code, response.json()["error"]) == (500, "internal_error")
     assert "secret" not in response.text
     assert "Traceback" not in response.text
+    assert "/secret/path" in caplog.text
 
 
 def test_the_model_describes_itself(send, classifier):
@@ -178,7 +166,7 @@ def test_a_long_prediction_does_not_hold_up_other_requests(classifier, monkeypat
         assert finish.wait(10)
 
     monkeypatch.setattr(classifier, "classify", slow)
-    app = create_app(lambda: classifier, ServingConfig(), threads=1)
+    app = create_app(lambda: classifier, ServingConfig(), threads=1, tokens=ANYONE)
 
     async def run() -> None:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
@@ -193,61 +181,71 @@ def test_a_long_prediction_does_not_hold_up_other_requests(classifier, monkeypat
     assert answers == [200]
 
 
+def test_explanations_wait_in_a_short_queue(classifier, monkeypatch):
+    finish = threading.Event()
+
+    def slow(*_: object) -> np.ndarray:
+        assert finish.wait(10)
+        return np.zeros((8, 8))
+
+    monkeypatch.setattr(app_module, "weigh_evidence", slow)
+    app = create_app(lambda: classifier, ServingConfig(), threads=1, tokens=ANYONE)
+
+    async def run() -> list[httpx.Response]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            asked = [asyncio.create_task(client.post("/explain", content=BLUE, headers=OCTETS)) for _ in range(8)]
+            while sum(task.done() for task in asked) < 3:
+                await asyncio.sleep(0.001)
+            # The others do not wait for explanations.
+            assert (await client.post("/classify", content=BLUE, headers=OCTETS)).status_code == 200
+            finish.set()
+            return await asyncio.gather(*asked)
+
+    responses = asyncio.run(run())
+    # One at work and four that wait.
+    assert Counter(response.status_code for response in responses) == {200: 5, 503: 3}
+    assert {response.headers.get("retry-after") for response in responses if response.status_code == 503} == {"1"}
+
+
+def samples(send: Send) -> dict[str, float]:
+    lines = send("GET", "/metrics").text.splitlines()
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
+
 def test_requests_are_counted_by_route_status_and_model(classifier):
     send = sender(lambda: classifier)
     send("POST", "/classify", content=BLUE, headers=OCTETS)
     send("POST", "/classify", content=b"junk", headers=OCTETS)
+    send("POST", "/classify/batch", files=[("image", BLUE), ("image", b"junk"), ("image", b"")])
     for path in range(20):
         send("GET", f"/{path}")
 
-    lines = send("GET", "/metrics").text.splitlines()
-    counts = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if "_total{" in line}
+    found = samples(send)
     model = 'model="Strongest Color"'
-    assert counts == {
+    assert {name: value for name, value in found.items() if "_total{" in name} == {
         f'convoy_requests_total{{{model},route="/classify",status="200",version="3"}}': 1,
         f'convoy_requests_total{{{model},route="/classify",status="400",version="3"}}': 1,
+        f'convoy_requests_total{{{model},route="/classify/batch",status="200",version="3"}}': 1,
         f'convoy_requests_total{{{model},route="other",status="404",version="3"}}': 20,
+        f'convoy_rejections_total{{{model},reason="bad_request",version="3"}}': 3,
+        f'convoy_rejections_total{{{model},reason="not_found",version="3"}}': 20,
     }
-    assert f'convoy_request_seconds_count{{{model},route="/classify",version="3"}} 2.0' in lines
+    assert found[f'convoy_request_seconds_count{{{model},route="/classify",version="3"}}'] == 2
+    # BLUE is blue to 98 %, twice.
+    assert found[f'convoy_confidence_bucket{{le="0.95",{model},version="3"}}'] == 0
+    assert found[f'convoy_confidence_bucket{{le="0.99",{model},version="3"}}'] == 2
 
 
-KINDS = ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM", "ICO", "TGA", "PCX", "SGI", "DDS", "JPEG2000")
-
-
-@st.composite
-def broken_pictures(draw: st.DrawFn) -> bytes:
-    """A real file with some bytes changed and its end cut off: further into the decoders than noise gets."""
-    file = bytearray(picture((10, 200, 30), side=16, kind=draw(st.sampled_from(KINDS))))
-    for _ in range(draw(st.integers(0, 8))):
-        file[draw(st.integers(0, len(file) - 1))] = draw(st.integers(0, 255))
-    return bytes(file[: draw(st.integers(0, len(file)))]) if draw(st.booleans()) else bytes(file)
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    body=st.one_of(st.binary(max_size=300), broken_pictures()),
-    content_type=st.sampled_from(
-        [
-            "image/png",
-            "application/octet-stream",
-            "multipart/form-data; boundary=b",
-            "multipart/form-data",
-            "text/plain",
-        ]
-    ),
-    wrapped=st.booleans(),
-)
-def test_no_bytes_make_the_server_fail(send, body, content_type, wrapped):
-    request = {"files": {"image": body}} if wrapped else {"content": body, "headers": {"content-type": content_type}}
-    response = send("POST", "/classify", **request)
-    assert response.status_code < 500
-    assert response.json().keys() in ({"predictions", "model"}, {"error", "detail"})
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.text(st.characters(codec="latin-1", exclude_characters="\r\n\0"), max_size=60))
-def test_no_content_type_makes_the_server_fail(send, text):
-    for start in ("", "multipart/form-data; boundary=", "multipart/form-data; charset="):
-        headers = {b"content-type": (start + text).encode("latin-1")}
-        body = b"--" + text.encode("latin-1") + b'\r\nContent-Disposition: form-data; name="\xff"\r\n\r\nx\r\n'
-        assert send("POST", "/classify", content=body, headers=headers).status_code < 500
+def test_each_image_of_a_batch_has_an_answer_or_a_problem(send):
+    files = [("image", BLUE), ("image", b"junk"), ("image", ("empty.png", b"")), ("image", picture((250, 0, 0)))]
+    response = send("POST", "/classify/batch?top_k=1", files=files)
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer["model"]["version"] == "3"
+    assert [result.get("error") or result["predictions"][0]["label"] for result in answer["results"]] == [
+        "blue",
+        "bad_request",
+        "bad_request",
+        "red",
+    ]
+    assert all(result.keys() in ({"predictions"}, {"error", "detail"}) for result in answer["results"])

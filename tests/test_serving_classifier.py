@@ -24,7 +24,13 @@ def softmax_of_means(color: tuple[int, int, int]) -> tuple[float, ...]:
     return tuple(map(float, powers / powers.sum()))
 
 
-def make_model(folder: Path, *, version: str | None = "3", golden: tuple[float, ...] | None = None) -> Path:
+def make_model(
+    folder: Path,
+    *,
+    version: str | None = "3",
+    golden: tuple[float, ...] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Path:
     """A network that names the strongest colour of an image, and the manifest that belongs to it."""
     folder.mkdir(parents=True, exist_ok=True)
     graph = helper.make_graph(
@@ -44,7 +50,7 @@ def make_model(folder: Path, *, version: str | None = "3", golden: tuple[float, 
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.save(model, folder / "model.onnx")
-    preprocessing = Preprocessing(size=SIZE, crop=CROP, max_pixels=MAX_PIXELS)
+    preprocessing = Preprocessing(size=SIZE, crop=CROP, max_pixels=max_pixels)
     manifest = ModelManifest(
         name="Strongest Color",
         version=version,

@@ -16,7 +16,7 @@ from test_serving_classifier import BLUE, OCTETS, make_model, picture
 from data.errors import UserError
 from serving import endpoint as endpoint_module
 from serving.config import ServingConfig
-from serving.endpoint import Endpoint
+from serving.endpoint import Endpoint, serve
 from serving.package import Bento, build_bento
 
 ROOT = Path(__file__).parents[1]
@@ -96,8 +96,10 @@ def test_its_probes_and_metrics_answer(client):
         ("POST", "/classify", {"content": BLUE, "headers": {"content-type": "text/plain"}}, 415),
         ("POST", "/classify", {"files": {"other": BLUE}}, 422),
         ("GET", "/classify", {}, 405),
-        ("GET", "/", {}, 404),
+        ("GET", "/nothing", {}, 404),
         ("GET", "/docs.json", {}, 404),
+        ("GET", "/schema.json", {}, 404),
+        ("GET", "/healthz", {}, 404),
     ],
 )
 def test_it_refuses_bad_requests_in_json(client, method, path, request_, status):
@@ -131,6 +133,26 @@ def test_what_cannot_be_served_is_refused(bento):
         Endpoint(bento, host="nowhere.invalid")
     with pytest.raises(UserError, match="holds no Bento"):
         Endpoint(bento.model_copy(update={"path": bento.path / "nowhere"}))
+
+
+def test_it_is_not_served_to_other_machines_without_a_token(bento, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("something was started"))
+    with pytest.raises(UserError, match=r"^other machines can reach 0\.0\.0\.0, and no token is asked for"):
+        serve(bento, ServingConfig(host="0.0.0.0", port=0))
+    monkeypatch.setenv("CONVOY_TOKENS", "not a hash")
+    with pytest.raises(UserError, match=r"^CONVOY_TOKENS: expected the SHA-256"):
+        serve(bento, ServingConfig(port=0))
+
+
+@pytest.mark.slow
+def test_only_a_public_endpoint_asks_for_tokens(bento, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tokens").write_text("0" * 64)
+    monkeypatch.setenv("CONVOY_TOKENS_FILE", "tokens")
+    with Endpoint(bento) as private:
+        assert private.classify(BLUE)["predictions"]
+    with Endpoint(bento, is_public=True) as public, pytest.raises(UserError, match="send one of this endpoint's tok"):
+        public.classify(BLUE)
 
 
 def test_a_service_that_does_not_start_is_told_with_its_log(bento, tmp_path):

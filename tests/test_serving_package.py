@@ -67,7 +67,8 @@ def test_a_bento_holds_what_an_endpoint_needs_and_no_more(bento, model):
     files = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
     assert files == {*SOURCES, "model/model.onnx", "model/manifest.json", "serving.json", "bentofile.yaml"}
     assert (source / "model/model.onnx").read_bytes() == (model / "model.onnx").read_bytes()
-    assert json.loads((source / "serving.json").read_text()) == {"target": "cpu", "top_k": 5, "max_body_mb": 32}
+    settings = {"target": "cpu", "top_k": 5, "max_body_mb": 32, "max_batch_images": 64}
+    assert json.loads((source / "serving.json").read_text()) == settings
     for name in SOURCES:
         assert (source / name).read_bytes() == (ROOT / name).read_bytes()
 

@@ -1,0 +1,59 @@
+"""The bodies of the answers, as they are sent and as OpenAPI describes them."""
+
+# Pydantic describes this TypedDict; that of `typing` only from Python 3.12 on.
+from typing_extensions import TypedDict
+
+
+class Prediction(TypedDict):
+    """One class and its share of the network's belief; all classes together have 1."""
+
+    label: str
+    probability: float
+
+
+class ModelId(TypedDict):
+    """Where an answer comes from: the registered version, the run that trained it, the data it was trained on."""
+
+    name: str
+    version: str | None
+    run_id: str
+    data_version: str
+
+
+class Problem(TypedDict):
+    """Why there is no answer: the kind of problem in a word, and the rest in a line."""
+
+    error: str
+    detail: str
+
+
+class Predictions(TypedDict):
+    """The classes of one image of a batch, the likeliest first."""
+
+    predictions: list[Prediction]
+
+
+class Answer(Predictions):
+    """The classes of one image, the likeliest first."""
+
+    model: ModelId
+
+
+class BatchAnswer(TypedDict):
+    """What came of each image of a batch, in the order in which they were sent."""
+
+    results: list[Predictions | Problem]
+    model: ModelId
+
+
+class Explanation(TypedDict):
+    """Where in an image the evidence for a class is."""
+
+    label: str
+    probability: float
+    evidence: list[list[float]]
+    """rows from the top, of what the network sees: by how much the log-odds of the class fall, in nats, when this part
+    is covered; positive speaks for the class, negative against it"""
+    crop: float
+    """what the network sees: the square in the centre whose side is this share of the image's shorter side"""
+    model: ModelId
