@@ -13,9 +13,10 @@ import onnxruntime
 
 from data.decode import Pixels
 from data.errors import UserError
-from models.manifest import ModelManifest
+from models.manifest import ModelManifest, Precision
 
 MODEL_FILE = "model.onnx"
+MODEL_FILES: dict[Precision, str] = {"fp32": MODEL_FILE, "int8": "model.int8.onnx"}
 MANIFEST_FILE = "manifest.json"
 
 Probabilities = npt.NDArray[np.float32]
@@ -24,28 +25,38 @@ Probabilities = npt.NDArray[np.float32]
 class OnnxPredictor:
     """An exported model and its manifest, ready to classify: the one way to run a model without torch."""
 
-    def __init__(self, folder: Path, *, num_threads: int = 0) -> None:
-        """Load `model.onnx` and `manifest.json` from `folder`; 0 threads means one for each core.
+    def __init__(self, folder: Path, precision: Precision = "fp32", *, num_threads: int = 0) -> None:
+        """Load the model and `manifest.json` from `folder`; 0 threads means one for each core.
 
         Raises:
             UserError: a file is missing, or the model is not the one that the manifest was written for.
 
         """
-        self.manifest = read_manifest(folder)
-        model = folder / MODEL_FILE
+        self.manifest, self.precision = read_manifest(folder), precision
+        model = folder / MODEL_FILES[precision]
         if not model.is_file():
             raise UserError(f"{model} is missing: package the model again with `convoy package`")
-        if file_sha256(model) != self.manifest.onnx_sha256:
+        if file_sha256(model) != self.manifest.sha256(precision):
             raise UserError(f"{model} was altered after it was exported: package the model again with `convoy package`")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._session = open_session(model, num_threads)
 
     def __call__(self, images: Pixels) -> Probabilities:
         """Classify images, uint8 [N, crop, crop, 3], into probabilities, float32 [N, num_classes]."""
-        (probabilities,) = self._session.run(["probabilities"], {"image": images})
-        return np.asarray(probabilities, dtype=np.float32)
+        return run_session(self._session, images)
+
+
+def open_session(model: Path, num_threads: int = 0) -> onnxruntime.InferenceSession:
+    """Load an ONNX file, which nobody has checked; 0 threads means one for each core."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run_session(session: onnxruntime.InferenceSession, images: Pixels) -> Probabilities:
+    """Classify images, uint8 [N, crop, crop, 3], into probabilities, float32 [N, num_classes]."""
+    (probabilities,) = session.run(["probabilities"], {"image": images})
+    return np.asarray(probabilities, dtype=np.float32)
 
 
 def read_manifest(folder: Path) -> ModelManifest:

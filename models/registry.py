@@ -14,10 +14,12 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_
 from data.errors import UserError
 from data.stage import whole_file
 from models.manifest import ModelManifest
-from models.predictor import MANIFEST_FILE, MODEL_FILE, file_sha256, read_manifest
+from models.predictor import MANIFEST_FILE, MODEL_FILE, MODEL_FILES, file_sha256, read_manifest
 from models.tracking import connect
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+EXTRA_FILES = "extra_files"
+"""The folder of a logged model that holds what MLflow does not know."""
 MISSING = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE))
 
 _log = logging.getLogger("convoy")
@@ -116,19 +118,22 @@ class Registry:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=models) as scratch:
             logged = _fetch(f"models:/{self.name}/{version.version}", Path(scratch))
-            shutil.move(logged / MODEL_FILE, folder / MODEL_FILE)
-            manifest = read_manifest(logged / "extra_files").model_copy(update={"version": version.version})
+            manifest = read_manifest(logged / EXTRA_FILES).model_copy(update={"version": version.version})
+            for precision in manifest.precisions:
+                name = MODEL_FILES[precision]
+                shutil.move(logged / name if precision == "fp32" else logged / EXTRA_FILES / name, folder / name)
         write_manifest(folder, manifest)
         return folder
 
 
 def _is_whole(folder: Path) -> bool:
     """Whether an earlier download is there, as it was."""
-    model = folder / MODEL_FILE
     try:
-        return model.is_file() and file_sha256(model) == read_manifest(folder).onnx_sha256
+        manifest = read_manifest(folder)
     except UserError:
         return False
+    files = {folder / MODEL_FILES[precision]: manifest.sha256(precision) for precision in manifest.precisions}
+    return all(path.is_file() and file_sha256(path) == sha256 for path, sha256 in files.items())
 
 
 def _fetch(uri: str, scratch: Path) -> Path:
@@ -162,6 +167,7 @@ def _log_model(folder: Path, manifest: ModelManifest) -> str:
     from mlflow.types import Schema, TensorSpec
 
     crop = manifest.preprocessing.crop
+    extra_files = [MANIFEST_FILE, *(MODEL_FILES[other] for other in manifest.precisions if other != "fp32")]
     signature = ModelSignature(
         inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, crop, crop, 3), "image")]),
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(manifest.classes)), "probabilities")]),
@@ -172,7 +178,8 @@ def _log_model(folder: Path, manifest: ModelManifest) -> str:
             name="model",
             signature=signature,
             pip_requirements=["onnxruntime", "numpy"],
-            extra_files=[str(folder / MANIFEST_FILE)],
+            # MLflow writes an ONNX file anew; these it copies.
+            extra_files=[str(folder / name) for name in extra_files],
             save_as_external_data=False,
         )
     return str(logged.model_id)

@@ -144,8 +144,9 @@ def register(config: Config, data_version: str, run_id: str) -> str:
     from models.steps import export_run
 
     tracking, job = open_tracking(config), training_job(config, data_version)
-    export_run(tracking, job, run_id, CHECKPOINTS / job.key, EXPORTED / job.key, registry.name)
-    challenger = registry.register(EXPORTED / job.key)
+    checkpoints, exported = CHECKPOINTS / job.key, EXPORTED / job.key
+    export_run(tracking, job, run_id, checkpoints, exported, registry.name, config.gate)
+    challenger = registry.register(exported)
     _tell("register", ran=True, reason=f"{challenger} is the challenger")
     return challenger.version
 
