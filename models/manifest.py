@@ -34,4 +34,6 @@ class ModelManifest(BaseModel):
     git_commit: str | None
     metrics: dict[str, float]
     onnx_sha256: str
+    program_sha256: str | None = None
+    """of the `torch.export` program with the same input and output; None where it was exported without one"""
     golden: Golden

@@ -6,16 +6,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-# From 1.29 on, onnxruntime reports its use to its makers, and only this, before it is imported, keeps it from that.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
-import onnxruntime
-
 from data.decode import Pixels
 from data.errors import UserError
 from models.manifest import ModelManifest
 
 MODEL_FILE = "model.onnx"
+PROGRAM_FILE = "model.pt2"
 MANIFEST_FILE = "manifest.json"
 
 Probabilities = npt.NDArray[np.float32]
@@ -37,6 +33,11 @@ class OnnxPredictor:
             raise UserError(f"{model} is missing: package the model again with `convoy package`")
         if file_sha256(model) != self.manifest.onnx_sha256:
             raise UserError(f"{model} was altered after it was exported: package the model again with `convoy package`")
+        # From 1.29 on, onnxruntime reports its use to its makers, and only this, before it is imported, keeps it from
+        # that. Here and not above: who runs a program of torch has no onnxruntime.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 3

@@ -14,7 +14,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_
 from data.errors import UserError
 from data.stage import whole_file
 from models.manifest import ModelManifest
-from models.predictor import MANIFEST_FILE, MODEL_FILE, file_sha256, read_manifest
+from models.predictor import MANIFEST_FILE, MODEL_FILE, PROGRAM_FILE, file_sha256, read_manifest
 from models.tracking import connect
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
@@ -117,18 +117,24 @@ class Registry:
         with tempfile.TemporaryDirectory(dir=models) as scratch:
             logged = _fetch(f"models:/{self.name}/{version.version}", Path(scratch))
             shutil.move(logged / MODEL_FILE, folder / MODEL_FILE)
-            manifest = read_manifest(logged / "extra_files").model_copy(update={"version": version.version})
+            extra = logged / "extra_files"
+            manifest = read_manifest(extra).model_copy(update={"version": version.version})
+            if manifest.program_sha256:
+                shutil.move(extra / PROGRAM_FILE, folder / PROGRAM_FILE)
         write_manifest(folder, manifest)
         return folder
 
 
 def _is_whole(folder: Path) -> bool:
     """Whether an earlier download is there, as it was."""
-    model = folder / MODEL_FILE
     try:
-        return model.is_file() and file_sha256(model) == read_manifest(folder).onnx_sha256
+        manifest = read_manifest(folder)
     except UserError:
         return False
+    wanted = {MODEL_FILE: manifest.onnx_sha256, PROGRAM_FILE: manifest.program_sha256}
+    return all(
+        (folder / name).is_file() and file_sha256(folder / name) == sha256 for name, sha256 in wanted.items() if sha256
+    )
 
 
 def _fetch(uri: str, scratch: Path) -> Path:
@@ -166,13 +172,14 @@ def _log_model(folder: Path, manifest: ModelManifest) -> str:
         inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, crop, crop, 3), "image")]),
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(manifest.classes)), "probabilities")]),
     )
+    names = [MANIFEST_FILE] + ([PROGRAM_FILE] if manifest.program_sha256 else [])
     with mlflow.start_run(run_id=manifest.run_id):
         logged = mlflow.onnx.log_model(
             onnx.load(folder / MODEL_FILE),
             name="model",
             signature=signature,
             pip_requirements=["onnxruntime", "numpy"],
-            extra_files=[str(folder / MANIFEST_FILE)],
+            extra_files=[str(folder / name) for name in names],
             save_as_external_data=False,
         )
     return str(logged.model_id)

@@ -198,7 +198,7 @@ def package(overrides: Overrides = None) -> None:
 @app.command()
 def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0: any free one.")] = None,
-    target: Annotated[str | None, typer.Option(help="What it runs on: cpu.")] = None,
+    target: Annotated[str | None, typer.Option(help="What it runs on: cpu or gpu.")] = None,
     overrides: Overrides = None,
 ) -> None:
     """Serve the champion until Ctrl-C."""

@@ -1,16 +1,15 @@
 import base64
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TypedDict
 
 import numpy as np
 
 from data.decode import decode
 from data.errors import UserError
-from models.predictor import OnnxPredictor, Probabilities
-
-GOLDEN_TOLERANCE = 1e-3
-"""Largest difference in a probability from the measured answer. Other processors round float32 differently, by 1e-6 or
-so; a wrong colour order, scale or crop moves a confident answer by far more."""
+from models.manifest import ModelManifest
+from models.predictor import Probabilities
+from serving.targets import ONNXRUNTIME, Runtime
 
 
 class Prediction(TypedDict):
@@ -39,15 +38,16 @@ class Answer(TypedDict):
 class Classifier:
     """From the bytes of an image to an answer: decoding, prediction, class names. Safe to call from several threads."""
 
-    def __init__(self, folder: Path) -> None:
-        """Load the model in `folder` and let it classify its golden image, which also warms it up.
+    def __init__(self, folder: Path, runtime: Runtime = ONNXRUNTIME) -> None:
+        """Load the model in `folder` by `runtime` and let it classify its golden image, which also warms it up.
 
         Raises:
             UserError: a file is missing or was altered, or the model answers its golden image otherwise than measured.
 
         """
-        self._predict = OnnxPredictor(folder)
-        self.manifest = self._predict.manifest
+        self._predict = resolve_name(runtime.predictor)(folder)
+        self._tolerance = runtime.tolerance
+        self.manifest: ModelManifest = self._predict.manifest
         self._check_golden()
 
     def classify(self, image: bytes, top_k: int) -> Answer:
@@ -83,10 +83,10 @@ class Classifier:
         difference = float(np.abs(answered - measured).max())
         # Negated, so that NaN is a difference too. Where there are many classes or little belief all probabilities are
         # small and differ little: then only the order tells two models apart.
-        if not difference <= GOLDEN_TOLERANCE or answered.argmax() != measured.argmax():
+        if not difference <= self._tolerance or answered.argmax() != measured.argmax():
             raise UserError(
                 f"the model answers its golden image otherwise than measured (by {difference:.2g}, allowed "
-                f"{GOLDEN_TOLERANCE:g}): export it again, or serve it with the packages it was measured with"
+                f"{self._tolerance:g}): export it again, or serve it with the packages it was measured with"
             )
 
     def _predict_golden(self) -> Probabilities:

@@ -8,8 +8,8 @@ from data.config import Section
 class ServingConfig(Section):
     """How the champion is packed and served."""
 
-    target: Literal["cpu"] = "cpu"
-    """what the endpoint runs on; cpu: onnxruntime"""
+    target: Literal["cpu", "gpu"] = "cpu"
+    """what the endpoint runs on; cpu: onnxruntime; gpu: torch in bf16 (without a GPU, slowly)"""
     host: str = "127.0.0.1"
     """address that `convoy serve` listens on"""
     port: int = Field(3000, ge=0, le=65535)

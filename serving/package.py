@@ -15,7 +15,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from data.errors import UserError
 from serving.config import ServingConfig
-from serving.targets import TARGETS, requirements
+from serving.targets import TARGETS, Runtime, requirements
 
 if TYPE_CHECKING:
     from models.manifest import ModelManifest
@@ -36,7 +36,7 @@ SOURCES = (
     "serving/service.py",
     "serving/targets.py",
 )
-"""The code that answers requests, and no other: what else lies in these folders needs packages that a Bento lacks."""
+"""The code that answers requests, whatever computes: the rest of these folders needs packages that a Bento lacks."""
 SERVICE = "serving.service:ConvoyService"
 MODEL_FOLDER = "model"
 SETTINGS_FILE = "serving.json"
@@ -98,12 +98,15 @@ def build_bento(model: Path, config: ServingConfig, store: Path) -> Bento:
         UserError: the model is incomplete, altered or not registered, or BentoML refuses to build.
 
     """
-    manifest = _check_model(model)
-    files = _files(model)
+    runtime = TARGETS[config.target].runtime
+    manifest = _check_model(model, runtime)
+    files = _files(model, runtime)
     # Where it listens is decided when it is started: another port makes no other Bento.
     settings = config.model_dump_json(indent=2, exclude={"host", "port"})
     build_file = _describe(manifest, config.target, [*files, SETTINGS_FILE])
-    version = f"{_slug(build_file['labels']['model_version'])}-{config.target}-{_hash(files, settings, build_file)}"
+    version = (
+        f"{_slug(build_file['labels']['model_version'])}-{config.target}-{_hash(files, runtime, settings, build_file)}"
+    )
     path = store.absolute() / "bentos" / build_file["name"] / version
     if bento := Bento.read(path):
         logger.info("%s is already packed", bento.tag)
@@ -121,27 +124,32 @@ def build_bento(model: Path, config: ServingConfig, store: Path) -> Bento:
         return _move(home / path.relative_to(store.absolute()), path)
 
 
-def _check_model(model: Path) -> "ModelManifest":
-    # Here and not above: listing Bentos must be quick, and has no use for numpy and onnxruntime.
-    from models.predictor import MODEL_FILE, file_sha256, read_manifest
+def _check_model(model: Path, runtime: Runtime) -> "ModelManifest":
+    # Here and not above: listing Bentos must be quick, and has no use for numpy.
+    from models.predictor import file_sha256, read_manifest
 
     manifest = read_manifest(model)
     if manifest.version is None:
         raise UserError(f"the model in {model} has no version: register it before packing it")
-    if not (model / MODEL_FILE).is_file():
-        raise UserError(f"{model / MODEL_FILE} is missing: export the model again")
-    if file_sha256(model / MODEL_FILE) != manifest.onnx_sha256:
-        raise UserError(f"{model / MODEL_FILE} is not the file that its manifest describes: export the model again")
+    path, sha256 = model / runtime.model_file, getattr(manifest, runtime.checksum)
+    if sha256 is None:
+        raise UserError(
+            f"{manifest.name} v{manifest.version} was registered without {path.name}: train and register anew"
+        )
+    if not path.is_file():
+        raise UserError(f"{path} is missing: export the model again")
+    if file_sha256(path) != sha256:
+        raise UserError(f"{path} is not the file that its manifest describes: export the model again")
     return manifest
 
 
-def _files(model: Path) -> dict[str, Path]:
+def _files(model: Path, runtime: Runtime) -> dict[str, Path]:
     """Find what goes into the Bento: the name that it has there, and where it is now."""
-    from models.predictor import MANIFEST_FILE, MODEL_FILE
+    from models.predictor import MANIFEST_FILE
 
     root = Path(__file__).resolve().parents[1]
-    return {name: root / name for name in SOURCES} | {
-        f"{MODEL_FOLDER}/{name}": model / name for name in (MODEL_FILE, MANIFEST_FILE)
+    return {name: root / name for name in (*SOURCES, *runtime.sources)} | {
+        f"{MODEL_FOLDER}/{name}": model / name for name in (runtime.model_file, MANIFEST_FILE)
     }
 
 
@@ -167,11 +175,11 @@ def _describe(manifest: "ModelManifest", target: str, files: list[str]) -> dict[
     }
 
 
-def _hash(files: dict[str, Path], settings: str, build_file: dict[str, Any]) -> str:
-    from models.predictor import MODEL_FILE, file_sha256
+def _hash(files: dict[str, Path], runtime: Runtime, settings: str, build_file: dict[str, Any]) -> str:
+    from models.predictor import file_sha256
 
     # The hash of the model itself is in its manifest, and was compared a moment ago.
-    contents = {name: file_sha256(origin) for name, origin in files.items() if origin.name != MODEL_FILE}
+    contents = {name: file_sha256(origin) for name, origin in files.items() if origin.name != runtime.model_file}
     return hashlib.sha256(json.dumps([build_file, settings, contents], sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -60,7 +60,7 @@ def load_classifier() -> "Classifier | None":
     from serving.classifier import Classifier
 
     try:
-        return Classifier(FOLDER / "model")
+        return Classifier(FOLDER / "model", target.runtime)
     except UserError as error:
         logger.critical("the model cannot be served: %s", error)
     except Exception:

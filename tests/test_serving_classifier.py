@@ -112,6 +112,6 @@ def test_a_model_that_answers_otherwise_than_measured_is_not_loaded(tmp_path):
 def test_a_golden_answer_must_name_the_same_class(tmp_path, monkeypatch, answered):
     model = make_model(tmp_path, golden=(0.3330, 0.3335, 0.3335))
     probabilities = np.array([answered], dtype=np.float32)
-    monkeypatch.setattr("serving.classifier.OnnxPredictor.__call__", lambda *_: probabilities)
+    monkeypatch.setattr("models.predictor.OnnxPredictor.__call__", lambda *_: probabilities)
     with pytest.raises(UserError, match="golden image"):
         Classifier(model)
