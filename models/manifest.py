@@ -16,7 +16,11 @@ class Golden(BaseModel):
 
 
 Precision = Literal["fp32", "int8"]
-"""How an exported model computes."""
+"""How an ONNX model computes."""
+
+MODEL_FILE = "model.onnx"
+INT8_FILE = "model.int8.onnx"
+PROGRAM_FILE = "model.pt2"
 
 
 class Int8(BaseModel):
@@ -57,19 +61,19 @@ class ModelManifest(BaseModel):
     git_commit: str | None
     metrics: dict[str, float]
     onnx_sha256: str
+    program_sha256: str | None = None
+    """of the `torch.export` program with the same input and output; None where it was exported without one"""
     golden: Golden
     int8: Int8 | None = None
     """None where it was not tried"""
 
     @property
-    def precisions(self) -> tuple[Precision, ...]:
-        """What the model can be served in, the best first."""
-        return ("int8", "fp32") if self.int8 and self.int8.refusal is None else ("fp32",)
+    def files(self) -> dict[str, str]:
+        """Give the files that the model can be loaded from, with their SHA-256."""
+        int8 = self.int8.onnx_sha256 if self.int8 and self.int8.refusal is None else None
+        files = {MODEL_FILE: self.onnx_sha256, INT8_FILE: int8, PROGRAM_FILE: self.program_sha256}
+        return {name: sha256 for name, sha256 in files.items() if sha256}
 
-    def sha256(self, precision: Precision) -> str:
-        """Give the checksum of a precision's file."""
-        return self.int8.onnx_sha256 if precision == "int8" and self.int8 else self.onnx_sha256
-
-    def golden_answer(self, precision: Precision) -> tuple[float, ...]:
-        """Give the measured probabilities of the golden image."""
-        return self.int8.golden if precision == "int8" and self.int8 else self.golden.probabilities
+    def golden_answer(self, model_file: str) -> tuple[float, ...]:
+        """Give the probabilities of the golden image; a quantized model has an answer of its own."""
+        return self.int8.golden if model_file == INT8_FILE and self.int8 else self.golden.probabilities

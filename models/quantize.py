@@ -5,6 +5,7 @@ EfficientNet-B0 may lose half of its accuracy.
 """
 
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -13,20 +14,26 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+
+# Before it is imported: see `models.predictor.open_session`.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from data.decode import Pixels
 from data.manifest import read_manifest
 from data.shards import PreparedImages
+from data.sources import Split
 from models.evaluate import crop_center, predict
-from models.manifest import Int8, Precision
-from models.predictor import MODEL_FILES, Probabilities, file_sha256, open_session, run_session
+from models.manifest import INT8_FILE, MODEL_FILE, Int8, Precision
+from models.predictor import Probabilities, file_sha256, open_session, run_session
 
 NUM_CALIBRATION_IMAGES = 512
 CALIBRATION_BATCH = 16
 OPERATORS = ["Conv", "Gemm", "MatMul", "Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Add", "Mul"]
 """What is computed in integers. The softmax stays: probabilities in steps of 1/256 would be no probabilities."""
+MEASURED: tuple[Split, ...] = ("val", "test")
 TIMED_BATCHES = (1, 8)
 ROUNDS = 15
 SECONDS = 10
@@ -47,7 +54,7 @@ class Calibrated:
     prepared: Path
     crop: int
 
-    def images(self, split: str) -> PreparedImages:
+    def images(self, split: Split) -> PreparedImages:
         """Open a split."""
         return PreparedImages(self.prepared, read_manifest(self.prepared), split)
 
@@ -128,10 +135,10 @@ def try_int8(
         measure_seconds: times the two models.
 
     """
-    files = {precision: folder / name for precision, name in MODEL_FILES.items()}
+    files: dict[Precision, Path] = {"fp32": folder / MODEL_FILE, "int8": folder / INT8_FILE}
     quantize(files["fp32"], files["int8"], data)
     models = {precision: _open(path) for precision, path in files.items()}
-    drops = {split: _accuracy_drop(models, data, split) for split in ("val", "test")}
+    drops = {split: _accuracy_drop(models, data, split) for split in MEASURED}
     seconds = measure_seconds(models, data.crop)
     (golden,) = models["int8"](golden_image[None])
     tried = Int8(
@@ -166,15 +173,13 @@ def _open(path: Path) -> Predict:
     return lambda images: run_session(session, images)
 
 
-def _accuracy_drop(models: Mapping[Precision, Predict], data: Calibrated, split: str) -> float:
+def _accuracy_drop(models: Mapping[Precision, Predict], data: Calibrated, split: Split) -> float:
     images, classes = data.images(split), read_manifest(data.prepared).classes
-    accuracy = {
-        name: predict(model, images, classes, data.crop).summarize().accuracy for name, model in models.items()
-    }
+    accuracy = {name: predict(model, images, classes, data.crop).summarize().accuracy for name, model in models.items()}
     return accuracy["fp32"] - accuracy["int8"]
 
 
-def _refusal(drops: Mapping[str, float], seconds: Medians, max_accuracy_drop: float) -> str | None:
+def _refusal(drops: Mapping[Split, float], seconds: Medians, max_accuracy_drop: float) -> str | None:
     split, drop = max(drops.items(), key=lambda item: item[1])
     if drop > max_accuracy_drop:
         return f"it loses {drop:.4f} of its {split} accuracy, allowed {max_accuracy_drop:g}"

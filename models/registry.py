@@ -13,8 +13,8 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_
 
 from data.errors import UserError
 from data.stage import whole_file
-from models.manifest import ModelManifest
-from models.predictor import MANIFEST_FILE, MODEL_FILE, MODEL_FILES, file_sha256, read_manifest
+from models.manifest import MODEL_FILE, ModelManifest
+from models.predictor import MANIFEST_FILE, file_sha256, read_manifest
 from models.tracking import connect
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
@@ -119,9 +119,8 @@ class Registry:
         with tempfile.TemporaryDirectory(dir=models) as scratch:
             logged = _fetch(f"models:/{self.name}/{version.version}", Path(scratch))
             manifest = read_manifest(logged / EXTRA_FILES).model_copy(update={"version": version.version})
-            for precision in manifest.precisions:
-                name = MODEL_FILES[precision]
-                shutil.move(logged / name if precision == "fp32" else logged / EXTRA_FILES / name, folder / name)
+            for name in manifest.files:
+                shutil.move(logged / name if name == MODEL_FILE else logged / EXTRA_FILES / name, folder / name)
         write_manifest(folder, manifest)
         return folder
 
@@ -132,8 +131,9 @@ def _is_whole(folder: Path) -> bool:
         manifest = read_manifest(folder)
     except UserError:
         return False
-    files = {folder / MODEL_FILES[precision]: manifest.sha256(precision) for precision in manifest.precisions}
-    return all(path.is_file() and file_sha256(path) == sha256 for path, sha256 in files.items())
+    return all(
+        (folder / name).is_file() and file_sha256(folder / name) == sha256 for name, sha256 in manifest.files.items()
+    )
 
 
 def _fetch(uri: str, scratch: Path) -> Path:
@@ -167,7 +167,6 @@ def _log_model(folder: Path, manifest: ModelManifest) -> str:
     from mlflow.types import Schema, TensorSpec
 
     crop = manifest.preprocessing.crop
-    extra_files = [MANIFEST_FILE, *(MODEL_FILES[other] for other in manifest.precisions if other != "fp32")]
     signature = ModelSignature(
         inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, crop, crop, 3), "image")]),
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(manifest.classes)), "probabilities")]),
@@ -179,7 +178,7 @@ def _log_model(folder: Path, manifest: ModelManifest) -> str:
             signature=signature,
             pip_requirements=["onnxruntime", "numpy"],
             # MLflow writes an ONNX file anew; these it copies.
-            extra_files=[str(folder / name) for name in extra_files],
+            extra_files=[str(folder / name) for name in (MANIFEST_FILE, *manifest.files) if name != MODEL_FILE],
             save_as_external_data=False,
         )
     return str(logged.model_id)

@@ -16,7 +16,7 @@ from models.complexity import measure
 from models.config import GateConfig
 from models.distributed import Assignment, train_on_devices
 from models.evaluate import TEN_CROP_METRIC, Predictions, crop_center, predict, ten_crop_accuracy
-from models.export import ServedNetwork, TorchPredictor, export_onnx, make_golden, preprocessing_of
+from models.export import ServedNetwork, TorchPredictor, export_onnx, export_program, make_golden, preprocessing_of
 from models.job import BEST, TrainingJob
 from models.journal import Journal
 from models.logger import RunLogger
@@ -162,11 +162,13 @@ def export_run(
     network = ServedNetwork(load_classifier(job, checkpoints / BEST))
     path = export_onnx(network, job.input_size, folder)
     normalize_file(path)
+    program = export_program(network, job.input_size, folder)
     images, classes = PreparedImages(job.prepared, job.manifest, "test"), job.manifest.classes
     expected = predict(TorchPredictor(network), images, classes, job.input_size, limit=NUM_PARITY_IMAGES).probabilities
     surest = int(expected.max(axis=1).argmax())
     golden_image = crop_center(images.gather(np.array([surest])), job.input_size)[0]
-    manifest = _model_manifest(job, tracking.get(run_id), path, make_golden(golden_image, expected[surest]), name)
+    golden = make_golden(golden_image, expected[surest])
+    manifest = _model_manifest(job, tracking.get(run_id), (path, program), golden, name)
     tried = try_int8(folder, Calibrated(job.prepared, job.input_size), golden_image, gate.max_int8_accuracy_drop)
     write_manifest(folder, manifest.model_copy(update={"int8": tried}))
     exported = predict(OnnxPredictor(folder), images, classes, job.input_size, limit=NUM_PARITY_IMAGES).probabilities
@@ -175,7 +177,10 @@ def export_run(
     log.tag({INT8: f"refused: {tried.refusal}" if tried.refusal else "accepted"})
 
 
-def _model_manifest(job: TrainingJob, run: TrainedRun, onnx_file: Path, golden: Golden, name: str) -> ModelManifest:
+def _model_manifest(
+    job: TrainingJob, run: TrainedRun, files: tuple[Path, Path], golden: Golden, name: str
+) -> ModelManifest:
+    onnx_file, program = files
     preprocessing = preprocessing_of(job.manifest, job.input_size)
     return ModelManifest(
         name=name,
@@ -189,5 +194,6 @@ def _model_manifest(job: TrainingJob, run: TrainedRun, onnx_file: Path, golden: 
         git_commit=run.git_commit,
         metrics={key: value for key, value in run.metrics.items() if key.startswith("test/")},
         onnx_sha256=file_sha256(onnx_file),
+        program_sha256=file_sha256(program),
         golden=golden,
     )

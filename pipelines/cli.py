@@ -73,6 +73,7 @@ Overrides = Annotated[
         "--set", metavar="PATH=VALUE", help="Override a value of params.yaml; `convoy params` lists them all."
     ),
 ]
+Target = Annotated[str | None, typer.Option(help="What it runs on: cpu, gpu or edge.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -120,7 +121,8 @@ def data_prepare(overrides: Overrides = None) -> None:
 
 @data_app.command("report")
 def data_report(
-    as_json: AsJson = False,
+    as_json: Target = Annotated[str | None, typer.Option(help="What it runs on: cpu, gpu or edge.")]
+AsJson = False,
     html: Annotated[Path | None, typer.Option(help="The page with pictures to write instead.")] = None,
     overrides: Overrides = None,
 ) -> None:
@@ -171,7 +173,8 @@ def train(overrides: Overrides = None) -> None:
 
 
 @app.command()
-def evaluate(as_json: AsJson = False, overrides: Overrides = None) -> None:
+def evaluate(as_json: Target = Annotated[str | None, typer.Option(help="What it runs on: cpu, gpu or edge.")]
+AsJson = False, overrides: Overrides = None) -> None:
     """Measure the champion on today's test images."""
     config = _start(overrides)
     from models.gate import measure_model
@@ -187,9 +190,9 @@ def evaluate(as_json: AsJson = False, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def package(overrides: Overrides = None) -> None:
+def package(target: Target = None, overrides: Overrides = None) -> None:
     """Pack the champion as a Bento, and let its endpoint answer a test image."""
-    config = _start(overrides)
+    config = _start([*(overrides or []), *([f"serving.target={target}"] if target else [])])
     from pipelines.session import run_flow
 
     print(run_flow("package_model", config).tag)
@@ -198,7 +201,7 @@ def package(overrides: Overrides = None) -> None:
 @app.command()
 def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0: any free one.")] = None,
-    target: Annotated[str | None, typer.Option(help="What it runs on: cpu.")] = None,
+    target: Target = None,
     overrides: Overrides = None,
 ) -> None:
     """Serve the champion until Ctrl-C."""
@@ -227,7 +230,8 @@ def token(
 @app.command()
 def predict(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Image files.")],
-    as_json: AsJson = False,
+    as_json: Target = Annotated[str | None, typer.Option(help="What it runs on: cpu, gpu or edge.")]
+AsJson = False,
     overrides: Overrides = None,
 ) -> None:
     """Classify image files with the champion, without an endpoint."""
@@ -240,7 +244,8 @@ def predict(
 
 
 @app.command()
-def status(as_json: AsJson = False, overrides: Overrides = None) -> None:
+def status(as_json: Target = Annotated[str | None, typer.Option(help="What it runs on: cpu, gpu or edge.")]
+AsJson = False, overrides: Overrides = None) -> None:
     """Say what there is: data, champion, Bentos."""
     config = _start(overrides)
     from pipelines.summary import collect_status, print_status

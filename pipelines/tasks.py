@@ -30,7 +30,7 @@ from pipelines.workspace import (
     pack_champion,
     training_job,
 )
-from serving.package import Bento, list_bentos
+from serving.package import Bento, list_bentos, read_packing
 
 if TYPE_CHECKING:
     from models.gate import Verdict
@@ -196,6 +196,8 @@ def package(config: Config) -> Bento:
     """Pack the champion as a Bento, unless it has been packed."""
     known = {bento.tag for bento in list_bentos(Settings().bento_store(ROOT))}
     bento = pack_champion(config)
+    log = open_tracking(config).log(bento.run_id)
+    log.record(read_packing(bento).model_dump(mode="json"), f"packing-{bento.target}")
     _tell("package", ran=bento.tag not in known, reason=f"{bento.tag} holds {bento.model_name} v{bento.model_version}")
     return bento
 

@@ -5,8 +5,8 @@ import pytest
 
 from data.decode import Preprocessing
 from models.gate import Check, Verdict
-from models.manifest import Golden, ModelManifest
-from models.predictor import MODEL_FILE, OnnxPredictor, file_sha256
+from models.manifest import MODEL_FILE, Golden, ModelManifest
+from models.predictor import OnnxPredictor, file_sha256
 from models.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, normalize_file, write_manifest
 from models.tracking import Tracking
 

@@ -65,7 +65,14 @@ def test_a_bento_tells_where_it_comes_from(bento, store):
 def test_a_bento_holds_what_an_endpoint_needs_and_no_more(bento, model):
     source = bento.path / "src"
     files = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
-    assert files == {*SOURCES, "model/model.onnx", "model/manifest.json", "serving.json", "bentofile.yaml"}
+    assert files == {
+        *SOURCES,
+        "model/model.onnx",
+        "model/manifest.json",
+        "serving.json",
+        "packing.json",
+        "bentofile.yaml",
+    }
     assert (source / "model/model.onnx").read_bytes() == (model / "model.onnx").read_bytes()
     settings = {"target": "cpu", "top_k": 5, "max_body_mb": 32, "max_batch_images": 64}
     assert json.loads((source / "serving.json").read_text()) == settings
