@@ -121,8 +121,7 @@ def data_prepare(overrides: Overrides = None) -> None:
 
 @data_app.command("report")
 def data_report(
-    as_json: Target = Annotated[str | None, typer.Option(help="What it runs on: cpu, gpu or edge.")]
-AsJson = False,
+    as_json: AsJson = False,
     html: Annotated[Path | None, typer.Option(help="The page with pictures to write instead.")] = None,
     overrides: Overrides = None,
 ) -> None:
@@ -173,8 +172,7 @@ def train(overrides: Overrides = None) -> None:
 
 
 @app.command()
-def evaluate(as_json: Target = Annotated[str | None, typer.Option(help="What it runs on: cpu, gpu or edge.")]
-AsJson = False, overrides: Overrides = None) -> None:
+def evaluate(as_json: AsJson = False, overrides: Overrides = None) -> None:
     """Measure the champion on today's test images."""
     config = _start(overrides)
     from models.gate import measure_model
@@ -230,8 +228,7 @@ def token(
 @app.command()
 def predict(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Image files.")],
-    as_json: Target = Annotated[str | None, typer.Option(help="What it runs on: cpu, gpu or edge.")]
-AsJson = False,
+    as_json: AsJson = False,
     overrides: Overrides = None,
 ) -> None:
     """Classify image files with the champion, without an endpoint."""
@@ -244,8 +241,7 @@ AsJson = False,
 
 
 @app.command()
-def status(as_json: Target = Annotated[str | None, typer.Option(help="What it runs on: cpu, gpu or edge.")]
-AsJson = False, overrides: Overrides = None) -> None:
+def status(as_json: AsJson = False, overrides: Overrides = None) -> None:
     """Say what there is: data, champion, Bentos."""
     config = _start(overrides)
     from pipelines.summary import collect_status, print_status
