@@ -16,7 +16,9 @@ READ_SECONDS = 20
 FIELD = "image"
 """The part of a multipart form that holds the file."""
 FULL_BODIES = 4
-"""Bodies of the largest size allowed that are held at the same time; small ones fit in by the thousand."""
+"""Bodies of the largest size allowed that are held at the same time."""
+ALWAYS_FITS = 1_000_000
+"""Bytes: a body that is not larger is not refused for want of room, lest a few that trickle keep all others out."""
 RETRY = {"Retry-After": "1"}
 """Headers of a 503: seconds after which it may be better."""
 
@@ -70,8 +72,7 @@ class Hold:
         self._inbox.held += num_bytes
         if self._received > self.max_body:
             raise self._too_large()
-        # The one who is alone is never refused.
-        if self._inbox.held > self._inbox.capacity and self._inbox.held > self._received:
+        if self._inbox.held > self._inbox.capacity and self._received > ALWAYS_FITS:
             raise HTTPException(503, "too many large images at once: try again in a moment", RETRY)
 
     def _too_large(self) -> HTTPException:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -112,13 +113,12 @@ class Endpoint:
 
     def _start(self, home: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "bentoml", "serve", str(self._bento.path), "--quiet"]
-        own = {} if self._is_public else dict.fromkeys((TOKENS, TOKENS_FILE), "")
         # The Bento stays as it was built: no __pycache__ in it.
         environment = {"BENTOML_HOME": home, "BENTOML_DO_NOT_TRACK": "true", "PYTHONDONTWRITEBYTECODE": "1"}
         return subprocess.Popen(
             [*command, "--host", self.address, "--port", str(self._port)],
             cwd=self._bento.path,
-            env=os.environ | environment | own,
+            env=os.environ | environment | self._tokens(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -127,6 +127,12 @@ class Endpoint:
             # Ctrl-C in the terminal is for the command, which then stops its endpoint in order.
             start_new_session=True,
         )
+
+    def _tokens(self) -> dict[str, str]:
+        if not self._is_public:
+            return {TOKENS: "", TOKENS_FILE: ""}
+        # The endpoint runs in the Bento's folder, where a relative path would lead elsewhere.
+        return {TOKENS_FILE: str(Path(name).absolute())} if (name := os.environ.get(TOKENS_FILE)) else {}
 
     def _follow(self) -> None:
         assert self._process.stdout is not None
@@ -188,10 +194,12 @@ def serve(bento: Bento, config: ServingConfig) -> int:
 
     """
     endpoint = Endpoint(bento, host=config.host, port=config.port, is_public=True)
-    require_protection(endpoint.address, read_tokens(os.environ), allow_anonymous=config.allow_anonymous)
+    tokens = read_tokens(os.environ)
+    require_protection(endpoint.address, tokens, allow_anonymous=config.allow_anonymous)
+    header = "-H 'Authorization: Bearer TOKEN' " if tokens else ""
     with contextlib.suppress(KeyboardInterrupt), _signals_as_ctrl_c(), endpoint:
         print(f"serving {bento.model_name} v{bento.model_version} on {endpoint.url}  (Ctrl-C stops)")
-        print(f"  curl -F image=@some.png {endpoint.url}/classify", flush=True)
+        print(f"  curl {header}-F image=@some.png {endpoint.url}/classify", flush=True)
         status = endpoint.wait()
         raise UserError(f"the endpoint of {bento.tag} ended by itself, with status {status}", exit_code=1)
     return 0

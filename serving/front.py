@@ -64,7 +64,7 @@ class Front:
     """The ASGI app: gives each request to its route; what is refused, or fails, becomes `{"error", "detail"}`.
 
     A table and one `try` in place of Starlette's router and its layers of middleware: with metrics and tokens it costs
-    a request no more than those do; and BentoML would match each path twice, if it found a Starlette app here.
+    a request hardly more than those do without.
     """
 
     def __init__(self, routes: Mapping[str, Route], tokens: Tokens, get_metrics: Callable[[], ModelMetrics]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import bentoml
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from data.errors import UserError
 from serving.app import create_app
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 REQUEST_SECONDS = 30
 """Longest time from the first byte of a request to its answer; longer than the app gives a body to arrive."""
+PROBES = ("/livez", "/readyz")
 
 logger = logging.getLogger("convoy")
 
@@ -46,7 +48,6 @@ app = create_app(lambda: bentoml.get_current_service().classifier, config, limit
     # BentoML and onnxruntime both report their use to their makers unless told otherwise.
     envs=[{"name": "BENTOML_DO_NOT_TRACK", "value": "true"}, {"name": "ORT_DISABLE_TELEMETRY", "value": "1"}],
 )
-@bentoml.asgi_app(app, path="/")
 class ConvoyService:
     """Answers by `serving.app`, but for /livez and /readyz, which BentoML answers."""
 
@@ -56,6 +57,26 @@ class ConvoyService:
     async def __is_ready__(self) -> bool:
         """Whether the model was loaded and answered its golden image as it was measured."""
         return self.classifier is not None
+
+
+class Shortcut:
+    """ASGI middleware that leaves the probes to BentoML and gives all else to the app.
+
+    Mounted, the app would be reached behind BentoML's own routes and their matching, which cost as much again as it
+    does; and strangers would find some of them, such as /schema.json.
+    """
+
+    def __init__(self, bentoml_app: ASGIApp) -> None:
+        self._bentoml_app = bentoml_app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        is_ours = scope["type"] != "lifespan" and scope["path"] not in PROBES
+        await (app if is_ours else self._bentoml_app)(scope, receive, send)
+
+
+# To mypy it is still the class that the decorator made a service of.
+ConvoyService.add_asgi_middleware(Shortcut)  # type: ignore[attr-defined]
 
 
 def load_classifier() -> "Classifier | None":

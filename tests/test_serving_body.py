@@ -7,7 +7,7 @@ from test_serving_app import Send, sender
 from test_serving_classifier import BLUE, OCTETS, make_model
 
 from serving import body as body_module
-from serving.body import Inbox
+from serving.body import ALWAYS_FITS, FULL_BODIES, Inbox
 from serving.classifier import Classifier
 
 
@@ -42,12 +42,14 @@ def test_a_body_that_trickles_is_given_up(send, monkeypatch):
 
 
 def test_bodies_that_are_held_together_have_a_limit():
-    inbox = Inbox(100)
-    holds = [inbox.hold() for _ in range(5)]
-    for hold in holds[:4]:
-        hold.add(100)
+    inbox = Inbox(2_000_000)
+    holds = [inbox.hold() for _ in range(6)]
+    for hold in holds[:FULL_BODIES]:
+        hold.add(2_000_000)
+    small, large = holds[FULL_BODIES:]
+    small.add(ALWAYS_FITS)
     with pytest.raises(HTTPException, match="too many large images") as refused:
-        holds[4].add(1)
+        large.add(ALWAYS_FITS + 1)
     assert (refused.value.status_code, refused.value.headers) == (503, {"Retry-After": "1"})
     for hold in holds:
         hold.__exit__(None, None, None)

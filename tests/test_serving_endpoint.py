@@ -98,6 +98,8 @@ def test_its_probes_and_metrics_answer(client):
         ("GET", "/classify", {}, 405),
         ("GET", "/nothing", {}, 404),
         ("GET", "/docs.json", {}, 404),
+        ("GET", "/schema.json", {}, 404),
+        ("GET", "/healthz", {}, 404),
     ],
 )
 def test_it_refuses_bad_requests_in_json(client, method, path, request_, status):
@@ -142,14 +144,14 @@ def test_it_is_not_served_to_other_machines_without_a_token(bento, monkeypatch):
         serve(bento, ServingConfig(port=0))
 
 
-def test_an_endpoint_of_ones_own_asks_for_no_token(bento, monkeypatch):
-    monkeypatch.setenv("CONVOY_TOKENS", "0" * 64)
+@pytest.mark.slow
+def test_only_a_public_endpoint_asks_for_tokens(bento, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tokens").write_text("0" * 64)
+    monkeypatch.setenv("CONVOY_TOKENS_FILE", "tokens")
     with Endpoint(bento) as private:
         assert private.classify(BLUE)["predictions"]
-    with (
-        Endpoint(bento, is_public=True) as public,
-        pytest.raises(UserError, match="send one of this endpoint's tokens"),
-    ):
+    with Endpoint(bento, is_public=True) as public, pytest.raises(UserError, match="send one of this endpoint's tok"):
         public.classify(BLUE)
 
 

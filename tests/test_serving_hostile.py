@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import httpx
 import pytest
 from test_serving_classifier import BLUE, OCTETS, make_model, picture
 
-from serving.body import READ_SECONDS
+from serving.body import FULL_BODIES, READ_SECONDS
 from serving.config import ServingConfig
 from serving.endpoint import Endpoint
 from serving.package import Bento, build_bento
@@ -186,3 +186,23 @@ def test_clients_that_trickle_do_not_keep_others_out(endpoint):
         assert time.monotonic() - started < 5
         for connection in slow:
             assert connection.recv(65536).startswith(b"HTTP/1.1 408 ")
+
+
+def test_large_bodies_at_once_stay_within_bounds(endpoint):
+    full = 32_000_000
+    with Watch(endpoint) as watch, ExitStack() as stack:
+        clients = [stack.enter_context(connected(endpoint, head(full) + bytes(full - 1))) for _ in range(12)]
+        # Those that found no room have been told so; the others still miss their last byte.
+        refused = 0
+        for client in clients:
+            client.settimeout(0.5)
+            with suppress(TimeoutError):
+                answer = client.recv(65536)
+                assert answer.startswith(b"HTTP/1.1 503 ")
+                assert b"retry-after: 1" in answer
+                refused += 1
+        assert endpoint.classify(BLUE)["predictions"]
+    assert refused == len(clients) - FULL_BODIES
+    assert watch.peak - watch.before < (FULL_BODIES + 1) * full
+    # Room is given back when a client leaves.
+    assert httpx.post(f"{endpoint.url}/classify", content=bytes(full - 1), headers=OCTETS).status_code == 400
