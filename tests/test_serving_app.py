@@ -255,23 +255,3 @@ def test_each_image_of_a_batch_has_an_answer_or_a_problem(send):
         "red",
     ]
     assert all(result.keys() in ({"predictions"}, {"error", "detail"}) for result in answer["results"])
-
-
-def test_what_waits_too_long_and_too_much_is_refused_at_once(classifier, monkeypatch):
-    finish = threading.Event()
-    monkeypatch.setattr(classifier, "predict", lambda images: finish.wait(10) and np.zeros((len(images), 3)))
-    limits = Limits(max_batch=4, threads=1, max_queue=2, deadline_seconds=0.2)
-    app = create_app(lambda: classifier, ServingConfig(), limits=limits, tokens=ANYONE)
-
-    async def run() -> list[httpx.Response]:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-            asked = [client.post("/classify", content=BLUE, headers=OCTETS) for _ in range(3)]
-            try:
-                return await asyncio.gather(*asked)
-            finally:
-                finish.set()
-
-    responses = asyncio.run(run())
-    assert {(response.status_code, response.json()["error"]) for response in responses} == {(503, "overloaded")}
-    assert all(response.headers["retry-after"] for response in responses)
-    assert sorted("too late" in response.json()["detail"] for response in responses) == [False, True, True]
