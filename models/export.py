@@ -75,7 +75,7 @@ class _HalfPrecision(nn.Module):
         super().__init__()
         self.normalize, self.network = served.normalize, deepcopy(served.network)
         # Other orders of memory are not written faithfully; who loads the program puts the channels last.
-        self.network.to(torch.bfloat16, memory_format=torch.contiguous_format)
+        self.network.to(torch.bfloat16).to(memory_format=torch.contiguous_format)
         for module in self.network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.float()

@@ -77,7 +77,7 @@ class _Graph:
         self._images = self._sent.to(device)
         self._graph = torch.cuda.CUDAGraph()
         with torch.inference_mode():
-            stream = torch.cuda.Stream(device)
+            stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(stream):
                 for _ in range(NUM_WARM_UPS):
