@@ -182,7 +182,7 @@ EXPECTED = (
     Row(CIFAR, None, "x", 0.94, "5 seeds"),
     Row(CIFAR_SECONDS, None, "s", None, "2.59 s: cifar10-airbench94 on an A100, a network made for the purpose"),
     Row("serving, batch 1", None, "ms"),
-    Row("serving, batch 256", None, "images/s"),
+    Row("serving, batch 256 rate", None, "images/s"),
     Row(RESUMED, None, "", 1),
     Row(RESUMED_CLOSE, None, "", 1),
 )
