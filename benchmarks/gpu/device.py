@@ -3,6 +3,7 @@
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from time import perf_counter
 
 import torch
@@ -38,8 +39,12 @@ def name_of(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
+@cache
 def conditions(device: torch.device) -> dict[str, str]:
-    """Ask nvidia-smi for driver and clocks as they are now; nothing on a CPU, or where there is no such program."""
+    """Ask nvidia-smi for driver and clocks, once, when the first figure has just been measured and the GPU is awake.
+
+    Nothing on a CPU, or where there is no such program.
+    """
     if device.type != "cuda":
         return {}
     identity = f"GPU-{torch.cuda.get_device_properties(device).uuid}"

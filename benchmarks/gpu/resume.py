@@ -90,7 +90,8 @@ class _Tell(Callback):
 
 
 def _child(folder: Path, device: str, deterministic: bool, name: str) -> None:
-    torch.use_deterministic_algorithms(deterministic)
+    # An operation that has no deterministic kernel is warned of, and the weights tell whether it matters.
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
     torch.backends.cudnn.benchmark = False
     # Two epochs of a few steps; a checkpoint after every one.
     options = {"max_epochs": 2, "batch_size": BATCH_SIZE, "checkpoint_minutes": 1e-9}
