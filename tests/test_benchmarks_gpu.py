@@ -205,8 +205,9 @@ for item in ITEMS:
 assert not OTHERS & sys.modules.keys()
 """
 OTHERS = (
-    "bentoml dask distributed dvc fastapi httptools matplotlib mlflow multipart onnx onnxruntime onnxscript prefect "
-    "prefect_dask prometheus_client psutil pyarrow pydantic_settings scipy sklearn starlette typer uvicorn uvloop"
+    # Not matplotlib and scipy, which torchmetrics imports where they are installed.
+    "bentoml dask distributed dvc fastapi httptools mlflow multipart onnx onnxruntime onnxscript prefect "
+    "prefect_dask prometheus_client psutil pyarrow pydantic_settings sklearn starlette typer uvicorn uvloop"
 )
 
 
