@@ -3,10 +3,15 @@ import sys
 from dataclasses import replace
 
 import pytest
+from conftest import tiny_job
 from test_models_program import make_program
 from test_serving_classifier import make_model
 
 from data.errors import UserError
+from models.manifest import PROGRAM_FILE
+from models.registry import Registry
+from models.steps import export_run, train_run
+from models.tracking import Tracking
 from serving.classifier import Classifier
 from serving.config import ServingConfig
 from serving.package import SOURCES, build_bento
@@ -52,3 +57,21 @@ assert not {"onnxruntime", "pytorch_lightning", "mlflow"} & sys.modules.keys()
     environment = {"BENTOML_HOME": str(tmp_path), "BENTOML_DO_NOT_TRACK": "true", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([sys.executable, "-c", program], cwd=source, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_program_goes_through_the_registry(prepared, tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    tracking, job, checkpoints = (
+        Tracking(uri, "e", tmp_path / "artifacts"),
+        tiny_job(prepared),
+        tmp_path / "checkpoints",
+    )
+    run_id = train_run(tracking, job, checkpoints, None)
+    export_run(tracking, job, run_id, checkpoints, tmp_path / "exported", "n")
+    registry = Registry(uri, "n")
+    folder = registry.download(registry.register(tmp_path / "exported"), tmp_path / "models")
+    assert (folder / PROGRAM_FILE).read_bytes() == (tmp_path / "exported" / PROGRAM_FILE).read_bytes()
+    Classifier(folder, TORCH)
+    (folder / PROGRAM_FILE).unlink()
+    assert (registry.download(registry.by_run(run_id), tmp_path / "models") / PROGRAM_FILE).is_file()
