@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ def main() -> int:
     for name in BENCHMARKS:
         command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(RESULTS / f"{name}.json")]
         failed |= subprocess.run(command, check=False).returncode != 0
-    page = PAGE.read_text(encoding="utf-8")
+    page = with_gpu_missing(PAGE.read_text(encoding="utf-8"))
     for path in sorted(RESULTS.glob("*.json")):
         page = with_table(page, json.loads(path.read_text(encoding="utf-8")))
     PAGE.write_text(page, encoding="utf-8")
@@ -33,14 +34,31 @@ def with_table(page: str, result: dict[str, Any]) -> str:
         ValueError: the page has no such marks.
 
     """
-    begin, end = (f"<!-- {mark} {result['benchmark']} -->" for mark in ("begin", "end"))
+    versions = result["versions"]
+    conditions = f"{result['machine']}; {result['date']}; Python {versions['python']}, torch {versions['torch']}"
+    return _between_marks(page, result["benchmark"], f"{conditions}\n\n{markdown_table(result['rows'])}")
+
+
+def with_gpu_missing(page: str) -> str:
+    """Say of every figure of the GPU's table that it is not measured.
+
+    Raises:
+        ValueError: the page has no marks for it.
+
+    """
+    from benchmarks.gpu.record import EXPECTED
+
+    rows = [asdict(row) | {"met": row.met} for row in EXPECTED]
+    return _between_marks(page, "gpu", f"No GPU was to be had.\n\n{markdown_table(rows)}")
+
+
+def _between_marks(page: str, benchmark: str, text: str) -> str:
+    begin, end = (f"<!-- {mark} {benchmark} -->" for mark in ("begin", "end"))
     before, found, rest = page.partition(begin)
     _, found_end, after = rest.partition(end)
     if not found or not found_end:
-        raise ValueError(f"{PAGE.name} has no place for {result['benchmark']}: add {begin} and {end}")
-    versions = result["versions"]
-    conditions = f"{result['machine']}; {result['date']}; Python {versions['python']}, torch {versions['torch']}"
-    return f"{before}{begin}\n{conditions}\n\n{markdown_table(result['rows'])}\n{end}{after}"
+        raise ValueError(f"{PAGE.name} has no place for {benchmark}: add {begin} and {end}")
+    return f"{before}{begin}\n{text}\n{end}{after}"
 
 
 if __name__ == "__main__":

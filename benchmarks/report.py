@@ -10,21 +10,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pytorch-lightning", "pyarrow", "onnxruntime")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure: `goal` is the least value that satisfies, None where the figure stands for itself."""
+    """One figure: `goal` is the least value that satisfies, None where the figure stands for itself.
+
+    `value` is None where nothing has been measured yet.
+    """
 
     metric: str
-    value: float
+    value: float | None
     unit: str
     goal: float | None = None
     reference: str = ""
@@ -32,7 +33,7 @@ class Row:
     @property
     def met(self) -> bool | None:
         """Whether the goal is reached; None where there is none."""
-        return None if self.goal is None else self.value >= self.goal
+        return None if self.goal is None or self.value is None else self.value >= self.goal
 
 
 @dataclass
@@ -51,7 +52,7 @@ class Report:
         return {
             "benchmark": self.benchmark,
             "machine": machine(),
-            "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+            "versions": versions(),
             "date": datetime.now(UTC).date().isoformat(),
             "rows": [asdict(row) | {"met": row.met} for row in self.rows],
         }
@@ -61,16 +62,26 @@ class Report:
         return markdown_table([asdict(row) | {"met": row.met} for row in self.rows])
 
 
+def versions() -> dict[str, str]:
+    """Name Python's version, and those of the packages that are here."""
+    installed = {distribution.name.lower().replace("_", "-") for distribution in distributions()}
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES if name in installed}
+
+
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Make the table of the rows of a report, as they stand in its JSON."""
     lines = ["| figure | value | goal | met | |", "|---|---:|---:|---|---|"]
     lines += [
-        f"| {row['metric']} | {_number(row['value'])} {row['unit']} | "
+        f"| {row['metric']} | {_measured(row)} | "
         f"{'' if row['goal'] is None else _number(row['goal'])} | "
         f"{ {None: '', True: 'yes', False: '**no**'}[row['met']] } | {row['reference']} |"
         for row in rows
     ]
     return "\n".join(lines)
+
+
+def _measured(row: Mapping[str, Any]) -> str:
+    return "not measured" if row["value"] is None else f"{_number(row['value'])} {row['unit']}"
 
 
 def _number(value: float) -> str:
@@ -80,7 +91,8 @@ def _number(value: float) -> str:
 def machine() -> str:
     """Name the processor, the cores that may be used, and the memory."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor()}, {cores} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, {platform.system()}"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return f"{_processor()}, {cores} cores, {memory / 2**30:.0f} GiB, {platform.system()}"
 
 
 def _processor() -> str:

@@ -9,6 +9,10 @@ import numpy as np
 import torch
 
 from data.shards import Indices, PreparedImages
+from data.stage import num_cores
+
+MAX_READERS = 8
+"""Batches that are read for a GPU at the same time, one by each core: one alone copies less than a GPU trains on."""
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -46,7 +50,7 @@ class Batches:
             batch_size: images a step, over all processes.
             shuffle_seed: None keeps the order.
             share: what this process reads of each batch.
-            device: for a GPU, batches lie in pinned memory, and the next one is read while it computes.
+            device: for a GPU, batches lie in pinned memory, and the next ones are read while it computes.
             resident: keep all images in the memory of `device`.
 
         """
@@ -89,11 +93,12 @@ class Batches:
         if not self._to_gpu or self._resident is not None:
             yield from map(self._gather, shares)
             return
-        with ThreadPoolExecutor(1) as reader:
+        num_readers = min(MAX_READERS, num_cores())
+        with ThreadPoolExecutor(num_readers) as readers:
             ahead: deque[Future[Batch]] = deque()
             for share in shares:
-                ahead.append(reader.submit(self._gather_pinned, share))
-                if len(ahead) > 1:
+                ahead.append(readers.submit(self._gather_pinned, share))
+                if len(ahead) > num_readers:
                     yield ahead.popleft().result()
             yield from (batch.result() for batch in ahead)
 

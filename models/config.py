@@ -97,6 +97,8 @@ class GateConfig(Section):
     """how much test accuracy may be lost against the champion, both measured on today's test images"""
     max_parity_error: float = Field(1e-3, gt=0)
     """largest difference of a probability between the exported model and the trained one"""
+    max_int8_accuracy_drop: float = Field(0.01, ge=0, le=1)
+    """how much accuracy int8 may lose against fp32, on validation and on test images; else fp32 is served"""
 
 
 class RegistryConfig(Section):

@@ -1,8 +1,9 @@
-"""From trained weights to what an endpoint loads: one ONNX file, uint8 pixels in, probabilities out."""
+"""From trained weights to what an endpoint loads: uint8 pixels in, probabilities out, as ONNX and as a program."""
 
 import base64
 import io
 import warnings
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 from data.decode import Pixels, Preprocessing
 from data.manifest import DataManifest
 from models.classifier import ImageClassifier
-from models.manifest import Golden
-from models.predictor import MODEL_FILE, Probabilities
+from models.manifest import MODEL_FILE, PROGRAM_FILE, Golden
+from models.predictor import Probabilities
 
 OPSET = 18
 
@@ -64,6 +65,40 @@ def export_onnx(network: ServedNetwork, crop: int, folder: Path) -> Path:
             dynamo=False,
             verbose=False,
         )
+    return path
+
+
+class _HalfPrecision(nn.Module):
+    """`ServedNetwork` in bf16, but for what needs more bits: normalization, here and between layers, and softmax."""
+
+    def __init__(self, served: ServedNetwork) -> None:
+        super().__init__()
+        self.normalize, self.network = served.normalize, deepcopy(served.network)
+        # Other orders of memory are not written faithfully; who loads the program puts the channels last.
+        self.network.to(torch.bfloat16).to(memory_format=torch.contiguous_format)
+        for module in self.network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.float()
+
+    def forward(self, images: Tensor) -> Tensor:
+        # Not by calling it: what it does on a CPU, block by block, would be recorded block by block.
+        pixels = images * self.normalize.scale + self.normalize.offset
+        logits = self.network(pixels.permute(0, 3, 1, 2).to(torch.bfloat16))
+        return torch.softmax(logits.float(), dim=1)
+
+
+def export_program(network: ServedNetwork, crop: int, folder: Path) -> Path:
+    """Write `model.pt2`, a program in bf16 with a dynamic batch, and nothing pickled in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / PROGRAM_FILE
+    example = torch.zeros(2, crop, crop, 3, dtype=torch.uint8)
+    program = torch.export.export(
+        _HalfPrecision(network.eval()).eval(),
+        (example,),
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+    )
+    program.example_inputs = None  # would be pickled
+    torch.export.save(program, path)
     return path
 
 

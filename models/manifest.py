@@ -1,3 +1,5 @@
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
 
 from data.decode import Preprocessing
@@ -11,6 +13,31 @@ class Golden(BaseModel):
     image: str
     """a lossless PNG of the prepared image, base64"""
     probabilities: tuple[float, ...]
+
+
+Precision = Literal["fp32", "int8"]
+"""How an ONNX model computes."""
+
+MODEL_FILE = "model.onnx"
+INT8_FILE = "model.int8.onnx"
+PROGRAM_FILE = "model.pt2"
+
+
+class Int8(BaseModel):
+    """What became of the attempt to compute in 8-bit integers: the figures, and what they led to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    refusal: str | None
+    """why the model is not served so; None: it is"""
+    accuracy_drop: dict[str, float]
+    """by split: how much of its accuracy the model loses against fp32"""
+    seconds: dict[Precision, dict[int, float]]
+    """medians for a batch of so many images, on the machine that exported"""
+    num_bytes: dict[Precision, int]
+    onnx_sha256: str
+    golden: tuple[float, ...]
+    """the answer to the golden image in this precision"""
 
 
 class ModelManifest(BaseModel):
@@ -34,4 +61,19 @@ class ModelManifest(BaseModel):
     git_commit: str | None
     metrics: dict[str, float]
     onnx_sha256: str
+    program_sha256: str | None = None
+    """of the `torch.export` program with the same input and output; None where it was exported without one"""
     golden: Golden
+    int8: Int8 | None = None
+    """None where it was not tried"""
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Give the files that the model can be loaded from, with their SHA-256."""
+        int8 = self.int8.onnx_sha256 if self.int8 and self.int8.refusal is None else None
+        files = {MODEL_FILE: self.onnx_sha256, INT8_FILE: int8, PROGRAM_FILE: self.program_sha256}
+        return {name: sha256 for name, sha256 in files.items() if sha256}
+
+    def golden_answer(self, model_file: str) -> tuple[float, ...]:
+        """Give the probabilities of the golden image; a quantized model has an answer of its own."""
+        return self.int8.golden if model_file == INT8_FILE and self.int8 else self.golden.probabilities

@@ -1,21 +1,19 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-# From 1.29 on, onnxruntime reports its use to its makers, and only this, before it is imported, keeps it from that.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
-import onnxruntime
-
 from data.decode import Pixels
 from data.errors import UserError
-from models.manifest import ModelManifest
+from models.manifest import INT8_FILE, MODEL_FILE, ModelManifest
 
-MODEL_FILE = "model.onnx"
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
 MANIFEST_FILE = "manifest.json"
 
 Probabilities = npt.NDArray[np.float32]
@@ -24,28 +22,51 @@ Probabilities = npt.NDArray[np.float32]
 class OnnxPredictor:
     """An exported model and its manifest, ready to classify: the one way to run a model without torch."""
 
+    file = MODEL_FILE
+
     def __init__(self, folder: Path, *, num_threads: int = 0) -> None:
-        """Load `model.onnx` and `manifest.json` from `folder`; 0 threads means one for each core.
+        """Load the model and `manifest.json` from `folder`; 0 threads means one for each core.
 
         Raises:
             UserError: a file is missing, or the model is not the one that the manifest was written for.
 
         """
         self.manifest = read_manifest(folder)
-        model = folder / MODEL_FILE
+        model = folder / self.file
         if not model.is_file():
             raise UserError(f"{model} is missing: package the model again with `convoy package`")
-        if file_sha256(model) != self.manifest.onnx_sha256:
+        if file_sha256(model) != self.manifest.files.get(self.file):
             raise UserError(f"{model} was altered after it was exported: package the model again with `convoy package`")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._session = open_session(model, num_threads)
 
     def __call__(self, images: Pixels) -> Probabilities:
         """Classify images, uint8 [N, crop, crop, 3], into probabilities, float32 [N, num_classes]."""
-        (probabilities,) = self._session.run(["probabilities"], {"image": images})
-        return np.asarray(probabilities, dtype=np.float32)
+        return run_session(self._session, images)
+
+
+class Int8Predictor(OnnxPredictor):
+    """The same in 8-bit integers, for models that were accepted so."""
+
+    file = INT8_FILE
+
+
+def open_session(model: Path, num_threads: int = 0) -> "InferenceSession":
+    """Load an ONNX file, which nobody has checked; 0 threads means one for each core."""
+    # From 1.29 on, onnxruntime reports its use to its makers, and only this, before it is imported, keeps it from that.
+    # Here and not above: who runs a program of torch has no onnxruntime.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run_session(session: "InferenceSession", images: Pixels) -> Probabilities:
+    """Classify images, uint8 [N, crop, crop, 3], into probabilities, float32 [N, num_classes]."""
+    (probabilities,) = session.run(["probabilities"], {"image": images})
+    return np.asarray(probabilities, dtype=np.float32)
 
 
 def read_manifest(folder: Path) -> ModelManifest:

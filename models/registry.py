@@ -13,11 +13,13 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_
 
 from data.errors import UserError
 from data.stage import whole_file
-from models.manifest import ModelManifest
-from models.predictor import MANIFEST_FILE, MODEL_FILE, file_sha256, read_manifest
+from models.manifest import MODEL_FILE, ModelManifest
+from models.predictor import MANIFEST_FILE, file_sha256, read_manifest
 from models.tracking import connect
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+EXTRA_FILES = "extra_files"
+"""The folder of a logged model that holds what MLflow does not know."""
 MISSING = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE))
 
 _log = logging.getLogger("convoy")
@@ -116,19 +118,22 @@ class Registry:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=models) as scratch:
             logged = _fetch(f"models:/{self.name}/{version.version}", Path(scratch))
-            shutil.move(logged / MODEL_FILE, folder / MODEL_FILE)
-            manifest = read_manifest(logged / "extra_files").model_copy(update={"version": version.version})
+            manifest = read_manifest(logged / EXTRA_FILES).model_copy(update={"version": version.version})
+            for name in manifest.files:
+                shutil.move(logged / name if name == MODEL_FILE else logged / EXTRA_FILES / name, folder / name)
         write_manifest(folder, manifest)
         return folder
 
 
 def _is_whole(folder: Path) -> bool:
     """Whether an earlier download is there, as it was."""
-    model = folder / MODEL_FILE
     try:
-        return model.is_file() and file_sha256(model) == read_manifest(folder).onnx_sha256
+        manifest = read_manifest(folder)
     except UserError:
         return False
+    return all(
+        (folder / name).is_file() and file_sha256(folder / name) == sha256 for name, sha256 in manifest.files.items()
+    )
 
 
 def _fetch(uri: str, scratch: Path) -> Path:
@@ -172,7 +177,8 @@ def _log_model(folder: Path, manifest: ModelManifest) -> str:
             name="model",
             signature=signature,
             pip_requirements=["onnxruntime", "numpy"],
-            extra_files=[str(folder / MANIFEST_FILE)],
+            # MLflow writes an ONNX file anew; these it copies.
+            extra_files=[str(folder / name) for name in (MANIFEST_FILE, *manifest.files) if name != MODEL_FILE],
             save_as_external_data=False,
         )
     return str(logged.model_id)

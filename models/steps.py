@@ -13,18 +13,20 @@ from models import figures
 from models.checkpoints import find_resume_point
 from models.classifier import ImageClassifier
 from models.complexity import measure
+from models.config import GateConfig
 from models.distributed import Assignment, train_on_devices
 from models.evaluate import TEN_CROP_METRIC, Predictions, crop_center, predict, ten_crop_accuracy
-from models.export import ServedNetwork, TorchPredictor, export_onnx, make_golden, preprocessing_of
+from models.export import ServedNetwork, TorchPredictor, export_onnx, export_program, make_golden, preprocessing_of
 from models.job import BEST, TrainingJob
 from models.journal import Journal
 from models.logger import RunLogger
 from models.manifest import Golden, ModelManifest
 from models.predictor import OnnxPredictor, file_sha256
 from models.preview import preview_augmentation
+from models.quantize import Calibrated, metrics_of, try_int8
 from models.registry import normalize_file, write_manifest
 from models.sender import Sender
-from models.tracking import PARITY_METRIC, TRAINED, RunLog, Tracking, TrainedRun, system_metrics
+from models.tracking import INT8, PARITY_METRIC, TRAINED, RunLog, Tracking, TrainedRun, system_metrics
 from models.train import build_classifier, check_devices, load_classifier, train
 from models.tuning import tune
 
@@ -150,21 +152,35 @@ def _log_worst_errors(log: RunLog, predictions: Predictions, images: PreparedIma
     log.figure(picture, "worst-errors")
 
 
-def export_run(tracking: Tracking, job: TrainingJob, run_id: str, checkpoints: Path, folder: Path, name: str) -> None:
-    """Export the best epoch to `folder` with its manifest; how far ONNX is from torch goes to the run."""
+def export_run(
+    tracking: Tracking, job: TrainingJob, run_id: str, checkpoints: Path, folder: Path, name: str, gate: GateConfig
+) -> None:
+    """Export the best epoch to `folder` with its manifest, and in int8 where that pays.
+
+    How far ONNX is from torch goes to the run, and so do the figures of int8.
+    """
     network = ServedNetwork(load_classifier(job, checkpoints / BEST))
     path = export_onnx(network, job.input_size, folder)
     normalize_file(path)
+    program = export_program(network, job.input_size, folder)
     images, classes = PreparedImages(job.prepared, job.manifest, "test"), job.manifest.classes
     expected = predict(TorchPredictor(network), images, classes, job.input_size, limit=NUM_PARITY_IMAGES).probabilities
     surest = int(expected.max(axis=1).argmax())
-    golden = make_golden(crop_center(images.gather(np.array([surest])), job.input_size)[0], expected[surest])
-    write_manifest(folder, _model_manifest(job, tracking.get(run_id), path, golden, name))
+    golden_image = crop_center(images.gather(np.array([surest])), job.input_size)[0]
+    golden = make_golden(golden_image, expected[surest])
+    manifest = _model_manifest(job, tracking.get(run_id), (path, program), golden, name)
+    tried = try_int8(folder, Calibrated(job.prepared, job.input_size), golden_image, gate.max_int8_accuracy_drop)
+    write_manifest(folder, manifest.model_copy(update={"int8": tried}))
     exported = predict(OnnxPredictor(folder), images, classes, job.input_size, limit=NUM_PARITY_IMAGES).probabilities
-    tracking.log(run_id).metrics({PARITY_METRIC: float(np.abs(exported - expected).max())})
+    log = tracking.log(run_id)
+    log.metrics({PARITY_METRIC: float(np.abs(exported - expected).max())} | metrics_of(tried))
+    log.tag({INT8: f"refused: {tried.refusal}" if tried.refusal else "accepted"})
 
 
-def _model_manifest(job: TrainingJob, run: TrainedRun, onnx_file: Path, golden: Golden, name: str) -> ModelManifest:
+def _model_manifest(
+    job: TrainingJob, run: TrainedRun, files: tuple[Path, Path], golden: Golden, name: str
+) -> ModelManifest:
+    onnx_file, program = files
     preprocessing = preprocessing_of(job.manifest, job.input_size)
     return ModelManifest(
         name=name,
@@ -178,5 +194,6 @@ def _model_manifest(job: TrainingJob, run: TrainedRun, onnx_file: Path, golden: 
         git_commit=run.git_commit,
         metrics={key: value for key, value in run.metrics.items() if key.startswith("test/")},
         onnx_sha256=file_sha256(onnx_file),
+        program_sha256=file_sha256(program),
         golden=golden,
     )

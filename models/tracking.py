@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 KEY, TRAINED, VERDICT = "convoy.key", "convoy.trained", "convoy.verdict"
 DATA_VERSION, CODE, GIT_COMMIT = "convoy.data_version", "convoy.code", "mlflow.source.git.commit"
 PARITY_METRIC = "test/parity_error"
+INT8 = "convoy.int8"
 ANSWER_SECONDS = 10
 
 UNAVAILABLE = (MlflowException, SQLAlchemyError, UserError)

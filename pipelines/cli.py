@@ -73,6 +73,7 @@ Overrides = Annotated[
         "--set", metavar="PATH=VALUE", help="Override a value of params.yaml; `convoy params` lists them all."
     ),
 ]
+Target = Annotated[str | None, typer.Option(help="What it runs on: cpu, gpu or edge.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -187,9 +188,9 @@ def evaluate(as_json: AsJson = False, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def package(overrides: Overrides = None) -> None:
+def package(target: Target = None, overrides: Overrides = None) -> None:
     """Pack the champion as a Bento, and let its endpoint answer a test image."""
-    config = _start(overrides)
+    config = _start([*(overrides or []), *([f"serving.target={target}"] if target else [])])
     from pipelines.session import run_flow
 
     print(run_flow("package_model", config).tag)
@@ -198,7 +199,7 @@ def package(overrides: Overrides = None) -> None:
 @app.command()
 def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0: any free one.")] = None,
-    target: Annotated[str | None, typer.Option(help="What it runs on: cpu.")] = None,
+    target: Target = None,
     overrides: Overrides = None,
 ) -> None:
     """Serve the champion until Ctrl-C."""

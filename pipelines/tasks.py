@@ -30,7 +30,7 @@ from pipelines.workspace import (
     pack_champion,
     training_job,
 )
-from serving.package import Bento, list_bentos
+from serving.package import Bento, list_bentos, read_packing
 
 if TYPE_CHECKING:
     from models.gate import Verdict
@@ -144,8 +144,9 @@ def register(config: Config, data_version: str, run_id: str) -> str:
     from models.steps import export_run
 
     tracking, job = open_tracking(config), training_job(config, data_version)
-    export_run(tracking, job, run_id, CHECKPOINTS / job.key, EXPORTED / job.key, registry.name)
-    challenger = registry.register(EXPORTED / job.key)
+    checkpoints, exported = CHECKPOINTS / job.key, EXPORTED / job.key
+    export_run(tracking, job, run_id, checkpoints, exported, registry.name, config.gate)
+    challenger = registry.register(exported)
     _tell("register", ran=True, reason=f"{challenger} is the challenger")
     return challenger.version
 
@@ -195,6 +196,8 @@ def package(config: Config) -> Bento:
     """Pack the champion as a Bento, unless it has been packed."""
     known = {bento.tag for bento in list_bentos(Settings().bento_store(ROOT))}
     bento = pack_champion(config)
+    log = open_tracking(config).log(bento.run_id)
+    log.record(read_packing(bento).model_dump(mode="json"), f"packing-{bento.target}")
     _tell("package", ran=bento.tag not in known, reason=f"{bento.tag} holds {bento.model_name} v{bento.model_version}")
     return bento
 

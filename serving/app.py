@@ -1,4 +1,3 @@
-import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +8,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from data.decode import DecodeError
+from data.decode import DecodeError, Pixels
 from serving.answers import Answer, BatchAnswer, Explanation, Predictions, Problem
 from serving.auth import Tokens
-from serving.body import RETRY, Inbox, check_image, read_image, read_images
+from serving.batching import Answers as Probabilities
+from serving.batching import Batcher, Limits
+from serving.body import RETRY, Inbox, read_image, read_images
 from serving.config import ServingConfig
 from serving.front import Front, NotReadyError, Route, explain
 from serving.metrics import Metrics, ModelMetrics
@@ -29,14 +30,14 @@ EXPLANATIONS = 5
 
 
 def create_app(
-    get_classifier: Callable[[], "Classifier | None"], config: ServingConfig, *, threads: int, tokens: Tokens
+    get_classifier: Callable[[], "Classifier | None"], config: ServingConfig, *, limits: Limits, tokens: Tokens
 ) -> Front:
     """Make the ASGI app that answers images, and says of itself all there is to know; every error is a `Problem`.
 
-    `get_classifier` is asked at each request and gives None as long as no model is ready. At most `threads` requests
-    are decoded and predicted at the same time. Where there are `tokens`, only the page and the metrics do without one.
+    `get_classifier` is asked at each request and gives None as long as no model is ready. Within `limits`
+    they are decoded and predicted. Where there are `tokens`, only the page and the metrics do without one.
     """
-    handlers = Handlers(get_classifier, config, threads, describe_api(config, tokens))
+    handlers = Handlers(get_classifier, config, limits, describe_api(config, tokens))
     routes = {
         "/classify": Route("POST", handlers.classify),
         "/classify/batch": Route("POST", handlers.classify_batch),
@@ -56,14 +57,19 @@ class Handlers:
         self,
         get_classifier: Callable[[], "Classifier | None"],
         config: ServingConfig,
-        threads: int,
+        limits: Limits,
         description: dict[str, Any],
     ) -> None:
         self._get_classifier = get_classifier
         self._config = config
         self._description = description
         self._inbox = Inbox(int(config.max_body_mb * 1_000_000))
-        self._limiter = anyio.CapacityLimiter(threads)
+        self._batcher = Batcher(
+            self._decode,
+            lambda pixels: self._classifier().predict(pixels),
+            limits,
+            lambda size, waits: self.metrics().batched(size, waits),
+        )
         # One at a time, beside the predictions and not in their place.
         self._explainer = anyio.CapacityLimiter(1)
         self._explaining = 0
@@ -80,7 +86,9 @@ class Handlers:
         top_k = _read_top_k(request, self._config.top_k)
         with self._inbox.hold() as hold:
             image = await read_image(request, hold)
-            return JSONResponse(await self._predict(classifier, image, top_k))
+            # Neither Pillow nor onnxruntime may hold up the event loop, which answers the probes.
+            probabilities = await self._batcher.predict(image, lambda: _closed(request))
+        return JSONResponse(self._answer(classifier, probabilities, top_k))
 
     async def classify_batch(self, request: Request) -> Response:
         """Answer the classes of many images, in their order; one that is refused does not fail the others."""
@@ -88,7 +96,8 @@ class Handlers:
         top_k = _read_top_k(request, self._config.top_k)
         with self._inbox.hold() as hold:
             images = await read_images(request, hold, self._config.max_batch_images)
-            results = await asyncio.gather(*(self._predict_one(classifier, image, top_k) for image in images))
+            outcomes = await self._batcher.predict_all(images, lambda: _closed(request))
+        results = [self._result(classifier, outcome, top_k) for outcome in outcomes]
         answer: BatchAnswer = {"results": results, "model": classifier.model_id}
         return JSONResponse(answer)
 
@@ -130,20 +139,30 @@ class Handlers:
             raise NotReadyError
         return classifier
 
-    async def _predict(self, classifier: "Classifier", image: bytes, top_k: int) -> Answer:
-        # Neither Pillow nor onnxruntime may hold up the event loop, which answers the probes.
-        answer = await anyio.to_thread.run_sync(classifier.classify, image, top_k, limiter=self._limiter)
+    def _decode(self, image: bytes) -> Pixels:
+        if not image:
+            raise DecodeError("the image is empty")
+        return self._classifier().decode(image)
+
+    def _answer(self, classifier: "Classifier", probabilities: Probabilities, top_k: int) -> Answer:
+        answer = classifier.answer(probabilities, top_k)
         self._metrics.of(classifier.manifest).predicted(answer["predictions"][0]["probability"])
         return answer
 
-    async def _predict_one(self, classifier: "Classifier", image: bytes, top_k: int) -> Predictions | Problem:
-        try:
-            answer = await self._predict(classifier, check_image(image), top_k)
-            return {"predictions": answer["predictions"]}
-        except (HTTPException, DecodeError) as error:
-            problem = explain(error).problem
-            self._metrics.of(classifier.manifest).rejected(problem["error"])
-            return problem
+    def _result(
+        self, classifier: "Classifier", outcome: Probabilities | DecodeError, top_k: int
+    ) -> Predictions | Problem:
+        if not isinstance(outcome, DecodeError):
+            return {"predictions": self._answer(classifier, outcome, top_k)["predictions"]}
+        problem = explain(outcome).problem
+        self._metrics.of(classifier.manifest).rejected(problem["error"])
+        return problem
+
+
+async def _closed(request: Request) -> None:
+    """Wait until the client closes the connection; of its request nothing is left to be read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _explain(classifier: "Classifier", image: bytes, label: str | None) -> Explanation:

@@ -1,30 +1,32 @@
 import base64
 from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 
 from data.decode import Pixels, decode
 from data.errors import UserError
-from models.predictor import OnnxPredictor, Probabilities
+from models.manifest import ModelManifest
+from models.predictor import Probabilities
 from serving.answers import Answer, ModelId, Prediction
-
-GOLDEN_TOLERANCE = 1e-3
-"""Largest difference in a probability from the measured answer. Other processors round float32 differently, by 1e-6 or
-so; a wrong colour order, scale or crop moves a confident answer by far more."""
+from serving.targets import ONNXRUNTIME, Runtime
 
 
 class Classifier:
     """From the bytes of an image to an answer: decoding, prediction, class names. Safe to call from several threads."""
 
-    def __init__(self, folder: Path) -> None:
-        """Load the model in `folder` and let it classify its golden image, which also warms it up.
+    def __init__(self, folder: Path, runtime: Runtime = ONNXRUNTIME, *, num_threads: int = 0) -> None:
+        """Load the model in `folder` by `runtime` and let it classify its golden image, which also warms it up.
+
+        0 threads means that a prediction uses all cores.
 
         Raises:
             UserError: a file is missing or was altered, or the model answers its golden image otherwise than measured.
 
         """
-        self.predict = OnnxPredictor(folder)
-        self.manifest = self.predict.manifest
+        self.predict = resolve_name(runtime.predictor)(folder, num_threads=num_threads)
+        self._runtime = runtime
+        self.manifest: ModelManifest = self.predict.manifest
         self.model_id: ModelId = {
             "name": self.manifest.name,
             "version": self.manifest.version,
@@ -50,6 +52,10 @@ class Classifier:
 
         """
         (probabilities,) = self.predict(self.decode(image)[None])
+        return self.answer(probabilities, top_k)
+
+    def answer(self, probabilities: Probabilities, top_k: int) -> Answer:
+        """Put the probabilities of one image [num_classes] into an answer."""
         likeliest = np.argsort(-probabilities, kind="stable")[:top_k]
         predictions: list[Prediction] = [
             {"label": self.manifest.classes[index], "probability": float(probabilities[index])} for index in likeliest
@@ -57,7 +63,7 @@ class Classifier:
         return {"predictions": predictions, "model": self.model_id}
 
     def _check_golden(self) -> None:
-        measured = np.array(self.manifest.golden.probabilities, dtype=np.float32)
+        measured = np.array(self.manifest.golden_answer(self._runtime.model_file), dtype=np.float32)
         answered = self._predict_golden()
         if answered.shape != measured.shape:
             raise UserError(
@@ -67,10 +73,10 @@ class Classifier:
         difference = float(np.abs(answered - measured).max())
         # Negated, so that NaN is a difference too. Where there are many classes or little belief all probabilities are
         # small and differ little: then only the order tells two models apart.
-        if not difference <= GOLDEN_TOLERANCE or answered.argmax() != measured.argmax():
+        if not difference <= self._runtime.tolerance or answered.argmax() != measured.argmax():
             raise UserError(
                 f"the model answers its golden image otherwise than measured (by {difference:.2g}, allowed "
-                f"{GOLDEN_TOLERANCE:g}): export it again, or serve it with the packages it was measured with"
+                f"{self._runtime.tolerance:g}): export it again, or serve it with the packages it was measured with"
             )
 
     def _predict_golden(self) -> Probabilities:

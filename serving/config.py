@@ -8,8 +8,8 @@ from data.config import Section
 class ServingConfig(Section):
     """How the champion is packed and served."""
 
-    target: Literal["cpu"] = "cpu"
-    """what the endpoint runs on; cpu: onnxruntime"""
+    target: Literal["cpu", "gpu", "edge"] = "cpu"
+    """cpu: onnxruntime; gpu: torch in bf16 (without a GPU, slowly); edge: onnxruntime on one core and in 256 MB"""
     host: str = "127.0.0.1"
     """address that `convoy serve` listens on"""
     port: int = Field(3000, ge=0, le=65535)
@@ -20,5 +20,9 @@ class ServingConfig(Section):
     """larger requests are refused with status 413"""
     max_batch_images: int = Field(64, ge=1, le=1000)
     """images in one request to /classify/batch; all of them together have at most max_body_mb"""
+    max_queue: int = Field(128, ge=1)
+    """images that may be decoded, predicted or wait at the same time; beyond it requests are refused with status 503"""
+    deadline_seconds: float = Field(10, gt=0, le=25)
+    """a request that was not answered after so long is given up with status 503"""
     allow_anonymous: bool = False
     """let `convoy serve` listen where other machines can reach it without asking for a token"""

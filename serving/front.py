@@ -15,6 +15,7 @@ from starlette.websockets import WebSocketClose
 from data.decode import DecodeError, TooLargeError
 from serving.answers import Problem
 from serving.auth import Tokens
+from serving.batching import GoneError, OverloadedError
 from serving.body import RETRY
 from serving.metrics import ModelMetrics
 
@@ -121,6 +122,10 @@ def explain(error: Exception) -> Refusal:
         case NotReadyError():
             detail = "no model is ready: the endpoint's log says why"
             return Refusal(503, {"error": "not_ready", "detail": detail}, RETRY)
+        case OverloadedError():
+            return Refusal(503, _problem(503, str(error)), RETRY)
+        case GoneError():
+            return Refusal(400, _problem(400, str(error)))
         case TooLargeError():
             return Refusal(413, _problem(413, str(error)))
         case DecodeError():

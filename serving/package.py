@@ -15,7 +15,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from data.errors import UserError
 from serving.config import ServingConfig
-from serving.targets import TARGETS, requirements
+from serving.packing import PACKING_FILE, Packing, check_memory, choose_runtime, measure_packing
+from serving.targets import TARGETS, Runtime, requirements
 
 if TYPE_CHECKING:
     from models.manifest import ModelManifest
@@ -32,12 +33,14 @@ SOURCES = (
     "serving/answers.py",
     "serving/app.py",
     "serving/auth.py",
+    "serving/batching.py",
     "serving/body.py",
     "serving/classifier.py",
     "serving/config.py",
     "serving/front.py",
     "serving/metrics.py",
     "serving/openapi.py",
+    "serving/packing.py",
     "serving/page.py",
     "serving/page/index.html",
     "serving/page/page.css",
@@ -46,7 +49,7 @@ SOURCES = (
     "serving/service.py",
     "serving/targets.py",
 )
-"""The code that answers requests, and no other: what else lies in these folders needs packages that a Bento lacks."""
+"""The code that answers requests, whatever computes: the rest of these folders needs packages that a Bento lacks."""
 SERVICE = "serving.service:ConvoyService"
 MODEL_FOLDER = "model"
 SETTINGS_FILE = "serving.json"
@@ -63,6 +66,7 @@ class Bento(BaseModel):
     tag: str
     """name:version, as BentoML names it"""
     target: str
+    precision: str
     path: Path
     model_name: str
     model_version: str
@@ -108,12 +112,15 @@ def build_bento(model: Path, config: ServingConfig, store: Path) -> Bento:
         UserError: the model is incomplete, altered or not registered, or BentoML refuses to build.
 
     """
-    manifest = _check_model(model)
-    files = _files(model)
+    target = TARGETS[config.target]
+    manifest, runtime = _check_model(model, config.target)
+    files = _files(model, runtime)
     # Where it listens is decided when it is started: another port makes no other Bento.
     settings = config.model_dump_json(indent=2, exclude={"host", "port", "allow_anonymous"})
-    build_file = _describe(manifest, config.target, [*files, SETTINGS_FILE])
-    version = f"{_slug(build_file['labels']['model_version'])}-{config.target}-{_hash(files, settings, build_file)}"
+    build_file = _describe(manifest, config.target, runtime, [*files, SETTINGS_FILE, PACKING_FILE])
+    version = (
+        f"{_slug(build_file['labels']['model_version'])}-{config.target}-{_hash(files, runtime, settings, build_file)}"
+    )
     path = store.absolute() / "bentos" / build_file["name"] / version
     if bento := Bento.read(path):
         logger.info("%s is already packed", bento.tag)
@@ -126,39 +133,50 @@ def build_bento(model: Path, config: ServingConfig, store: Path) -> Bento:
             (staging / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(origin, staging / name)
         (staging / SETTINGS_FILE).write_text(settings, encoding="utf-8")
+        packing = measure_packing(model, runtime, target).model_dump_json(indent=2)
+        (staging / PACKING_FILE).write_text(packing, encoding="utf-8")
         (staging / "bentofile.yaml").write_text(json.dumps(build_file), encoding="utf-8")
         _run_build(staging, home, version)
         return _move(home / path.relative_to(store.absolute()), path)
 
 
-def _check_model(model: Path) -> "ModelManifest":
-    # Here and not above: listing Bentos must be quick, and has no use for numpy and onnxruntime.
-    from models.predictor import MODEL_FILE, file_sha256, read_manifest
+def read_packing(bento: Bento) -> Packing:
+    """Read how the model of a Bento is run."""
+    return Packing.model_validate_json((bento.path / "src" / PACKING_FILE).read_text(encoding="utf-8"))
+
+
+def _check_model(model: Path, target: str) -> "tuple[ModelManifest, Runtime]":
+    # Here and not above: listing Bentos must be quick, and has no use for numpy.
+    from models.predictor import file_sha256, read_manifest
 
     manifest = read_manifest(model)
     if manifest.version is None:
         raise UserError(f"the model in {model} has no version: register it before packing it")
-    if not (model / MODEL_FILE).is_file():
-        raise UserError(f"{model / MODEL_FILE} is missing: export the model again")
-    if file_sha256(model / MODEL_FILE) != manifest.onnx_sha256:
-        raise UserError(f"{model / MODEL_FILE} is not the file that its manifest describes: export the model again")
-    return manifest
+    runtime = choose_runtime(manifest, TARGETS[target], target)
+    path = model / runtime.model_file
+    if not path.is_file():
+        raise UserError(f"{path} is missing: export the model again")
+    if file_sha256(path) != manifest.files[runtime.model_file]:
+        raise UserError(f"{path} is not the file that its manifest describes: export the model again")
+    check_memory(model, runtime, TARGETS[target], target)
+    return manifest, runtime
 
 
-def _files(model: Path) -> dict[str, Path]:
+def _files(model: Path, runtime: Runtime) -> dict[str, Path]:
     """Find what goes into the Bento: the name that it has there, and where it is now."""
-    from models.predictor import MANIFEST_FILE, MODEL_FILE
+    from models.predictor import MANIFEST_FILE
 
     root = Path(__file__).resolve().parents[1]
-    return {name: root / name for name in SOURCES} | {
-        f"{MODEL_FOLDER}/{name}": model / name for name in (MODEL_FILE, MANIFEST_FILE)
+    return {name: root / name for name in (*SOURCES, *runtime.sources)} | {
+        f"{MODEL_FOLDER}/{name}": model / name for name in (runtime.model_file, MANIFEST_FILE)
     }
 
 
-def _describe(manifest: "ModelManifest", target: str, files: list[str]) -> dict[str, Any]:
+def _describe(manifest: "ModelManifest", target: str, runtime: Runtime, files: list[str]) -> dict[str, Any]:
     """Make the content of bentofile.yaml."""
     labels = {
         "target": target,
+        "precision": runtime.precision,
         "model_name": manifest.name,
         "model_version": manifest.version,
         "run_id": manifest.run_id,
@@ -177,11 +195,11 @@ def _describe(manifest: "ModelManifest", target: str, files: list[str]) -> dict[
     }
 
 
-def _hash(files: dict[str, Path], settings: str, build_file: dict[str, Any]) -> str:
-    from models.predictor import MODEL_FILE, file_sha256
+def _hash(files: dict[str, Path], runtime: Runtime, settings: str, build_file: dict[str, Any]) -> str:
+    from models.predictor import file_sha256
 
     # The hash of the model itself is in its manifest, and was compared a moment ago.
-    contents = {name: file_sha256(origin) for name, origin in files.items() if origin.name != MODEL_FILE}
+    contents = {name: file_sha256(origin) for name, origin in files.items() if origin.name != runtime.model_file}
     return hashlib.sha256(json.dumps([build_file, settings, contents], sort_keys=True).encode()).hexdigest()[:8]
 
 

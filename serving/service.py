@@ -11,8 +11,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from data.errors import UserError
 from serving.app import create_app
 from serving.auth import read_tokens
+from serving.batching import Limits
 from serving.config import ServingConfig
-from serving.targets import TARGETS
+from serving.packing import PACKING_FILE, Packing
+from serving.targets import RUNTIMES, TARGETS
 
 if TYPE_CHECKING:
     from serving.classifier import Classifier
@@ -27,9 +29,11 @@ logger = logging.getLogger("convoy")
 # is loaded later, by the process that answers requests.
 FOLDER = Path(__file__).resolve().parents[1]
 config = ServingConfig.model_validate_json((FOLDER / "serving.json").read_text(encoding="utf-8"))
+packing = Packing.model_validate_json((FOLDER / PACKING_FILE).read_text(encoding="utf-8"))
 target = TARGETS[config.target]
 tokens = read_tokens(os.environ)
-app = create_app(lambda: bentoml.get_current_service().classifier, config, threads=target.threads, tokens=tokens)
+limits = Limits(packing.max_batch, target.threads, config.max_queue, config.deadline_seconds)
+app = create_app(lambda: bentoml.get_current_service().classifier, config, limits=limits, tokens=tokens)
 
 
 @bentoml.service(
@@ -84,7 +88,7 @@ def load_classifier() -> "Classifier | None":
     from serving.classifier import Classifier
 
     try:
-        return Classifier(FOLDER / "model")
+        return Classifier(FOLDER / "model", RUNTIMES[packing.precision], num_threads=target.num_cores)
     except UserError as error:
         logger.critical("the model cannot be served: %s", error)
     except Exception:

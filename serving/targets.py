@@ -5,34 +5,126 @@ from types import MappingProxyType
 
 
 @dataclass(frozen=True)
+class Runtime:
+    """What computes a model."""
+
+    precision: str
+    """what it computes in: fp32, int8 or bf16"""
+    predictor: str
+    """module:class, called with the model's folder and `num_threads`"""
+    model_file: str
+    """what it loads besides the manifest"""
+    sources: tuple[str, ...]
+    """code that it needs besides what every endpoint needs"""
+    tolerance: float
+    """largest difference of a probability from the one measured when the model was exported"""
+
+
+ONNXRUNTIME = Runtime(
+    "fp32",
+    "models.predictor:OnnxPredictor",
+    "model.onnx",
+    (),
+    # Other processors round float32 differently, by 1e-6 or so; a wrong colour order, scale or crop moves a confident
+    # answer by far more.
+    tolerance=1e-3,
+)
+ONNXRUNTIME_INT8 = Runtime(
+    "int8",
+    "models.predictor:Int8Predictor",
+    "model.int8.onnx",
+    (),
+    # Held against the measured answer in int8. Where one processor adds in 32 bits another saturates at 16: some
+    # activations come out a step or two, of 256, higher or lower.
+    tolerance=5e-2,
+)
+TORCH = Runtime(
+    "bf16",
+    "models.program:ProgramPredictor",
+    "model.pt2",
+    ("models/program.py",),
+    # bf16 keeps 8 bits of what passes from layer to layer.
+    tolerance=3e-2,
+)
+
+RUNTIMES: Mapping[str, Runtime] = MappingProxyType(
+    {runtime.precision: runtime for runtime in (ONNXRUNTIME, ONNXRUNTIME_INT8, TORCH)}
+)
+
+SERVER_PACKAGES = (
+    "bentoml",
+    "numpy",
+    "pillow",
+    "prometheus-client",
+    "pydantic",
+    "starlette",
+    "python-multipart",
+    "uvloop",
+    "httptools",
+)
+"""What answers requests, whatever computes."""
+
+
+@dataclass(frozen=True)
 class Target:
     """What an endpoint runs on: a row of `TARGETS`."""
 
+    runtimes: tuple[Runtime, ...]
+    """ways to compute a model, the best first; used is the first one that the model was exported and accepted for"""
     packages: tuple[str, ...]
-    """distributions that the Bento needs at run time; neither torch nor the tools that made the model"""
+    """distributions that the Bento needs at run time, without the tools that made the model"""
     workers: int
     """processes that answer requests"""
     threads: int
     """requests that one worker decodes and predicts at the same time; the others wait"""
+    num_cores: int
+    """that one prediction computes on; 0: all there are"""
+    batch_sizes: tuple[int, ...]
+    """numbers of images whose common prediction is timed when a model is packed; one: it is taken without timing"""
+    memory_mb: int
+    """limit of its container"""
+    cpus: float
+    """limit of its container, in cores"""
+    platforms: tuple[str, ...]
+    """that its image is built for"""
+    base_image: str = "python:3.11-slim-bookworm"
 
 
 TARGETS: Mapping[str, Target] = MappingProxyType(
     {
         "cpu": Target(
-            packages=(
-                "bentoml",
-                "onnxruntime",
-                "numpy",
-                "pillow",
-                "prometheus-client",
-                "pydantic",
-                "starlette",
-                "python-multipart",
-                "uvloop",
-                "httptools",
-            ),
+            runtimes=(ONNXRUNTIME_INT8, ONNXRUNTIME),
+            packages=(*SERVER_PACKAGES, "onnxruntime"),
             workers=1,
             threads=2,
+            num_cores=2,
+            batch_sizes=(1, 2, 4, 8, 16, 32),
+            memory_mb=2048,
+            cpus=2,
+            platforms=("linux/amd64", "linux/arm64"),
+        ),
+        # More threads decode while one predicts: a GPU answers faster than a core decodes. It is timed nowhere else.
+        "gpu": Target(
+            runtimes=(TORCH,),
+            packages=(*SERVER_PACKAGES, "torch"),
+            workers=1,
+            threads=8,
+            num_cores=0,
+            batch_sizes=(64,),
+            memory_mb=16384,
+            cpus=8,
+            platforms=("linux/amd64",),
+        ),
+        "edge": Target(
+            runtimes=(ONNXRUNTIME_INT8, ONNXRUNTIME),
+            packages=(*SERVER_PACKAGES, "onnxruntime"),
+            workers=1,
+            threads=1,
+            num_cores=1,
+            batch_sizes=(1, 2, 4, 8),
+            memory_mb=256,
+            cpus=1,
+            platforms=("linux/amd64", "linux/arm64"),
         ),
     }
 )

@@ -1,10 +1,12 @@
 import json
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError
 from data.stage import whole_file
 from serving.endpoint import Endpoint
 from serving.package import MODEL_FOLDER, Bento
+from serving.targets import RUNTIMES
 
 if TYPE_CHECKING:
     from data.sample import Sample
@@ -28,10 +30,7 @@ def verify_bento(bento: Bento, sample: "Sample") -> dict[str, Any]:
         UserError: the endpoint does not start, or answers otherwise.
 
     """
-    # Here and not above: reading the evidence must be quick.
-    from models.predictor import OnnxPredictor
-
-    predictor = OnnxPredictor(bento.path / "src" / MODEL_FOLDER)
+    predictor = resolve_name(RUNTIMES[bento.precision].predictor)(bento.path / "src" / MODEL_FOLDER)
     (expected,) = predictor(sample.prepared[None])
     with Endpoint(bento) as endpoint:
         answer = endpoint.classify(sample.image)

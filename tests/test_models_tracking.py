@@ -5,8 +5,8 @@ import pytest
 
 from data.decode import Preprocessing
 from models.gate import Check, Verdict
-from models.manifest import Golden, ModelManifest
-from models.predictor import MODEL_FILE, OnnxPredictor, file_sha256
+from models.manifest import INT8_FILE, MODEL_FILE, Golden, Int8, ModelManifest
+from models.predictor import OnnxPredictor, file_sha256, read_manifest
 from models.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, normalize_file, write_manifest
 from models.tracking import Tracking
 
@@ -112,3 +112,25 @@ def test_challenger_champion_previous(tracking, tmp_path):
     images = np.zeros((2, 4, 4, 3), dtype=np.uint8)
     images[:, 0, 0, 1] = 200
     assert OnnxPredictor(folder)(images).argmax(axis=1).tolist() == [1, 1]
+
+
+def test_a_quantized_file_travels_with_its_model(tracking, tmp_path):
+    registry = Registry(tracking.uri, "quantized")
+    exported = export(tmp_path / "exported", open_and_leave(tracking))
+    (exported / INT8_FILE).write_bytes(b"in int8")
+    tried = Int8(
+        refusal=None,
+        accuracy_drop={"test": 0.0},
+        seconds={"fp32": {1: 0.02}, "int8": {1: 0.01}},
+        num_bytes={"fp32": 4, "int8": 1},
+        onnx_sha256=file_sha256(exported / INT8_FILE),
+        golden=(),
+    )
+    write_manifest(exported, read_manifest(exported).model_copy(update={"int8": tried}))
+    version = registry.register(exported)
+    folder = registry.download(version, tmp_path)
+    assert read_manifest(folder).int8 == tried
+    assert (folder / INT8_FILE).read_bytes() == b"in int8"
+    # What was altered here is fetched again.
+    (folder / INT8_FILE).write_bytes(b"altered")
+    assert (registry.download(version, tmp_path) / INT8_FILE).read_bytes() == b"in int8"

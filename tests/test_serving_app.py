@@ -12,12 +12,15 @@ from models.manifest import ModelManifest
 from serving import app as app_module
 from serving.app import create_app
 from serving.auth import Tokens
+from serving.batching import Limits
 from serving.classifier import Classifier
 from serving.config import ServingConfig
 from serving.front import ERRORS
 
 Send = Callable[..., httpx.Response]
 ANYONE = Tokens()
+
+LIMITS = Limits(max_batch=1, threads=2, max_queue=16, deadline_seconds=10)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +30,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
 
 def sender(get_classifier: Callable[[], Classifier | None], *, tokens: Tokens = ANYONE, **options: float) -> Send:
     """Requests to one app."""
-    app = create_app(get_classifier, ServingConfig.model_validate(options), threads=2, tokens=tokens)
+    app = create_app(get_classifier, ServingConfig.model_validate(options), limits=LIMITS, tokens=tokens)
 
     def send(method: str, path: str, **request: object) -> httpx.Response:
         async def run() -> httpx.Response:
@@ -139,10 +142,10 @@ def test_without_a_model_nothing_is_answered():
 
 
 def test_an_unforeseen_failure_tells_nothing_of_itself(send, classifier, monkeypatch, caplog):
-    def fail(image: bytes, top_k: int) -> None:
+    def fail(images: np.ndarray) -> None:
         raise RuntimeError("/secret/path")
 
-    monkeypatch.setattr(classifier, "classify", fail)
+    monkeypatch.setattr(classifier, "predict", fail)
     response = send("POST", "/classify", content=BLUE, headers=OCTETS)
     assert (response.status_code, response.json()["error"]) == (500, "internal_error")
     assert "secret" not in response.text
@@ -161,12 +164,15 @@ def test_a_long_prediction_does_not_hold_up_other_requests(classifier, monkeypat
     started, finish = threading.Event(), threading.Event()
     answers = []
 
-    def slow(image: bytes, top_k: int) -> None:
+    predict = classifier.predict
+
+    def slow(images: np.ndarray) -> np.ndarray:
         started.set()
         assert finish.wait(10)
+        return predict(images)
 
-    monkeypatch.setattr(classifier, "classify", slow)
-    app = create_app(lambda: classifier, ServingConfig(), threads=1, tokens=ANYONE)
+    monkeypatch.setattr(classifier, "predict", slow)
+    app = create_app(lambda: classifier, ServingConfig(), limits=LIMITS, tokens=ANYONE)
 
     async def run() -> None:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
@@ -189,7 +195,7 @@ def test_explanations_wait_in_a_short_queue(classifier, monkeypatch):
         return np.zeros((8, 8))
 
     monkeypatch.setattr(app_module, "weigh_evidence", slow)
-    app = create_app(lambda: classifier, ServingConfig(), threads=1, tokens=ANYONE)
+    app = create_app(lambda: classifier, ServingConfig(), limits=LIMITS, tokens=ANYONE)
 
     async def run() -> list[httpx.Response]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:

@@ -10,9 +10,11 @@ from PIL import Image
 
 from data.decode import DecodeError, Preprocessing, TooLargeError
 from data.errors import UserError
-from models.manifest import Golden, ModelManifest
-from models.predictor import file_sha256
+from models.manifest import Golden, Int8, ModelManifest
+from models.predictor import file_sha256, read_manifest
+from models.registry import write_manifest
 from serving.classifier import Classifier
+from serving.targets import ONNXRUNTIME_INT8
 
 SIZE, CROP, MAX_PIXELS = 10, 8, 10_000
 CLASSES = ("red", "green", "blue")
@@ -72,6 +74,22 @@ def make_model(
     return folder
 
 
+def make_quantized(folder: Path, *, refusal: str | None = None, golden: tuple[float, ...] | None = None) -> Path:
+    """The same with a second file, in the place of one in int8, and what its manifest says of that."""
+    make_model(folder)
+    (folder / "model.int8.onnx").write_bytes((folder / "model.onnx").read_bytes())
+    tried = Int8(
+        refusal=refusal,
+        accuracy_drop={"val": 0.0, "test": 0.0},
+        seconds={"fp32": {1: 0.02}, "int8": {1: 0.01}},
+        num_bytes={"fp32": 4, "int8": 1},
+        onnx_sha256=file_sha256(folder / "model.int8.onnx"),
+        golden=golden or softmax_of_means((200, 50, 0)),
+    )
+    write_manifest(folder, read_manifest(folder).model_copy(update={"int8": tried}))
+    return folder
+
+
 def picture(color: tuple[int, int, int], side: int = 20, kind: str = "PNG") -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (side, side), color).save(file, kind)
@@ -118,6 +136,19 @@ def test_a_model_that_answers_otherwise_than_measured_is_not_loaded(tmp_path):
 def test_a_golden_answer_must_name_the_same_class(tmp_path, monkeypatch, answered):
     model = make_model(tmp_path, golden=(0.3330, 0.3335, 0.3335))
     probabilities = np.array([answered], dtype=np.float32)
-    monkeypatch.setattr("serving.classifier.OnnxPredictor.__call__", lambda *_: probabilities)
+    monkeypatch.setattr("models.predictor.OnnxPredictor.__call__", lambda *_: probabilities)
     with pytest.raises(UserError, match="golden image"):
         Classifier(model)
+
+
+def test_int8_has_a_file_and_a_golden_answer_of_its_own(tmp_path):
+    red, green, blue = softmax_of_means((200, 50, 0))
+    moved = make_quantized(tmp_path / "moved", golden=(red - 0.04, green + 0.04, blue))
+    assert Classifier(moved, ONNXRUNTIME_INT8).classify(BLUE, 1)["predictions"][0]["label"] == "blue"
+    far = make_quantized(tmp_path / "far", golden=(red - 0.06, green + 0.06, blue))
+    with pytest.raises(UserError, match="golden image"):
+        Classifier(far, ONNXRUNTIME_INT8)
+    (moved / "model.int8.onnx").write_bytes(b"altered")
+    with pytest.raises(UserError, match=r"model\.int8\.onnx was altered"):
+        Classifier(moved, ONNXRUNTIME_INT8)
+    Classifier(moved)

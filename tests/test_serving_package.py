@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_serving_classifier import make_model
+from test_serving_classifier import make_model, make_quantized
 
 from data.errors import UserError
 from serving import package
@@ -42,6 +42,7 @@ def quick_build(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         folder = home / "bentos" / build_file["name"] / version
         folder.mkdir(parents=True)
         (folder.parent / "latest").write_text(version)
+        (folder / "bentofile.json").write_text(json.dumps(build_file))
         versions.append(version)
         created = f"2026-01-01T00:00:{len(versions):02}+00:00"
         info = {"name": build_file["name"], "version": version, "creation_time": created}
@@ -65,9 +66,23 @@ def test_a_bento_tells_where_it_comes_from(bento, store):
 def test_a_bento_holds_what_an_endpoint_needs_and_no_more(bento, model):
     source = bento.path / "src"
     files = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
-    assert files == {*SOURCES, "model/model.onnx", "model/manifest.json", "serving.json", "bentofile.yaml"}
+    assert files == {
+        *SOURCES,
+        "model/model.onnx",
+        "model/manifest.json",
+        "serving.json",
+        "packing.json",
+        "bentofile.yaml",
+    }
     assert (source / "model/model.onnx").read_bytes() == (model / "model.onnx").read_bytes()
-    settings = {"target": "cpu", "top_k": 5, "max_body_mb": 32, "max_batch_images": 64}
+    settings = {
+        "target": "cpu",
+        "top_k": 5,
+        "max_body_mb": 32,
+        "max_batch_images": 64,
+        "max_queue": 128,
+        "deadline_seconds": 10,
+    }
     assert json.loads((source / "serving.json").read_text()) == settings
     for name in SOURCES:
         assert (source / name).read_bytes() == (ROOT / name).read_bytes()
@@ -233,3 +248,18 @@ print(len(bentos), *{{"bentoml", "onnxruntime", "numpy", "PIL", "starlette"}} & 
 """
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["1"]
+
+
+def test_only_the_file_of_the_chosen_precision_is_packed(tmp_path, quick_build):
+    bento = build_bento(make_quantized(tmp_path / "model"), ServingConfig(target="edge"), tmp_path / "store")
+    assert (bento.target, bento.precision) == ("edge", "int8")
+    described = json.loads((bento.path / "bentofile.json").read_text())
+    assert [name for name in described["include"] if name.endswith(".onnx")] == ["model/model.int8.onnx"]
+    assert "packing.json" in described["include"]
+
+
+def test_an_altered_int8_file_is_not_packed(tmp_path):
+    model = make_quantized(tmp_path / "model")
+    (model / "model.int8.onnx").write_bytes(b"something else")
+    with pytest.raises(UserError, match=r"model\.int8\.onnx is not the file that its manifest describes"):
+        build_bento(model, ServingConfig(target="edge"), tmp_path / "store")

@@ -1,0 +1,71 @@
+"""Where the milliseconds of a step go: kernel by kernel as it runs, and layer by layer, each alone."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.gpu.device import Timing, seconds_of, synchronize
+
+if TYPE_CHECKING:
+    from benchmarks.gpu.synthetic import Step
+
+NUM_STEPS = 3
+NUM_KERNELS = 30
+
+
+def kernels_of(step: "Step") -> dict[str, float]:
+    """Milliseconds a step of the kernels that take most, the largest first; on a CPU, of its operations."""
+    device = step.images.device
+    on_gpu = device.type == "cuda"
+    for _ in range(NUM_STEPS):
+        step()
+    synchronize(device)
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
+        for _ in range(NUM_STEPS):
+            step()
+        synchronize(device)
+    times = {
+        event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1000 / NUM_STEPS
+        for event in profiler.key_averages()
+    }
+    largest = sorted(times.items(), key=lambda item: -item[1])[:NUM_KERNELS]
+    return {name: milliseconds for name, milliseconds in largest if milliseconds > 0}
+
+
+def layers_of(step: "Step") -> dict[str, float]:
+    """Milliseconds of each layer, forward and backward on the input that it gets in the step, and of the optimizer."""
+    inputs: dict[str, Tensor] = {}
+    hooks = [
+        layer.register_forward_pre_hook(lambda _layer, given, name=name: inputs.update({name: given[0].detach()}))
+        for name, layer in step.network.named_modules()
+        if not list(layer.children())
+    ]
+    step()
+    for hook in hooks:
+        hook.remove()
+    device = step.images.device
+    timing = Timing(2, 0.05 if device.type == "cuda" else 0.0)
+    layers = dict(step.network.named_modules())
+    times = {f"{name} {type(layers[name]).__name__}": _layer_ms(layers[name], inputs[name], timing) for name in inputs}
+    step()
+    times["optimizer"] = 1000 * seconds_of(step.optimizer.step, device, timing)
+    return times
+
+
+def _layer_ms(layer: nn.Module, given: Tensor, timing: Timing) -> float:
+    needs_input_gradient = given.shape[1] != 3  # the images themselves need none
+    if isinstance(layer, nn.ReLU):
+        layer.inplace = False  # what has a gradient of its own may not be changed
+    given = given.clone().requires_grad_(needs_input_gradient)
+    wanted = [*layer.parameters(), *([given] if needs_input_gradient else [])]
+    if not wanted:
+        return 0.0
+
+    def run() -> None:
+        with torch.autocast(given.device.type, torch.bfloat16):
+            output = layer(given)
+        torch.autograd.grad(output, wanted, torch.ones_like(output))
+
+    return 1000 * seconds_of(run, given.device, timing)

@@ -1,0 +1,207 @@
+"""The queue between requests and the model: whatever waits when the model is free is predicted together.
+
+There is no time window: a lone request waits for nobody. Who decodes an image predicts it too, if nobody is predicting
+at that moment, together with all that were decoded meanwhile; otherwise it leaves the image to whoever is predicting.
+So a lone request costs one change of threads, and its images are decoded while others are predicted.
+"""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from data.decode import DecodeError, Pixels
+
+Answers = npt.NDArray[np.float32]
+"""probabilities, [num_classes] or [N, num_classes]"""
+Observe = Callable[[int, Sequence[float]], None]
+"""Told of each run of the model: the number of images, and the seconds that each of them waited, decoded."""
+Gone = Callable[[], Awaitable[object]]
+"""Returns when the client has gone."""
+
+
+class OverloadedError(Exception):
+    """More waits than can be answered in time."""
+
+
+class GoneError(Exception):
+    """The client has gone: there is nobody to answer."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a `Batcher` takes on."""
+
+    max_batch: int
+    """images predicted together; 1: each by itself, as many at the same time as there are threads"""
+    threads: int
+    """images decoded at the same time"""
+    max_queue: int
+    """images that are decoded, predicted or wait; with more of them requests are refused"""
+    deadline_seconds: float
+    """from a request's arrival in the queue to its answer"""
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """One image on its way."""
+
+    image: bytes
+    future: "asyncio.Future[Answers]"
+    pixels: Pixels | None = None
+    decoded_at: float = 0.0
+
+
+class Batcher:
+    """Decodes and predicts images off the event loop, several together where `Limits.max_batch` allows it.
+
+    For one event loop: a thread answers all that it takes on the loop of the request that it began with.
+    """
+
+    def __init__(
+        self,
+        decode: Callable[[bytes], Pixels],
+        predict: Callable[[Pixels], Answers],
+        limits: Limits,
+        observe: Observe,
+    ) -> None:
+        """Take what decodes the bytes of an image, and what predicts pixels [N, crop, crop, 3]; both from any thread.
+
+        `observe` is called from the thread that predicts.
+        """
+        self._decode, self._predict, self._observe = decode, predict, observe
+        self._limits = limits
+        # One more where they predict together: while one of them does that, the others must not fail to decode.
+        num_threads = limits.threads + (limits.max_batch > 1)
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="convoy-predict")
+        self._in_flight = 0
+        self._lock = threading.Lock()
+        self._decoded: deque[_Waiting] = deque()
+        self._is_predicting = False
+
+    async def predict(self, image: bytes, gone: Gone | None = None) -> Answers:
+        """Predict the bytes of one image file; gives the probabilities [num_classes].
+
+        Raises:
+            DecodeError: these bytes are no usable image.
+            OverloadedError: too much waits, or the deadline has passed.
+            GoneError: `gone` has returned before there was an answer.
+
+        """
+        (answer,) = await self.predict_all([image], gone)
+        if isinstance(answer, DecodeError):
+            raise answer
+        return answer
+
+    async def predict_all(self, images: Sequence[bytes], gone: Gone | None = None) -> list[Answers | DecodeError]:
+        """Predict several images, which are taken on together or not at all; for one that is no image, its error.
+
+        Raises:
+            OverloadedError: too much waits, or the deadline has passed.
+            GoneError: `gone` has returned before there was an answer.
+
+        """
+        # Whatever its size, a request that finds nothing before it is taken on.
+        if self._in_flight and self._in_flight + len(images) > self._limits.max_queue:
+            raise OverloadedError("too many images are waiting: try again in a moment")
+        # Who is answered at once has no time to go.
+        watch = gone if self._in_flight >= self._limits.threads else None
+        loop = asyncio.get_running_loop()
+        waiting = [_Waiting(image, loop.create_future()) for image in images]
+        self._in_flight += len(waiting)
+        watcher = asyncio.ensure_future(_abandon(watch, waiting)) if watch else None
+        try:
+            async with asyncio.timeout(self._limits.deadline_seconds):
+                for each in waiting:
+                    self._pool.submit(self._work, each, loop)
+                return [await _answer_of(each) for each in waiting]
+        except TimeoutError:
+            raise OverloadedError("the answer would have come too late: try again in a moment") from None
+        finally:
+            self._in_flight -= len(waiting)
+            if watcher:
+                watcher.cancel()
+            for each in waiting:
+                # A thread that comes to it later leaves it, and until then it holds no memory.
+                if not each.future.cancel() and not each.future.cancelled():
+                    each.future.exception()  # told, if only of the first
+                each.image = b""
+
+    def _work(self, each: _Waiting, loop: asyncio.AbstractEventLoop) -> None:
+        """Decode an image, and predict, unless another thread does."""
+        if each.future.done():
+            return
+        try:
+            each.pixels = self._decode(each.image)
+        except Exception as error:
+            _tell(loop, _fail, [each], error)
+            return
+        each.decoded_at = time.perf_counter()
+        if self._limits.max_batch == 1:
+            self._run([each], loop)
+            return
+        with self._lock:
+            self._decoded.append(each)
+            if self._is_predicting:
+                return
+            self._is_predicting = True
+        while batch := self._take():
+            self._run(batch, loop)
+
+    def _take(self) -> list[_Waiting]:
+        """Take what waits in its order, and leave what nobody waits for; with nothing left, nobody is predicting."""
+        batch: list[_Waiting] = []
+        with self._lock:
+            while self._decoded and len(batch) < self._limits.max_batch:
+                each = self._decoded.popleft()
+                if not each.future.done():
+                    batch.append(each)
+            self._is_predicting = bool(batch)
+        return batch
+
+    def _run(self, batch: list[_Waiting], loop: asyncio.AbstractEventLoop) -> None:
+        started = time.perf_counter()
+        try:
+            answers = self._predict(np.stack([each.pixels for each in batch if each.pixels is not None]))
+            self._observe(len(batch), [started - each.decoded_at for each in batch])
+        except Exception as error:
+            _tell(loop, _fail, batch, error)
+        else:
+            _tell(loop, _settle, batch, answers)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:
+    # A closed loop means that the process is ending: nobody waits any more.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(function, *arguments)
+
+
+async def _answer_of(each: _Waiting) -> Answers | DecodeError:
+    try:
+        return await each.future
+    except DecodeError as error:
+        return error
+
+
+async def _abandon(gone: Gone, waiting: Sequence[_Waiting]) -> None:
+    await gone()
+    _fail(waiting, GoneError("the connection was closed before there was an answer"))
+
+
+def _settle(batch: Sequence[_Waiting], answers: Answers) -> None:
+    for each, answer in zip(batch, answers, strict=True):
+        if not each.future.done():
+            each.future.set_result(answer)
+
+
+def _fail(waiting: Sequence[_Waiting], error: Exception) -> None:
+    for each in waiting:
+        if not each.future.done():
+            each.future.set_exception(error)

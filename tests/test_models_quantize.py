@@ -1,0 +1,110 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import tiny_job
+
+from data.shards import PreparedImages
+from models.evaluate import crop_center
+from models.export import ServedNetwork, export_onnx
+from models.job import BEST
+from models.predictor import file_sha256, open_session, run_session
+from models.quantize import Calibrated, Medians, TrainingImages, metrics_of, time_alternately, try_int8
+from models.train import load_classifier, train
+
+CROP = 20
+FASTER: Medians = {"fp32": {1: 0.02, 8: 0.08}, "int8": {1: 0.01, 8: 0.02}}
+
+
+@pytest.fixture(scope="module")
+def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported network that knows its classes."""
+    folder = tmp_path_factory.mktemp("trained")
+    job = tiny_job(prepared, "alexnet", max_epochs=4)
+    train(job, folder / "checkpoints", [])
+    return export_onnx(ServedNetwork(load_classifier(job, folder / "checkpoints" / BEST)), CROP, folder / "exported")
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path) -> Path:
+    (tmp_path / "model.onnx").write_bytes(trained.read_bytes())
+    return tmp_path
+
+
+@pytest.fixture
+def data(prepared: Path) -> Calibrated:
+    return Calibrated(prepared, CROP)
+
+
+def golden(data: Calibrated) -> Any:
+    return crop_center(data.images("test").gather(np.array([0])), CROP)[0]
+
+
+def test_int8_answers_as_fp32_in_a_quarter_of_the_space(folder, data):
+    tried = try_int8(folder, data, golden(data), 0.05, lambda models, crop: FASTER)
+    assert tried.refusal is None
+    assert tried.onnx_sha256 == file_sha256(folder / "model.int8.onnx")
+    assert tried.num_bytes["int8"] < 0.3 * tried.num_bytes["fp32"]
+    assert {path.name for path in folder.iterdir()} == {"model.onnx", "model.int8.onnx"}
+    test = data.images("test")
+    images = crop_center(test.gather(np.arange(len(test))), CROP)
+    fp32, int8 = (run_session(open_session(folder / name), images) for name in ("model.onnx", "model.int8.onnx"))
+    assert (fp32.argmax(axis=1) == test.labels).mean() > 0.9  # it was worth comparing
+    assert np.abs(int8 - fp32).mean() < 0.05
+    np.testing.assert_allclose(int8.sum(axis=1), 1, atol=1e-3)
+    np.testing.assert_allclose(tried.golden, int8[0], atol=1e-5)
+
+
+def test_the_figures_go_to_the_run(folder, data):
+    tried = try_int8(folder, data, golden(data), 0.05, lambda models, crop: FASTER)
+    metrics = metrics_of(tried)
+    assert metrics["int8/seconds_batch_8"] == 0.02
+    assert metrics["fp32/bytes"] == (folder / "model.onnx").stat().st_size
+    assert {"int8/val_accuracy_drop", "int8/test_accuracy_drop"} < metrics.keys()
+
+
+@pytest.mark.parametrize(
+    ("budget", "seconds", "reason"),
+    [
+        pytest.param(-1.0, FASTER, "it loses .* accuracy, allowed -1", id="less accurate than allowed"),
+        pytest.param(
+            1.0,
+            {"fp32": {1: 0.01, 8: 0.08}, "int8": {1: 0.01, 8: 0.02}},
+            "only 1.00 times as fast as fp32 at batch 1",
+            id="not faster",
+        ),
+        pytest.param(
+            1.0,
+            {"fp32": {1: 0.02, 8: 0.02}, "int8": {1: 0.01, 8: 0.04}},
+            "only 0.50 times as fast as fp32 at batch 8",
+            id="slower in batches",
+        ),
+    ],
+)
+def test_what_does_not_pay_is_refused_and_its_file_removed(folder, data, budget, seconds, reason):
+    tried = try_int8(folder, data, golden(data), budget, lambda models, crop: seconds)
+    assert tried.refusal is not None
+    assert re.search(reason, tried.refusal)
+    assert {path.name for path in folder.iterdir()} == {"model.onnx"}
+    assert tried.accuracy_drop.keys() == {"val", "test"}
+
+
+def test_models_are_timed_in_turns():
+    calls: list[tuple[str, int]] = []
+    models = {name: lambda images, name=name: calls.append((name, len(images))) for name in ("fp32", "int8")}
+    medians = time_alternately(models, 8)  # type: ignore[arg-type]
+    assert calls[:4] == [("fp32", 1), ("int8", 1)] * 2
+    assert calls[-2:] == [("fp32", 8), ("int8", 8)]
+    assert {name: list(sizes) for name, sizes in medians.items()} == {"fp32": [1, 8], "int8": [1, 8]}
+
+
+def test_calibration_sees_training_images_once(prepared, data):
+    images: PreparedImages = data.images("train")
+    reader = TrainingImages(images, CROP)
+    batches = []
+    while (batch := reader.get_next()) is not None:
+        batches.append(batch["image"])
+    seen = np.concatenate(batches)
+    np.testing.assert_array_equal(seen, crop_center(images.gather(np.arange(len(images))), CROP))

@@ -1,0 +1,75 @@
+import asyncio
+import threading
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from test_serving_app import ANYONE
+from test_serving_classifier import BLUE, OCTETS, make_model
+
+from serving.app import create_app
+from serving.batching import Limits
+from serving.classifier import Classifier
+from serving.config import ServingConfig
+
+
+@pytest.fixture
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+    return Classifier(make_model(tmp_path_factory.mktemp("model")))
+
+
+def test_what_waits_too_long_and_too_much_is_refused_at_once(classifier, monkeypatch):
+    finish = threading.Event()
+    monkeypatch.setattr(classifier, "predict", lambda images: finish.wait(10) and np.zeros((len(images), 3)))
+    limits = Limits(max_batch=4, threads=1, max_queue=2, deadline_seconds=0.2)
+    app = create_app(lambda: classifier, ServingConfig(), limits=limits, tokens=ANYONE)
+
+    async def run() -> list[httpx.Response]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            asked = [client.post("/classify", content=BLUE, headers=OCTETS) for _ in range(3)]
+            try:
+                return await asyncio.gather(*asked)
+            finally:
+                finish.set()
+
+    responses = asyncio.run(run())
+    assert {(response.status_code, response.json()["error"]) for response in responses} == {(503, "overloaded")}
+    assert all(response.headers["retry-after"] for response in responses)
+    assert sorted("too late" in response.json()["detail"] for response in responses) == [False, True, True]
+
+
+def test_a_client_that_has_gone_while_it_waited_costs_no_prediction(classifier, monkeypatch):
+    finish, sizes, statuses = threading.Event(), [], []
+
+    def slow(images: np.ndarray) -> np.ndarray:
+        assert finish.wait(10)
+        sizes.append(len(images))
+        return np.full((len(images), 3), 1 / 3, np.float32)
+
+    monkeypatch.setattr(classifier, "predict", slow)
+    limits = Limits(max_batch=4, threads=1, max_queue=8, deadline_seconds=10)
+    app = create_app(lambda: classifier, ServingConfig(), limits=limits, tokens=ANYONE)
+    headers = [(b"content-type", b"application/octet-stream")]
+    scope = {"type": "http", "method": "POST", "path": "/classify", "query_string": b"", "headers": headers}
+
+    async def run() -> None:
+        async def send(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+
+        stays = asyncio.Queue[dict[str, Any]]()
+        goes = asyncio.Queue[dict[str, Any]]()
+        for messages in (stays, goes):
+            messages.put_nowait({"type": "http.request", "body": BLUE})
+        first = asyncio.create_task(app(scope, stays.get, send))
+        await asyncio.sleep(0.05)
+        second = asyncio.create_task(app(dict(scope), goes.get, send))
+        await asyncio.sleep(0.05)
+        goes.put_nowait({"type": "http.disconnect"})
+        await second
+        finish.set()
+        await first
+
+    asyncio.run(run())
+    assert (statuses, sizes) == ([400, 200], [1])

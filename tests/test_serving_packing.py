@@ -1,0 +1,74 @@
+import logging
+from dataclasses import replace
+
+import pytest
+from test_serving_classifier import make_model, make_quantized
+
+from data.errors import UserError
+from models.predictor import read_manifest
+from serving.packing import Packing, check_memory, choose_max_batch, choose_runtime, measure_packing
+from serving.targets import ONNXRUNTIME, ONNXRUNTIME_INT8, RUNTIMES, TARGETS, TORCH
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [
+        pytest.param({1: 50.0, 2: 52.0, 4: 51.0, 8: 49.0}, 1, id="no gain"),
+        pytest.param({1: 50.0, 2: 40.0, 4: 30.0, 8: 20.0}, 1, id="a loss"),
+        pytest.param({1: 50.0, 2: 70.0, 4: 96.0, 8: 100.0, 16: 99.0}, 4, id="the smallest that is nearly the best"),
+        pytest.param({1: 50.0, 2: 60.0, 4: 80.0, 8: 100.0}, 8, id="the largest"),
+    ],
+)
+def test_batches_are_as_large_as_they_pay(rates, expected):
+    assert choose_max_batch(rates) == expected
+
+
+def test_a_curve_is_measured_for_the_sizes_of_the_target(tmp_path):
+    target = TARGETS["edge"]
+    packing = measure_packing(make_model(tmp_path), ONNXRUNTIME, target)
+    assert tuple(packing.images_per_second) == target.batch_sizes
+    assert packing.max_batch in target.batch_sizes
+    assert all(rate > 0 for rate in packing.images_per_second.values())
+    assert Packing.model_validate_json(packing.model_dump_json()) == packing
+
+
+def test_a_target_of_one_size_is_not_timed(tmp_path):
+    packing = measure_packing(tmp_path, TORCH, TARGETS["gpu"])
+    assert (packing.precision, packing.max_batch, packing.images_per_second) == ("bf16", 64, {})
+
+
+@pytest.mark.parametrize("name", ["cpu", "edge"])
+def test_int8_is_taken_where_it_was_accepted(tmp_path, name, caplog):
+    manifest = read_manifest(make_quantized(tmp_path))
+    assert choose_runtime(manifest, TARGETS[name], name) is ONNXRUNTIME_INT8
+    assert caplog.text == ""
+
+
+def test_where_int8_was_refused_fp32_is_taken_and_the_reason_told(tmp_path, caplog):
+    manifest = read_manifest(make_quantized(tmp_path, refusal="it is slower"))
+    with caplog.at_level(logging.WARNING, "convoy"):
+        assert choose_runtime(manifest, TARGETS["edge"], "edge") is ONNXRUNTIME
+    assert "edge in fp32, not int8: it is slower" in caplog.text
+
+
+def test_a_model_that_the_memory_cannot_hold_is_refused(tmp_path):
+    model, edge = make_model(tmp_path), TARGETS["edge"]
+    check_memory(model, ONNXRUNTIME, edge, "edge")
+    with pytest.raises(UserError, match="needs about 130 MB on edge, whose limit is 100 MB"):
+        check_memory(model, ONNXRUNTIME, replace(edge, memory_mb=100), "edge")
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_rows_are_whole(name):
+    target = TARGETS[name]
+    assert all(RUNTIMES[runtime.precision] is runtime for runtime in target.runtimes)
+    assert target.batch_sizes == tuple(sorted(target.batch_sizes))
+    assert target.batch_sizes[0] == 1 or len(target.batch_sizes) == 1
+    assert target.num_cores <= target.cpus
+    assert set(target.platforms) <= {"linux/amd64", "linux/arm64"}
+
+
+def test_the_edge_is_one_core_and_256_mb():
+    edge = TARGETS["edge"]
+    assert (edge.num_cores, edge.cpus, edge.memory_mb, edge.workers) == (1, 1, 256, 1)
+    assert edge.platforms == ("linux/amd64", "linux/arm64")
