@@ -16,7 +16,7 @@ from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import cifar, synthetic
 from benchmarks.gpu.device import roof_of
 from benchmarks.gpu.fed import covered
-from benchmarks.gpu.record import CIFAR, COPY, EXPECTED, FED, RESUMED, SMOKE, OutOfTimeError, Record
+from benchmarks.gpu.record import BEST, CIFAR, COPY, EXPECTED, FED, RESUMED, SMOKE, OutOfTimeError, Record
 from benchmarks.gpu.sheets import COLUMNS, ROWS, SIDE, read_sheets
 from data.errors import UserError
 
@@ -114,7 +114,8 @@ def test_a_batch_that_does_not_fit_is_halved_and_noted(record, monkeypatch):
 
     monkeypatch.setattr(synthetic, "seconds_of_step", seconds)
     assert synthetic.rate_of(record, "bn", synthetic.PLAIN, 8) == 4
-    (row,) = record.rows.values()
+    row = record.rows[synthetic.metric_of("bn", synthetic.PLAIN, 8)]
+    assert record.rows[BEST].value == 4
     assert row.reference.endswith("too little memory, measured with 2")
     assert synthetic.rate_of(record, "bn", synthetic.PLAIN, 512) is None
 

@@ -153,13 +153,7 @@ def measure(record: Record) -> None:
             best = rate, preset, variant, size
     if best is None:
         return
-    rate, preset, variant, size = best
-    what = metric_of(preset, variant, size)
-    record.add(BEST, rate, "images/s", goal=83_000, reference=f"goal on an H200; {what}")
-    if record.roof and record.size.pixels == 224:
-        record.add(BEST_SHARE, rate * FLOPS / record.roof, "x", goal=0.36, reference="4.29 GFLOP an image")
-    else:
-        record.note(BEST_SHARE, "the roof of this device is not known, or the images are smaller: no share")
+    _, preset, variant, size = best
     if "kernels" not in record.profile:
         from benchmarks.gpu.profile import kernels_of, layers_of
 
@@ -187,9 +181,22 @@ def rate_of(record: Record, preset: str, variant: Variant, batch_size: int) -> f
         smaller = "" if fitting == batch_size else f"; too little memory, measured with {fitting}"
         share = f"{rate * FLOPS / record.roof:.1%} of the roof" if record.roof and record.size.pixels == 224 else ""
         record.add(metric, rate, "images/s", reference=share + smaller)
+        _keep_best(record, rate, metric)
         return rate
     record.note(metric, "too little memory, for a sixteenth of it too")
     return None
+
+
+def _keep_best(record: Record, rate: float, metric: str) -> None:
+    """Let the best figure so far stand in the table: the time may be spent before all are measured."""
+    best = record.rows.get(BEST)
+    if best is not None and best.value is not None and best.value >= rate:
+        return
+    record.add(BEST, rate, "images/s", goal=83_000, reference=f"goal on an H200; {metric}")
+    if record.roof and record.size.pixels == 224:
+        record.add(BEST_SHARE, rate * FLOPS / record.roof, "x", goal=0.36, reference="4.29 GFLOP an image")
+    else:
+        record.note(BEST_SHARE, "the roof of this device is not known, or the images are smaller: no share")
 
 
 def seconds_of_step(record: Record, preset: str, variant: Variant, batch_size: int) -> float:
