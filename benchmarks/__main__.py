@@ -3,13 +3,12 @@
 import json
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.report import markdown_table
 
-BENCHMARKS = ("prepare", "feed", "train")
+BENCHMARKS = ("prepare", "feed", "train", "serve")
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent / "README.md"
 
@@ -48,7 +47,7 @@ def with_gpu_missing(page: str) -> str:
     """
     from benchmarks.gpu.record import EXPECTED
 
-    rows = [asdict(row) | {"met": row.met} for row in EXPECTED]
+    rows = [row.as_dict() for row in EXPECTED]
     return _between_marks(page, "gpu", f"No GPU was to be had.\n\n{markdown_table(rows)}")
 
 

@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import distributions, version
 from pathlib import Path
@@ -21,7 +21,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pytorch-lightning", "pya
 class Row:
     """One figure: `goal` is the least value that satisfies, None where the figure stands for itself.
 
-    `value` is None where nothing has been measured yet.
+    `value` is None where nothing has been measured yet. With `is_limit`, `goal` is the largest value that satisfies.
     """
 
     metric: str
@@ -29,11 +29,19 @@ class Row:
     unit: str
     goal: float | None = None
     reference: str = ""
+    is_limit: bool = False
 
     @property
     def met(self) -> bool | None:
         """Whether the goal is reached; None where there is none."""
-        return None if self.goal is None or self.value is None else self.value >= self.goal
+        if self.goal is None or self.value is None:
+            return None
+        return self.value <= self.goal if self.is_limit else self.value >= self.goal
+
+    def as_dict(self) -> dict[str, object]:
+        """As it stands in the JSON of a report."""
+        names = ("metric", "value", "unit", "goal", "met", "reference")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass
@@ -43,9 +51,19 @@ class Report:
     benchmark: str
     rows: list[Row] = field(default_factory=list)
 
-    def add(self, metric: str, value: float, unit: str, *, goal: float | None = None, reference: str = "") -> None:
-        """Add a figure."""
-        self.rows.append(Row(metric, value, unit, goal, reference))
+    def add(
+        self,
+        metric: str,
+        value: float,
+        unit: str,
+        *,
+        goal: float | None = None,
+        at_most: float | None = None,
+        reference: str = "",
+    ) -> None:
+        """Add a figure, with the least value that satisfies (`goal`) or the largest (`at_most`), if any."""
+        wanted = goal if at_most is None else at_most
+        self.rows.append(Row(metric, value, unit, wanted, reference, is_limit=at_most is not None))
 
     def as_json(self) -> dict[str, object]:
         """Everything that a reader of the figures must know."""
@@ -54,12 +72,12 @@ class Report:
             "machine": machine(),
             "versions": versions(),
             "date": datetime.now(UTC).date().isoformat(),
-            "rows": [asdict(row) | {"met": row.met} for row in self.rows],
+            "rows": [row.as_dict() for row in self.rows],
         }
 
     def as_markdown(self) -> str:
         """Make a table."""
-        return markdown_table([asdict(row) | {"met": row.met} for row in self.rows])
+        return markdown_table([row.as_dict() for row in self.rows])
 
 
 def versions() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
@@ -137,7 +137,7 @@ class Record:
             "date": datetime.now(UTC).date().isoformat(),
             "identity": self.identity,
             "conditions": conditions(self.device),
-            "rows": [asdict(row) | {"met": row.met} for row in self.complete()],
+            "rows": [row.as_dict() for row in self.complete()],
             "notes": self.notes,
             "profile": self.profile,
         }
@@ -148,7 +148,7 @@ class Record:
 
     def as_markdown(self) -> str:
         """Make a table, with the notes below it."""
-        table = markdown_table([asdict(row) | {"met": row.met} for row in self.complete()])
+        table = markdown_table([row.as_dict() for row in self.complete()])
         return "\n".join([table, "", *(f"- {metric}: {text}" for metric, text in self.notes.items())])
 
     def _write(self) -> None:

@@ -1,0 +1,25 @@
+"""MLflow as its documentation serves a model: a pyfunc, written as code, whose one column holds images in base64."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import mlflow
+
+from benchmarks.peers.model import Model
+
+
+class Classifier(mlflow.pyfunc.PythonModel):
+    """One model."""
+
+    def load_context(self, context: Any) -> None:
+        """Load the model."""
+        self._model = Model(Path(context.artifacts["model"]))
+
+    def predict(self, context: Any, model_input, params: Any = None) -> list[dict[str, Any]]:  # noqa: ANN001 - MLflow would check it
+        """Classify each row."""
+        del context, params
+        return [self._model.classify(base64.b64decode(image)) for image in model_input["image"]]
+
+
+mlflow.models.set_model(Classifier())

@@ -1,0 +1,172 @@
+"""What does an endpoint cost beside the network that it serves? Against a bare server, and against its peers."""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.photos import IMAGENET_SIZE, make_photo
+from benchmarks.report import Report, alternate, run
+from benchmarks.serve_load import Load, at_rate, together
+from benchmarks.serve_models import export_model
+from benchmarks.serve_servers import Running, convoy, peers, running
+from data.decode import decode
+from data.stage import num_cores
+from models.predictor import MODEL_FILE, OnnxPredictor, read_manifest
+
+NUM_IMAGES = 16
+NUM_CLIENTS = 16
+FLOOR, CONVOY, UNBATCHED, BENTOML = "Starlette + onnxruntime", "Convoy", "Convoy, one by one", "BentoML"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, and what is asked of its endpoint."""
+
+    title: str
+    network: str
+    size: int
+    crop: int
+    photo: tuple[int, int]
+    """width and height of the images that are posted"""
+    batch_goal: float
+    """of the throughput with batches against that without"""
+
+
+ALEXNET = Case("AlexNet", "alexnet", 256, 224, IMAGENET_SIZE, 1.6)
+"""Gains from batches."""
+MOBILENET = Case("MobileNet", "mobilenet_v3_small", 256, 224, IMAGENET_SIZE, 1.0)
+"""Does not."""
+LENET = Case("LeNet", "lenet5", 36, 32, (36, 36), 1.0)
+"""Costs next to nothing: what is measured of its endpoint is all the rest."""
+
+
+def measure(arguments: argparse.Namespace) -> Report:
+    """Compare the endpoints of all three."""
+    report = Report("serve")
+    for case in (ALEXNET, MOBILENET, LENET):
+        with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+            scratch, rng = Path(name), np.random.default_rng(0)
+            images = [make_photo(rng, *case.photo) for _ in range(NUM_IMAGES)]
+            model = export_model(case.network, scratch / "model", case.size, case.crop)
+            wanted = [*convoy(model, scratch), *peers(model, scratch)]
+            servers = {
+                server.name: stack.enter_context(running(server, scratch / f"{number}.log"))
+                for number, server in enumerate(wanted)
+                if case is not LENET or server.name in (CONVOY, FLOOR)
+            }
+            comparison = _Comparison(report, case, servers, images, arguments)
+            comparison.measure_overhead() if case is LENET else comparison.measure_all(model)
+    return report
+
+
+class _Comparison:
+    """All servers of one network, all of them running; one at a time is asked."""
+
+    def __init__(
+        self,
+        report: Report,
+        case: Case,
+        servers: dict[str, Running],
+        images: Sequence[bytes],
+        arguments: argparse.Namespace,
+    ) -> None:
+        self._report, self._case, self._servers, self._images = report, case, servers, images
+        self._rounds, self._num_requests = arguments.rounds, arguments.requests
+
+    def measure_all(self, model: Path) -> None:
+        """Add all figures of a network."""
+        self._measure_one_client()
+        self._measure_many_clients(model)
+        self._measure_latency()
+        self._measure_memory(model)
+
+    def _add(self, metric: str, value: float, unit: str, **more: object) -> None:
+        self._report.add(f"{metric}, {self._case.title}", value, unit, **more)  # type: ignore[arg-type]
+
+    def _measure_one_client(self) -> None:
+        cpu = self._alternate(lambda server: self._cpu_ms(server))
+        for name, value in cpu.items():
+            self._add(f"{name}: processor time of a prediction", value, "ms")
+        reference = "processor time of a prediction, one client"
+        self._add(f"{CONVOY} / {FLOOR}", cpu[CONVOY] / cpu[FLOOR], "x", at_most=1.06, reference=reference)
+        self._add(f"{CONVOY} / {BENTOML}", cpu[CONVOY] / cpu[BENTOML], "x", at_most=0.75, reference=reference)
+
+    def measure_overhead(self) -> None:
+        """Add what the endpoint does beside decoding and predicting, metrics included."""
+        cpu = self._alternate(lambda server: self._cpu_ms(server))
+        self._add(
+            f"{CONVOY} - {FLOOR}", cpu[CONVOY] - cpu[FLOOR], "ms", at_most=0.1,
+            reference=f"processor time of an image of {self._case.photo[0]} px; {FLOOR}: {cpu[FLOOR]:.3f} ms",
+        )  # fmt: skip
+
+    def _measure_many_clients(self, model: Path) -> None:
+        rates = self._alternate(lambda server: self._together(server).rate)
+        for name, value in rates.items():
+            self._add(f"{name}: {NUM_CLIENTS} clients", value, "images/s")
+        alone = "its own throughput without batches"
+        gain = rates[CONVOY] / rates[UNBATCHED]
+        self._add(f"{CONVOY} / {UNBATCHED}", gain, "x", goal=self._case.batch_goal, reference=alone)
+        limit = batch_limit(model, self._images)
+        reference = f"onnxruntime in batches of {NUM_CLIENTS}, less the decoding: {limit:.0f} images/s"
+        self._add(f"{CONVOY} / limit", rates[CONVOY] / limit, "x", goal=0.9, reference=reference)
+
+    def _measure_latency(self) -> None:
+        call = self._servers[CONVOY].call(self._images)
+        rate = 0.8 * together(call, NUM_CLIENTS, self._num_requests).rate
+        loads = [at_rate(call, rate, 2 * self._num_requests) for _ in range(self._rounds)]
+        p50, p99 = (statistics.median(load.percentile(percent) for load in loads) for percent in (50, 99))
+        reference = f"at 80 % load, {rate:.0f} requests/s; p50 {1e3 * p50:.1f} ms, p99 {1e3 * p99:.1f} ms"
+        self._add(f"{CONVOY}: p99 / p50", p99 / p50, "x", at_most=3, reference=reference)
+
+    def _measure_memory(self, model: Path) -> None:
+        together(self._servers[CONVOY].call(self._images), NUM_CLIENTS, 1000)
+        over = (self._servers[CONVOY].memory_bytes() - (model / MODEL_FILE).stat().st_size) / 1e6
+        reference = "after 1,000 requests of 16 clients, all processes"
+        self._add(f"{CONVOY}: memory over the model", over, "MB", at_most=200, reference=reference)
+
+    def _alternate(self, figure: Callable[[Running], float], only: Sequence[str] = ()) -> dict[str, float]:
+        names = only or list(self._servers)
+        return alternate({name: partial(figure, self._servers[name]) for name in names}, self._rounds)
+
+    def _cpu_ms(self, server: Running) -> float:
+        call = server.call(self._images)
+        before = server.cpu_seconds()
+        together(call, 1, self._num_requests)
+        return 1e3 * (server.cpu_seconds() - before) / self._num_requests
+
+    def _together(self, server: Running) -> Load:
+        return together(server.call(self._images), NUM_CLIENTS, self._num_requests)
+
+
+def batch_limit(model: Path, images: Sequence[bytes]) -> float:
+    """Images a second that the network predicts in full batches, on all cores, if these also decode each image."""
+    predict, spec = OnnxPredictor(model), read_manifest(model).preprocessing
+    pixels = np.stack([decode(image, spec) for image in images])
+    network = _seconds(lambda: predict(pixels)) / len(images)
+    decoding = _seconds(lambda: [decode(image, spec) for image in images]) / len(images)
+    return 1 / (network + decoding / num_cores())
+
+
+def _seconds(work: Callable[[], object], times: int = 9) -> float:
+    found = []
+    for _ in range(times):
+        start = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - start)
+    return statistics.median(found[1:])
+
+
+OPTIONS: list[tuple[str, dict[str, object]]] = [
+    ("--requests", {"type": int, "default": 200, "help": "requests to each server in each round"}),
+]
+
+if __name__ == "__main__":
+    run(measure, OPTIONS)

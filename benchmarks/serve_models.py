@@ -1,0 +1,58 @@
+"""Networks to serve, exported as the pipeline does it; they have learned nothing, which changes no time."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.augment import Augmentation
+from data.config import AugmentationConfig
+from data.decode import Preprocessing
+from data.manifest import ColorStatistics
+from models.classifier import ImageClassifier
+from models.config import ModelConfig, TrainingConfig
+from models.export import ServedNetwork, TorchPredictor, export_onnx, make_golden
+from models.manifest import ModelManifest
+from models.predictor import MANIFEST_FILE, file_sha256
+from models.recipes import resolve_recipe
+from models.zoo import build_network
+
+CLASSES = tuple(f"class {number:03}" for number in range(1000))
+"""As many as ImageNet has."""
+
+
+def export_model(network: str, folder: Path, size: int, crop: int) -> Path:
+    """Write model and manifest of a network into `folder`, as version 1 of a model named after it.
+
+    Images are resized to `size` pixels, of which the network sees the `crop` in the middle.
+    """
+    served = ServedNetwork(_classifier(network, crop))
+    path = export_onnx(served, crop, folder)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, crop, crop, 3), dtype=np.uint8)
+    preprocessing = Preprocessing(size=size, crop=crop, max_pixels=50_000_000)
+    manifest = ModelManifest(
+        name=network,
+        version="1",
+        network=network,
+        classes=CLASSES,
+        preprocessing=preprocessing,
+        preprocessing_hash=preprocessing.hash,
+        run_id="benchmark",
+        data_version="benchmark",
+        git_commit=None,
+        metrics={},
+        onnx_sha256=file_sha256(path),
+        golden=make_golden(pixels[0], TorchPredictor(served)(pixels)[0]),
+    )
+    (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(), encoding="utf-8")
+    return folder
+
+
+def _classifier(network: str, crop: int) -> ImageClassifier:
+    torch.manual_seed(0)
+    axes: Any = np.eye(3).tolist()
+    color = ColorStatistics(mean=(0.5,) * 3, std=(0.25,) * 3, eigenvalues=(0.1,) * 3, eigenvectors=axes)
+    augmentation = Augmentation(AugmentationConfig(), color, crop=crop, flip=False, seed=0, num_classes=len(CLASSES))
+    built = build_network(ModelConfig.model_validate({"network": network, "input_size": crop}), len(CLASSES), crop)
+    return ImageClassifier(built, augmentation, resolve_recipe(TrainingConfig())).eval()
