@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -150,13 +149,14 @@ def convoy(model: Path, scratch: Path) -> list[Server]:
     packing = single / "src" / PACKING_FILE
     packing.write_text(json.dumps(json.loads(packing.read_text()) | {"max_batch": 1}))
     return [
-        Server(name, partial(_serve_bento, path), "/readyz", "/classify", bytes, RAW, {"BENTOML_HOME": str(scratch)})
+        # Without -P, this folder would be looked in before the Bento's.
+        Server(
+            name,
+            lambda port: [sys.executable, "-P", "-m", "serving.server", "--port", str(port)],
+            "/readyz", "/classify", bytes, RAW, {"BENTOML_HOME": str(scratch), "PYTHONPATH": str(path / "src")},
+        )
         for name, path in (("Convoy", bento.path), ("Convoy, one by one", single))
-    ]
-
-
-def _serve_bento(bento: Path, port: int) -> list[str]:
-    return [sys.executable, "-m", "serving.server", str(bento), "--port", str(port)]
+    ]  # fmt: skip
 
 
 def as_form(image: bytes) -> bytes:
