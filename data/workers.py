@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from traceback import format_exc
@@ -160,6 +161,9 @@ def _colleagues(
     """Start processes with Ctrl-C blocked, which this process answers for all of them, and end them after the block."""
     with ExitStack() as stack:
         colleagues: list[_Colleague[Result]] = []
+        if _Process in kinds:
+            # Starts with the first process otherwise, and then lets Ctrl-C through again.
+            resource_tracker.ensure_running()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             for kind in kinds:
