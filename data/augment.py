@@ -17,7 +17,7 @@ from data.load import Share
 from data.manifest import ColorStatistics
 from data.mix import draw_mixing
 
-BLOCK = 1 << 17
+BLOCK = 1 << 19
 """Values that a CPU normalizes at a time: what is in between, four bytes each, stays in a core's cache."""
 
 CROP_ASPECT = (3 / 4, 4 / 3)
@@ -161,7 +161,7 @@ class Augmentation(nn.Module):
         return len(images) * self.share.num_processes
 
     def _mine(self, drawn: Tensor) -> Tensor:
-        return drawn[self.share.rank :: self.share.num_processes]
+        return drawn if self.share.num_processes == 1 else drawn[self.share.rank :: self.share.num_processes]
 
     def _cut(self, images: Tensor, draws: torch.Generator, key: tuple[int, int, int]) -> Tensor:
         """Crop and mirror: [N, S, S, 3] to [N, C, C, 3]."""

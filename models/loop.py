@@ -9,9 +9,9 @@ from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 class BatchLoop(_TrainingEpochLoop):
     """Does most steps of one process on a CPU by itself; all others are Lightning's.
 
-    Between two batches, Lightning looks through some thirty hooks, profiles and metrics, of which a step has none unless
-    it logs: 0.9 ms, of the 4 ms that LeNet takes. Such a step is done here, with the same progress in the checkpoints:
-    it may be the last before an interruption or the first after one. Of callbacks it calls those around a batch.
+    Between two batches, Lightning looks through some thirty hooks, profiles and metrics, of which a step has none
+    unless it logs: 0.9 ms, where a step of LeNet takes 4. Such a step is done here, and leaves the same progress in
+    checkpoints: it may be the last one before an interruption or the first one after it. Of callbacks it calls those around a batch.
     """
 
     def advance(self, data_fetcher: Any) -> None:
