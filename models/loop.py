@@ -11,7 +11,8 @@ class BatchLoop(_TrainingEpochLoop):
 
     Between two batches, Lightning looks through some thirty hooks, profiles and metrics, of which a step has none
     unless it logs: 0.9 ms, where a step of LeNet takes 4. Such a step is done here, and leaves the same progress in
-    checkpoints: it may be the last one before an interruption or the first one after it. Of callbacks it calls those around a batch.
+    checkpoints: it may be the last one before an interruption or the first one after it. Of callbacks, it calls those
+    around a batch.
     """
 
     def advance(self, data_fetcher: Any) -> None:
