@@ -95,14 +95,14 @@ SLOW = """
 import os, time
 from pathlib import Path
 from data import part
-describe = part._describe
+shard = part._shard
 def slowly(*arguments):
     busy = Path(f"busy-{os.getpid()}")
     busy.touch()
     time.sleep(0.1)
     busy.unlink()
-    return describe(*arguments)
-part._describe = slowly
+    return shard(*arguments)
+part._shard = slowly
 """
 
 PREPARE = """
