@@ -168,6 +168,8 @@ class Change:
         name, stable = name_of(self._site.target, release), self._route.stable
         self._direct(Route(stable=stable, canary=name, percent=percent))
         self._record("canary", release, f"{percent:g} % of the requests", figures)
+        # Both are measured from here on.
+        self._gateway.answered()
         started, answers = time.monotonic(), []
         while True:
             time.sleep(LOOK_SECONDS)

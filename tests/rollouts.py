@@ -81,6 +81,18 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def site(folder, target="cpu", **rollout):
+    config = QUICK.model_copy(update=rollout)
+    return Site(Project(folder), target, folder / "outputs/ledger.jsonl", ServingConfig(max_body_mb=0.1), config)
+
+
+def wait_for(is_so, seconds=20):
+    give_up = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+
+
 class Stack:
     """A folder as a clone is, whose containers are a project of their own; all is gone after the `with` block."""
 
@@ -100,9 +112,8 @@ class Stack:
         subprocess.run(["docker", "compose", *everything], cwd=self.folder, check=True, capture_output=True)
         subprocess.run(["docker", "rmi", "--force", *self.images], check=True, capture_output=True)
 
-    def site(self, target="cpu", **rollout):
-        config = QUICK.model_copy(update=rollout)
-        return Site(Project(self.folder), target, self.ledger, ServingConfig(max_body_mb=0.1), config)
+    def site(self, **rollout):
+        return site(self.folder, **rollout)
 
     def build(self, version, ready="yes", fails=0.0, seconds=0.0, target="cpu"):
         """Build an image that calls itself `version`; gives its release."""
@@ -129,7 +140,8 @@ class Stack:
             connection.request(method, path, body if method == "POST" else None, headers or {})
             response = connection.getresponse()
             text = response.read()
-            return response.status, json.loads(text) if text else None, dict(response.getheaders())
+            answer = json.loads(text) if response.headers["Content-Type"] == "application/json" else None
+            return response.status, answer, dict(response.getheaders())
         finally:
             connection.close()
 
