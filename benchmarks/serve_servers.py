@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
@@ -141,9 +142,9 @@ def peers(model: Path, scratch: Path) -> list[Server]:
     ]  # fmt: skip
 
 
-def convoy(model: Path, scratch: Path) -> list[Server]:
+def convoy(model: Path, scratch: Path, target: Literal["cpu", "gpu"]) -> list[Server]:
     """Convoy's own endpoint of a model, with batches as measured when it was packed, and without."""
-    bento = build_bento(model, ServingConfig(target="cpu"), scratch / "bentos")
+    bento = build_bento(model, ServingConfig(target=target), scratch / "bentos")
     single = scratch / "single"
     shutil.copytree(bento.path, single)
     packing = single / "src" / PACKING_FILE
