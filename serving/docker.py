@@ -2,12 +2,14 @@
 
 import logging
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 
 from data.errors import UserError
 
 NO_ENGINE = ("cannot connect to the docker daemon", "is the docker daemon running", "permission denied while trying")
+FAILED_STEP = re.compile(r"^#(\d+) ERROR: process", re.MULTILINE)
 
 _log = logging.getLogger("convoy")
 
@@ -15,14 +17,14 @@ _log = logging.getLogger("convoy")
 def docker(
     *arguments: str,
     timeout: float | None = None,
-    text: str | None = None,
-    environment: Mapping[str, str] | None = None,
     with_errors: bool = False,
+    text: str = "",
+    environment: Mapping[str, str] | None = None,
 ) -> str:
     """Run `docker` with these arguments; gives what it printed, without the last line's end.
 
-    `text` is what it reads, `environment` is added to this process's own, and `with_errors` mixes in what it says on
-    stderr.
+    `with_errors`: what it printed to stderr too, as `docker logs` does with what a container wrote there. `text` is what
+    it reads; `environment` is added to this process's own.
 
     Raises:
         UserError: there is no client, no engine answers, or the command failed or took longer than `timeout` seconds.
@@ -31,7 +33,7 @@ def docker(
     try:
         done = subprocess.run(
             ["docker", *arguments],
-            input=text or "",
+            input=text,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if with_errors else subprocess.PIPE,
             text=True,
@@ -53,5 +55,7 @@ def docker(
 def _explain(command: str, errors: str) -> UserError:
     if any(words in errors.lower() for words in NO_ENGINE):
         return UserError("no Docker engine answers: start it, and see that you may use it with `docker info`")
-    # The last words name the cause; before them a build repeats the lines around it.
-    return UserError(f"docker {command} failed: {' '.join(errors.split())[-500:]}", exit_code=1)
+    # Of a build, what the step that failed has printed; after it come the lines of the Dockerfile around it.
+    failed = FAILED_STEP.search(errors)
+    lines = re.findall(rf"^#{failed[1]} [\d.]+ (.*)$", errors, re.MULTILINE) if failed else []
+    return UserError(f"docker {command} failed: {' '.join(' '.join(lines or [errors]).split())[-500:]}", exit_code=1)
