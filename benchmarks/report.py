@@ -14,6 +14,8 @@ from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
+from data.errors import UserError
+
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pytorch-lightning", "pyarrow", "onnxruntime")
 
 
@@ -153,7 +155,10 @@ def run(
     for name, settings in options:
         parser.add_argument(name, **settings)  # type: ignore[arg-type]
     arguments = parser.parse_args()
-    report = benchmark(arguments)
+    try:
+        report = benchmark(arguments)
+    except UserError as error:
+        sys.exit(f"benchmarks: {error}")
     print(f"{report.benchmark} on {machine()}\n\n{report.as_markdown()}")
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from benchmarks.photos import IMAGENET_SIZE, make_photo
 from benchmarks.report import Report, alternate, run
@@ -18,6 +19,7 @@ from benchmarks.serve_load import Load, at_rate, together
 from benchmarks.serve_models import export_model
 from benchmarks.serve_servers import Running, convoy, peers, running
 from data.decode import decode
+from data.errors import UserError
 from data.stage import num_cores
 from models.predictor import MODEL_FILE, OnnxPredictor, read_manifest
 
@@ -49,21 +51,35 @@ LENET = Case("LeNet", "lenet5", 36, 32, (36, 36), 1.0)
 
 
 def measure(arguments: argparse.Namespace) -> Report:
-    """Compare the endpoints of all three."""
-    report = Report("serve")
+    """Compare the endpoints of all three; those of the target `gpu` with the floor, which computes on the CPU.
+
+    Raises:
+        UserError: there is no GPU for it.
+
+    """
+    on_gpu = arguments.target == "gpu"
+    if on_gpu and not torch.cuda.is_available():
+        raise UserError("torch finds no CUDA device here, and without one the target gpu is slow, as is known")
+    report = Report("serve-gpu" if on_gpu else "serve")
     for case in (ALEXNET, MOBILENET, LENET):
         with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
             scratch, rng = Path(name), np.random.default_rng(0)
             images = [make_photo(rng, *case.photo) for _ in range(NUM_IMAGES)]
-            model = export_model(case.network, scratch / "model", case.size, case.crop)
-            wanted = [*convoy(model, scratch), *peers(model, scratch)]
+            model = export_model(case.network, scratch / "model", case.size, case.crop, for_gpu=on_gpu)
+            others = peers(model, scratch)
+            wanted = [*convoy(model, scratch, arguments.target), *(others[:1] if on_gpu else others)]
             servers = {
                 server.name: stack.enter_context(running(server, scratch / f"{number}.log"))
                 for number, server in enumerate(wanted)
                 if case is not LENET or server.name in (CONVOY, FLOOR)
             }
             comparison = _Comparison(report, case, servers, images, arguments)
-            comparison.measure_overhead() if case is LENET else comparison.measure_all(model)
+            if case is LENET:
+                comparison.measure_overhead()
+            elif on_gpu:
+                comparison.measure_device()
+            else:
+                comparison.measure_all(model)
     return report
 
 
@@ -87,6 +103,17 @@ class _Comparison:
         self._measure_many_clients(model)
         self._measure_latency()
         self._measure_memory(model)
+
+    def measure_device(self) -> None:
+        """Add what a GPU answers, to one client and to many."""
+        seconds = self._alternate(
+            lambda server: together(server.call(self._images), 1, self._num_requests).percentile(50)
+        )
+        for name, value in seconds.items():
+            self._add(f"{name}: latency, one client", 1e3 * value, "ms")
+        for name, value in self._alternate(lambda server: self._together(server).rate).items():
+            self._add(f"{name}: {NUM_CLIENTS} clients", value, "images/s")
+        self._measure_latency()
 
     def _add(self, metric: str, value: float, unit: str, **more: object) -> None:
         self._report.add(f"{metric}, {self._case.title}", value, unit, **more)  # type: ignore[arg-type]
@@ -166,6 +193,7 @@ def _seconds(work: Callable[[], object], times: int = 9) -> float:
 
 OPTIONS: list[tuple[str, dict[str, object]]] = [
     ("--requests", {"type": int, "default": 200, "help": "requests to each server in each round"}),
+    ("--target", {"choices": ["cpu", "gpu"], "default": "cpu", "help": "what Convoy's endpoint computes on"}),
 ]
 
 if __name__ == "__main__":

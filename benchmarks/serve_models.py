@@ -12,7 +12,7 @@ from data.decode import Preprocessing
 from data.manifest import ColorStatistics
 from models.classifier import ImageClassifier
 from models.config import ModelConfig, TrainingConfig
-from models.export import ServedNetwork, TorchPredictor, export_onnx, make_golden
+from models.export import ServedNetwork, TorchPredictor, export_onnx, export_program, make_golden
 from models.manifest import ModelManifest
 from models.predictor import MANIFEST_FILE, file_sha256
 from models.recipes import resolve_recipe
@@ -22,10 +22,11 @@ CLASSES = tuple(f"class {number:03}" for number in range(1000))
 """As many as ImageNet has."""
 
 
-def export_model(network: str, folder: Path, size: int, crop: int) -> Path:
+def export_model(network: str, folder: Path, size: int, crop: int, *, for_gpu: bool = False) -> Path:
     """Write model and manifest of a network into `folder`, as version 1 of a model named after it.
 
-    Images are resized to `size` pixels, of which the network sees the `crop` in the middle.
+    Images are resized to `size` pixels, of which the network sees the `crop` in the middle. `for_gpu` adds the program
+    that the target `gpu` runs.
     """
     served = ServedNetwork(_classifier(network, crop))
     path = export_onnx(served, crop, folder)
@@ -43,6 +44,7 @@ def export_model(network: str, folder: Path, size: int, crop: int) -> Path:
         git_commit=None,
         metrics={},
         onnx_sha256=file_sha256(path),
+        program_sha256=file_sha256(export_program(served, crop, folder)) if for_gpu else None,
         golden=make_golden(pixels[0], TorchPredictor(served)(pixels)[0]),
     )
     (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(), encoding="utf-8")

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
@@ -142,21 +142,22 @@ def peers(model: Path, scratch: Path) -> list[Server]:
     ]  # fmt: skip
 
 
-def convoy(model: Path, scratch: Path) -> list[Server]:
+def convoy(model: Path, scratch: Path, target: Literal["cpu", "gpu"]) -> list[Server]:
     """Convoy's own endpoint of a model, with batches as measured when it was packed, and without."""
-    bento = build_bento(model, ServingConfig(target="cpu"), scratch / "bentos")
+    bento = build_bento(model, ServingConfig(target=target), scratch / "bentos")
     single = scratch / "single"
     shutil.copytree(bento.path, single)
     packing = single / "src" / PACKING_FILE
     packing.write_text(json.dumps(json.loads(packing.read_text()) | {"max_batch": 1}))
     return [
-        Server(name, partial(_serve_bento, path), "/readyz", "/classify", bytes, RAW, {"BENTOML_HOME": str(scratch)})
+        # Without -P, this folder would be looked in before the Bento's.
+        Server(
+            name,
+            lambda port: [sys.executable, "-P", "-m", "serving.server", "--port", str(port)],
+            "/readyz", "/classify", bytes, RAW, {"BENTOML_HOME": str(scratch), "PYTHONPATH": str(path / "src")},
+        )
         for name, path in (("Convoy", bento.path), ("Convoy, one by one", single))
-    ]
-
-
-def _serve_bento(bento: Path, port: int) -> list[str]:
-    return [sys.executable, "-m", "serving.server", str(bento), "--port", str(port)]
+    ]  # fmt: skip
 
 
 def as_form(image: bytes) -> bytes:

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from traceback import format_exc
@@ -116,6 +117,8 @@ def _colleagues(work: Callable[[Path], Result], number: int) -> Iterator[list[_C
     """Start processes with Ctrl-C blocked, which this process answers for all of them, and end them after the block."""
     with ExitStack() as stack:
         colleagues = []
+        # Starts with the first process otherwise, and then lets Ctrl-C through again.
+        resource_tracker.ensure_running()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             for _ in range(number):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.quality import read_quality
 from data.quality_page import quality_page
 from data.shards import PreparedImages
 from data.stage import whole_file
@@ -108,6 +109,7 @@ def _describe(job: TrainingJob, tuned: TrainingJob, classifier: ImageClassifier,
     }
     log.start(job, facts)
     log.figure(preview_augmentation(job, classifier), "augmentation")
+    log.record(read_quality(job.prepared).model_dump(mode="json"), "data-quality")
     log.page(quality_page(job.prepared), "data-quality")
 
 

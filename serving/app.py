@@ -22,7 +22,7 @@ from serving.page import page_routes
 from serving.saliency import weigh_evidence
 
 if TYPE_CHECKING:
-    # BentoML's supervisor imports the app too, and never predicts.
+    # `bentoml build` imports the app too, and never predicts.
     from serving.classifier import Classifier
 
 EXPLANATIONS = 5
@@ -130,7 +130,7 @@ class Handlers:
         return JSONResponse(self._description)
 
     async def scrape(self, _request: Request) -> Response:
-        """Answer the metrics of all workers in Prometheus' text format."""
+        """Answer the metrics in Prometheus' text format."""
         return Response(await anyio.to_thread.run_sync(self._metrics.expose), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     def _classifier(self) -> "Classifier":

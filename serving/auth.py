@@ -11,6 +11,8 @@ from data.errors import UserError
 TOKENS = "CONVOY_TOKENS"
 TOKENS_FILE = "CONVOY_TOKENS_FILE"
 """Environment variables: the hashes themselves, or the file that holds them."""
+ALLOW_ANONYMOUS = "CONVOY_ALLOW_ANONYMOUS"
+"""Environment variable: `true` lets an endpoint be open to other machines without a token."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -79,7 +81,8 @@ def require_protection(address: str, tokens: Tokens, *, allow_anonymous: bool) -
         return
     raise UserError(
         f"other machines can reach {address}, and no token is asked for: make one with `convoy token` and name its "
-        f"file in {TOKENS_FILE}, or open the endpoint to everyone with --set serving.allow_anonymous=true"
+        f"file in {TOKENS_FILE}, or open the endpoint to everyone with --set serving.allow_anonymous=true (in a "
+        f"container: {ALLOW_ANONYMOUS}=true)"
     )
 
 

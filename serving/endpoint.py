@@ -17,10 +17,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-import psutil
-
 from data.errors import UserError
-from serving.auth import TOKENS, TOKENS_FILE, read_tokens, require_protection
+from serving.auth import ALLOW_ANONYMOUS, TOKENS, TOKENS_FILE, read_tokens, require_protection
 from serving.config import ServingConfig
 from serving.package import BENTO_FILE, Bento
 
@@ -38,7 +36,7 @@ logger = logging.getLogger("convoy")
 
 
 class Endpoint:
-    """A Bento served by `bentoml serve`, ready inside the `with` block and gone after it.
+    """A Bento served by its own `serving.server`, ready inside the `with` block and gone after it.
 
     Attributes:
         address: the numeric address that it listens on.
@@ -63,11 +61,10 @@ class Endpoint:
         self._reach = ANY_ADDRESS.get(self.address, self.address)
         self._is_public = is_public
         self._log: deque[str] = deque(maxlen=LOG_LINES)
-        self._family: set[psutil.Process] = set()
         self.url = f"http://{f'[{self._reach}]' if ':' in self._reach else self._reach}:{self._port}"
 
     def __enter__(self) -> Self:
-        """Start the processes and wait until the model has passed its test.
+        """Start the process and wait until the model has passed its test.
 
         Raises:
             UserError: the endpoint died, refused its model, or was not ready in `READY_SECONDS`; ends with its log.
@@ -81,14 +78,13 @@ class Endpoint:
             stack.callback(self._stop)
             self._follower.start()
             self._wait_until_ready()
-            self._family = _family(self._process.pid)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop all processes: requests in flight have `STOP_SECONDS` to be answered."""
+        """Stop the process: requests in flight have `STOP_SECONDS` to be answered."""
         self._stack.close()
 
     def classify(self, image: bytes) -> dict[str, Any]:
@@ -112,13 +108,14 @@ class Endpoint:
         return self._process.wait()
 
     def _start(self, home: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "bentoml", "serve", str(self._bento.path), "--quiet"]
+        command = [sys.executable, "-m", "serving.server", "--host", self.address, "--port", str(self._port)]
         # The Bento stays as it was built: no __pycache__ in it.
-        environment = {"BENTOML_HOME": home, "BENTOML_DO_NOT_TRACK": "true", "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {"BENTOML_HOME": home, "PYTHONDONTWRITEBYTECODE": "1"}
         return subprocess.Popen(
-            [*command, "--host", self.address, "--port", str(self._port)],
-            cwd=self._bento.path,
-            env=os.environ | environment | self._tokens(),
+            command,
+            # Python looks here first: what is run is the Bento's code, not that of this folder.
+            cwd=self._bento.path / "src",
+            env=os.environ | environment | self._protection(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -128,11 +125,14 @@ class Endpoint:
             start_new_session=True,
         )
 
-    def _tokens(self) -> dict[str, str]:
+    def _protection(self) -> dict[str, str]:
+        # Whether it may be open to other machines was decided before it is started.
+        allowed = {ALLOW_ANONYMOUS: "true"}
         if not self._is_public:
-            return {TOKENS: "", TOKENS_FILE: ""}
+            return {TOKENS: "", TOKENS_FILE: "", **allowed}
         # The endpoint runs in the Bento's folder, where a relative path would lead elsewhere.
-        return {TOKENS_FILE: str(Path(name).absolute())} if (name := os.environ.get(TOKENS_FILE)) else {}
+        file = {TOKENS_FILE: str(Path(name).absolute())} if (name := os.environ.get(TOKENS_FILE)) else {}
+        return file | allowed
 
     def _follow(self) -> None:
         assert self._process.stdout is not None
@@ -147,7 +147,6 @@ class Endpoint:
         while time.monotonic() < give_up:
             if self._process.poll() is not None:
                 raise self._failed(f"ended with status {self._process.returncode} before it was ready")
-            # Connections hang until the worker is up, because the supervisor holds the socket.
             with contextlib.suppress(OSError, http.client.HTTPException):
                 status, _ = self._request("GET", "/readyz", timeout=1)
                 if status == 200:
@@ -169,20 +168,14 @@ class Endpoint:
             return response.status, response.read()
 
     def _stop(self) -> None:
-        # Each worker leads a process group of its own, so killing the supervisor's group would leave it behind. A
-        # supervisor that was killed names its workers no more: those it had when it became ready are remembered.
-        processes = self._family | _family(self._process.pid)
         try:
             self._process.terminate()
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             logger.warning("the endpoint of %s did not stop in %d seconds: killed", self._bento.tag, STOP_SECONDS)
-        finally:
-            for process in processes:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-            psutil.wait_procs(processes, timeout=STOP_SECONDS)
+            self._process.kill()
             self._process.wait()
+        finally:
             self._follower.join(STOP_SECONDS)
 
 
@@ -219,15 +212,6 @@ def _signals_as_ctrl_c() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _family(pid: int) -> set[psutil.Process]:
-    """Find a process and all that it started, as far as they still run."""
-    try:
-        process = psutil.Process(pid)
-        return {process, *process.children(recursive=True)}
-    except psutil.NoSuchProcess:
-        return set()
 
 
 def _claim(host: str, port: int) -> tuple[str, int]:

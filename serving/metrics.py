@@ -1,7 +1,6 @@
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from models.manifest import ModelManifest
 
@@ -52,15 +51,8 @@ class Metrics:
         return self._of_model[1]
 
     def expose(self) -> bytes:
-        """Write the metrics of all workers in Prometheus' text format."""
-        workers = CollectorRegistry()
-        try:
-            # Gathers what the workers of `bentoml serve` left in the folder that it made for them.
-            MultiProcessCollector(workers)  # type: ignore[no-untyped-call]
-        except ValueError:
-            # There is no such folder: this process is the only one.
-            return generate_latest(self.registry)
-        return generate_latest(workers)
+        """Write the metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
 
     def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(name, meaning, (*labels, *MODEL), registry=self.registry, buckets=buckets)

@@ -46,6 +46,7 @@ SOURCES = (
     "serving/page/page.css",
     "serving/page/page.js",
     "serving/saliency.py",
+    "serving/server.py",
     "serving/service.py",
     "serving/targets.py",
 )

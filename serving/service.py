@@ -37,7 +37,7 @@ app = create_app(lambda: bentoml.get_current_service().classifier, config, limit
 
 
 @bentoml.service(
-    workers=target.workers,
+    workers=1,
     threads=target.threads,
     traffic={"timeout": REQUEST_SECONDS},
     # Neither spans nor a line for each request: they cost as much as the rest of a small request.
@@ -84,7 +84,7 @@ def load_classifier() -> "Classifier | None":
 
     An error raised here would have BentoML start the worker again and again, and nobody would see a reason.
     """
-    # Here and not above: the supervisor imports this module too, and can do without onnxruntime.
+    # Here and not above: `bentoml build` imports this module too, and can do without onnxruntime.
     from serving.classifier import Classifier
 
     try:

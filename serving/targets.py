@@ -59,6 +59,7 @@ SERVER_PACKAGES = (
     "pydantic",
     "starlette",
     "python-multipart",
+    "uvicorn",
     "uvloop",
     "httptools",
 )
@@ -73,10 +74,8 @@ class Target:
     """ways to compute a model, the best first; used is the first one that the model was exported and accepted for"""
     packages: tuple[str, ...]
     """distributions that the Bento needs at run time, without the tools that made the model"""
-    workers: int
-    """processes that answer requests"""
     threads: int
-    """requests that one worker decodes and predicts at the same time; the others wait"""
+    """requests that are decoded and predicted at the same time; the others wait"""
     num_cores: int
     """that one prediction computes on; 0: all there are"""
     batch_sizes: tuple[int, ...]
@@ -95,7 +94,6 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         "cpu": Target(
             runtimes=(ONNXRUNTIME_INT8, ONNXRUNTIME),
             packages=(*SERVER_PACKAGES, "onnxruntime"),
-            workers=1,
             threads=2,
             num_cores=2,
             batch_sizes=(1, 2, 4, 8, 16, 32),
@@ -107,7 +105,6 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         "gpu": Target(
             runtimes=(TORCH,),
             packages=(*SERVER_PACKAGES, "torch"),
-            workers=1,
             threads=8,
             num_cores=0,
             batch_sizes=(64,),
@@ -118,7 +115,6 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         "edge": Target(
             runtimes=(ONNXRUNTIME_INT8, ONNXRUNTIME),
             packages=(*SERVER_PACKAGES, "onnxruntime"),
-            workers=1,
             threads=1,
             num_cores=1,
             batch_sizes=(1, 2, 4, 8),

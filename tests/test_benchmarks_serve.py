@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartParser
 
 from benchmarks import serve
-from benchmarks.report import Report
+from benchmarks.report import Report, run
 from benchmarks.serve_load import Call, at_rate, together
 from benchmarks.serve_servers import BOUNDARY, Server, as_form, running
 
@@ -86,12 +86,19 @@ def test_a_goal_may_be_a_limit():
     assert [row["met"] for row in json.loads(json.dumps(report.as_json()))["rows"]] == [True, False]
 
 
+def test_without_a_gpu_its_target_is_not_compared(monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["serve", "--target", "gpu"])
+    with pytest.raises(SystemExit, match=r"^benchmarks: torch finds no CUDA device here"):
+        run(serve.measure, serve.OPTIONS)
+
+
 @pytest.mark.slow
 def test_endpoints_are_compared_with_their_peers(monkeypatch):
     for name in ("ALEXNET", "MOBILENET"):
         case = getattr(serve, name)
         monkeypatch.setattr(serve, name, replace(case, size=72, crop=64, photo=(96, 72)))
-    report = serve.measure(argparse.Namespace(rounds=1, requests=20))
+    report = serve.measure(argparse.Namespace(rounds=1, requests=20, target="cpu"))
     metrics = {row.metric for row in report.rows}
     assert {"Convoy / limit, AlexNet", "MLflow: 16 clients, MobileNet"} <= metrics
     assert "Convoy - Starlette + onnxruntime, LeNet" in metrics

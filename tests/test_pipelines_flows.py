@@ -91,7 +91,9 @@ def check_run():
     assert len(mlflow.get_metric_history(run.info.run_id, "val/accuracy")) == 3
     names = {artifact.path for artifact in mlflow.list_artifacts(run.info.run_id, "figures")}
     assert names >= {f"figures/{name}.png" for name in ("augmentation", "confusion-matrix", "learning-curves")}
-    assert {artifact.path for artifact in mlflow.list_artifacts(run.info.run_id)} >= {"evaluation.json", "verdict.json"}
+    assert {artifact.path for artifact in mlflow.list_artifacts(run.info.run_id)} >= {
+        *("data-quality.html", "data-quality.json", "evaluation.json", "verdict.json")
+    }
 
 
 def check_everything_is_skipped(photos):

@@ -49,7 +49,7 @@ def test_a_bento_for_a_gpu_holds_the_program_and_loads_without_onnxruntime(prepa
     program = """
 import asyncio, sys
 from serving.service import ConvoyService
-assert "torch" not in sys.modules, "the supervisor of bentoml serve pays for it"
+assert "torch" not in sys.modules, "`bentoml build` pays for it"
 service = ConvoyService.inner()
 assert asyncio.run(service.__is_ready__())
 assert not {"onnxruntime", "pytorch_lightning", "mlflow"} & sys.modules.keys()

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from test_serving_classifier import BLUE, OCTETS, make_model, picture
 
@@ -42,16 +43,16 @@ def endpoint(bento: Bento) -> Iterator[Endpoint]:
 
 
 class Watch(threading.Thread):
-    """The memory of an endpoint's processes, looked at every 20 ms, and whether they stay the same ones."""
+    """The memory of an endpoint's process, looked at every 20 ms, and whether it stays the same one."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__(daemon=True)
-        self._family = endpoint._family
+        self._process = psutil.Process(endpoint._process.pid)
         self.before = self.peak = self._resident()
         self._done = threading.Event()
 
     def _resident(self) -> int:
-        return sum(process.memory_info().rss for process in self._family)
+        return self._process.memory_info().rss
 
     def run(self) -> None:
         while not self._done.wait(0.02):
@@ -64,7 +65,7 @@ class Watch(threading.Thread):
     def __exit__(self, *error: object) -> None:
         self._done.set()
         self.join()
-        assert all(process.is_running() for process in self._family)
+        assert self._process.is_running()
 
 
 def send_all(url: str, requests: Iterator[tuple[str, dict]], *, at_once: int) -> dict[str, int]:

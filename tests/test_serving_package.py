@@ -112,7 +112,7 @@ def test_the_service_loads_without_the_tools_that_made_the_model(bento, tmp_path
     program = """
 import json, sys, asyncio
 from serving.service import ConvoyService
-assert "onnxruntime" not in sys.modules, "the supervisor of bentoml serve pays for it"
+assert "onnxruntime" not in sys.modules, "`bentoml build` pays for it"
 service = ConvoyService.inner()
 assert asyncio.run(service.__is_ready__())
 print(json.dumps({name: getattr(module, "__file__", None) for name, module in sys.modules.items()}))

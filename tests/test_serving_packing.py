@@ -70,5 +70,5 @@ def test_the_rows_are_whole(name):
 
 def test_the_edge_is_one_core_and_256_mb():
     edge = TARGETS["edge"]
-    assert (edge.num_cores, edge.cpus, edge.memory_mb, edge.workers) == (1, 1, 256, 1)
+    assert (edge.num_cores, edge.cpus, edge.memory_mb) == (1, 1, 256)
     assert edge.platforms == ("linux/amd64", "linux/arm64")
