@@ -263,6 +263,15 @@ def up(overrides: Overrides = None) -> None:
 
 
 @app.command()
+def worker(overrides: Overrides = None) -> None:
+    """Run the flows that are triggered on the Prefect server that PREFECT_API_URL names, until SIGTERM."""
+    config = _start(overrides)
+    from pipelines.worker import run_worker
+
+    run_worker(config)
+
+
+@app.command()
 def params(overrides: Overrides = None) -> None:
     """Print every parameter with its meaning, as params.yaml with the overrides applied."""
     from pipelines.config import render

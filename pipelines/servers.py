@@ -39,7 +39,7 @@ def run_servers(config: Config) -> None:
         print(f"Prefect  {prefect.url}    trigger run-pipeline under Deployments")
         print(f"MLflow   {mlflow_url}    runs, metrics, models")
         print("Ctrl-C stops both; `convoy run` in another terminal shows up here.", flush=True)
-        _offer_flows(config)
+        offer_flows(config)
 
 
 def _mlflow_arguments(database: str, artifacts: Path) -> list[str]:
@@ -47,8 +47,8 @@ def _mlflow_arguments(database: str, artifacts: Path) -> list[str]:
     return ["mlflow", "server", "--backend-store-uri", database, *location, "--workers", "1"]
 
 
-def _offer_flows(config: Config) -> None:
-    """Serve the flows with the current configuration as defaults, until interrupted."""
+def offer_flows(config: Config, **runner: Any) -> None:
+    """Serve the flows with the current configuration as defaults, until interrupted; `runner` is for Prefect's."""
     from prefect import serve
 
     from pipelines import flows
@@ -57,7 +57,7 @@ def _offer_flows(config: Config) -> None:
     offered = (flows.run_pipeline, flows.prepare_data, flows.package_model)
     deployments: list[Any] = [flow.to_deployment(flow.name, parameters=parameters) for flow in offered]
     # One at a time: a workspace has one set of files.
-    serve(*deployments, print_starting_message=False, limit=1)
+    serve(*deployments, print_starting_message=False, limit=1, **runner)
 
 
 @contextmanager
