@@ -7,6 +7,7 @@ from prefect import flow
 
 from pipelines import tasks
 from pipelines.config import Config
+from serving.ledger import Entry
 from serving.package import Bento
 
 
@@ -40,6 +41,16 @@ def package_model(config: Config) -> Bento:
     bento = tasks.package(config)
     tasks.verify(bento)
     return bento
+
+
+@flow(name="deploy-model", persist_result=False, on_running=[_let_our_log_speak])
+def deploy_model(
+    config: Config, version: str | None = None, percent: float | None = None, why: str = ""
+) -> Entry | None:
+    """Put the champion, or a version, behind the gateway; gives what the ledger says, None where it was there."""
+    bento = tasks.package(config, version)
+    image = tasks.build_image(bento)
+    return tasks.roll_out(config, image, percent, why)
 
 
 @flow(name="run-pipeline", persist_result=False, on_running=[_let_our_log_speak])

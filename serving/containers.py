@@ -89,7 +89,7 @@ class Project:
         """Use the compose file in `folder`.
 
         Raises:
-            UserError: there is none, or its secrets have not been made.
+            UserError: there is none, its secrets have not been made, or no engine answers.
 
         """
         self.folder = folder
@@ -99,6 +99,7 @@ class Project:
         ):
             if not (folder / name).is_file():
                 raise UserError(f"there is no {name} in {folder.resolve()}: {remedy}")
+        docker("version", "--format", "{{.Server.Version}}")
 
     def gateway(self) -> Gateway:
         """Give the gateway, started where it was not running."""

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict
+
 from data.errors import UserError, one_line
 from serving import ledger
 from serving.canary import Answered, Figures, Judgement, RolloutConfig, judge
@@ -220,7 +222,36 @@ def _flat(whose: str, figures: Figures) -> dict[str, float]:
     }
 
 
-def live_routes(project: Project) -> dict[str, Route]:
-    """Give what the gateway's routes are; nothing where it is not running."""
+class Share(BaseModel):
+    """What gets a share of the requests, as it is at the moment."""
+
+    model_config = ConfigDict(frozen=True)
+
+    percent: float
+    release: Release | None
+    """None: its container was removed by hand"""
+    health: str
+
+
+class Live(BaseModel):
+    """What is live for one target."""
+
+    model_config = ConfigDict(frozen=True)
+
+    shares: tuple[Share, ...]
+
+
+def find_live(project: Project) -> dict[str, Live]:
+    """Say for each target what is live; nothing where the gateway is not running."""
     gateway = project.running_gateway()
-    return dict(gateway.routes().targets) if gateway else {}
+    routes = gateway.routes().targets if gateway else {}
+    return {target: Live(shares=tuple(_shares(project, target, route))) for target, route in routes.items()}
+
+
+def _shares(project: Project, target: str, route: Route) -> Iterator[Share]:
+    found = {name_of(target, one.release): one for one in project.containers(target)}
+    for name, percent in ((route.stable, 100 - route.percent), (route.canary, route.percent)):
+        if name:
+            one = found.get(name)
+            health = (one.health or one.status) if one else "gone"
+            yield Share(percent=percent, release=one.release if one else None, health=health)

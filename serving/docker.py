@@ -23,8 +23,8 @@ def docker(
 ) -> str:
     """Run `docker` with these arguments; gives what it printed, without the last line's end.
 
-    `with_errors`: what it printed to stderr too, as `docker logs` does with what a container wrote there. `text` is what
-    it reads; `environment` is added to this process's own.
+    `with_errors`: what it printed to stderr too, as `docker logs` does with what a container wrote there. `text` is
+    what it reads; `environment` is added to this process's own.
 
     Raises:
         UserError: there is no client, no engine answers, or the command failed or took longer than `timeout` seconds.

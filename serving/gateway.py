@@ -25,9 +25,9 @@ from serving.targets import TARGETS
 CONFIGURATION = "/etc/nginx/gateway/nginx.conf"
 ACTIVE = "/etc/nginx/routes/active.conf"
 NEXT = "/etc/nginx/routes/next"
-CLOSING = "/tmp/closing"  # noqa: S108 - a container's own
-TRIAL = "/tmp/trial.conf"  # noqa: S108
-LOCK = "/tmp/lock"  # noqa: S108
+CLOSING = "/run/gateway/closing"
+TRIAL = "/run/gateway/trial.conf"
+LOCK = "/run/gateway/lock"
 SPARE_SECONDS = 5
 """The gateway waits for a classifier that much longer than the classifier itself takes before it gives up."""
 CHANGE_SECONDS = 120

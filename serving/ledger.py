@@ -57,6 +57,10 @@ class Entry(BaseModel):
     by: str = Field(default_factory=lambda: f"{getpass.getuser()}@{socket.gethostname()}")
     figures: Mapping[str, float] = Field(default_factory=dict)
 
+    def __str__(self) -> str:
+        change = f"{self.before or 'nothing'} -> {self.to or 'nothing'}"
+        return f"{self.when:%Y-%m-%d %H:%M:%SZ}  {self.what:8}  {self.target:4}  {change}: {self.why}  ({self.by})"
+
 
 def append(path: Path, entry: Entry) -> Entry:
     """Add an entry; when this returns, it is on the disk."""

@@ -100,8 +100,10 @@ class Stack:
         self.folder, self.name, self.port, self.images = folder, f"{name}{free_port()}", free_port(), set()
         shutil.copytree(ROOT / "serving/stack/gateway", folder / "serving/stack/gateway")
         shutil.copy(ROOT / "docker-compose.yml", folder)
-        secrets = {"POSTGRES_PASSWORD": "x", "COMPOSE_PROJECT_NAME": self.name, "GATEWAY_PORT": self.port}
-        (folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in secrets.items()))
+        # As `make env` makes it; what stands last counts.
+        subprocess.run(["sh", ROOT / "serving/stack/env.sh", folder / ".env"], check=True, capture_output=True)
+        with (folder / ".env").open("a") as file:
+            file.write(f"COMPOSE_PROJECT_NAME={self.name}\nGATEWAY_PORT={self.port}\n")
         self.ledger = folder / "outputs" / "ledger.jsonl"
 
     def __enter__(self):
