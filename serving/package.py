@@ -26,6 +26,7 @@ SOURCES = (
     "data/config.py",
     "data/decode.py",
     "data/errors.py",
+    "data/footprint.py",
     "models/__init__.py",
     "models/manifest.py",
     "models/predictor.py",

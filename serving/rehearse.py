@@ -5,6 +5,7 @@ An endpoint that does not become ready, or does not answer, makes no image. Runs
 
 import base64
 import contextlib
+import http.client
 import json
 import os
 import py_compile
@@ -12,12 +13,9 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 PORT = 3000
-URL = f"http://127.0.0.1:{PORT}"
 READY_SECONDS = 300
 """Another processor's image is built in emulation."""
 MANIFEST = Path("model/manifest.json")
@@ -47,19 +45,20 @@ def main() -> None:
 def _wait(endpoint: "subprocess.Popen[bytes]") -> None:
     give_up = time.monotonic() + READY_SECONDS
     while endpoint.poll() is None and time.monotonic() < give_up:
-        try:
+        with contextlib.suppress(OSError):
             return _ask("/readyz")
-        except urllib.error.HTTPError as error:
-            sys.exit(f"the endpoint refuses its model: {error}")
-        except OSError:
-            time.sleep(0.1)
+        time.sleep(0.1)
     sys.exit("the endpoint did not become ready")
 
 
 def _ask(path: str, body: bytes | None = None) -> None:
-    request = urllib.request.Request(URL + path, body, {"Content-Type": "application/octet-stream"})
-    with urllib.request.urlopen(request, timeout=READY_SECONDS) as response:
-        response.read()
+    connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=READY_SECONDS)
+    with contextlib.closing(connection):
+        connection.request("GET" if body is None else "POST", path, body, {"Content-Type": "application/octet-stream"})
+        response = connection.getresponse()
+        answer = response.read()
+    if response.status != 200:
+        sys.exit(f"the endpoint answers {path} with {response.status}: {answer[:200].decode(errors='replace')}")
 
 
 def _freeze(bytecode: Path) -> int:

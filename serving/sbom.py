@@ -65,12 +65,12 @@ def _package(package: Distribution) -> dict[str, Any]:
 
 
 def _licenses(package: Distribution) -> list[dict[str, Any]]:
-    metadata = package.metadata
-    if expression := metadata.get("License-Expression"):
+    for expression in package.metadata.get_all("License-Expression", []):
         return [{"expression": expression}]
-    classified = [line.rpartition(" :: ")[2] for line in metadata.get_all("Classifier", []) if "License ::" in line]
+    classifiers = package.metadata.get_all("Classifier", [])
+    classified = [line.rpartition(" :: ")[2] for line in classifiers if "License ::" in line]
     # Some put the whole text there.
-    named = [text] if (text := metadata.get("License", "")) and len(text) < 64 and "\n" not in text else []
+    named = [text for text in package.metadata.get_all("License", []) if len(text) < 64 and "\n" not in text]
     return [{"license": {"name": name}} for name in classified or named]
 
 

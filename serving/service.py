@@ -31,6 +31,7 @@ FOLDER = Path(__file__).resolve().parents[1]
 config = ServingConfig.model_validate_json((FOLDER / "serving.json").read_text(encoding="utf-8"))
 packing = Packing.model_validate_json((FOLDER / PACKING_FILE).read_text(encoding="utf-8"))
 target = TARGETS[config.target]
+config = config.model_copy(update={"max_body_mb": min(config.max_body_mb, target.max_body_mb)})
 tokens = read_tokens(os.environ)
 limits = Limits(packing.max_batch, target.threads, config.max_queue, config.deadline_seconds)
 app = create_app(lambda: bentoml.get_current_service().classifier, config, limits=limits, tokens=tokens)
@@ -88,7 +89,9 @@ def load_classifier() -> "Classifier | None":
     from serving.classifier import Classifier
 
     try:
-        return Classifier(FOLDER / "model", RUNTIMES[packing.precision], num_threads=target.num_cores)
+        return Classifier(
+            FOLDER / "model", RUNTIMES[packing.precision], num_threads=target.num_cores, decoding_mb=target.decoding_mb
+        )
     except UserError as error:
         logger.critical("the model cannot be served: %s", error)
     except Exception:

@@ -26,6 +26,8 @@ UNUSED = (
     "onnxruntime/quantization",
     "onnxruntime/tools",
     "onnxruntime/transformers",
+    # What uv leaves.
+    "../../../.lock",
     # Pages of BentoML's that our app does not show; the folder must be there.
     "bentoml/_internal/server/static_content/*",
 )
