@@ -10,7 +10,7 @@ from typing import Any
 
 from data.stage import whole_file
 from pipelines.config import Config
-from pipelines.server import Server
+from pipelines.server import PREFECT_FOLDER, Server
 from pipelines.session import SERVERS_FILE
 from pipelines.settings import Settings
 from pipelines.workspace import ROOT, open_tracking
@@ -23,7 +23,8 @@ def run_servers(config: Config) -> None:
     # Prefect's runner ends so on SIGTERM; its processes are gone by then.
     warnings.filterwarnings("ignore", message="coroutine 'Runner.astop' was never awaited")
     with suppress(KeyboardInterrupt), ExitStack() as stack:
-        prefect = stack.enter_context(Server("prefect", ["prefect", "server", "start"], PREFECT_PORT, "/api/health"))
+        start = ["prefect", "server", "start"]
+        prefect = stack.enter_context(Server("prefect", start, PREFECT_PORT, "/api/health", folder=PREFECT_FOLDER))
         mlflow_url = Settings().tracking_uri(ROOT)
         if artifacts := Settings().artifacts(ROOT):
             # Both would create the tables of a new database, and one of them would fail.

@@ -34,6 +34,11 @@ class Container:
     """starting, healthy or unhealthy; empty where the image has no test of its health"""
     num_restarts: int
 
+    @property
+    def is_up(self) -> bool:
+        """Whether it runs, and has not failed its test."""
+        return self.status == "running" and self.health != "unhealthy"
+
     @classmethod
     def read(cls, found: Mapping[str, Any]) -> "Container":
         """Read what `docker inspect` says."""
@@ -129,12 +134,16 @@ class Project:
     def remember(self, target: str, release: Release) -> None:
         """Write a release into `.env`, so that `docker compose up` starts it again and no other."""
         path = self.folder / ENVIRONMENT_FILE
-        variables = _variables(target, release)
+        left = _variables(target, release)
         lines = path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line.partition("=")[0].strip() not in variables]
+        for index, line in enumerate(lines):
+            name = line.partition("=")[0].strip()
+            if name in left:
+                lines[index] = f"{name}={left.pop(name)}"
+        lines += [f"{name}={value}" for name, value in left.items()]
         with whole_file(path) as temporary:
             temporary.touch(mode=0o600)
-            temporary.write_text("\n".join([*kept, *(f"{name}={value}" for name, value in variables.items()), ""]))
+            temporary.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
     def _compose(self, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
         return docker("compose", "--project-directory", str(self.folder), *arguments, environment=environment)

@@ -64,7 +64,7 @@ def roll_out(
 
     """
     with site.locked() as change:
-        if change.live and change.live[0].release.image_id == release.image_id:
+        if any(one.is_up and one.release.image_id == release.image_id for one in change.live):
             _log.info("deploy: skipped, %s is live", release)
             return None
         if percent and not change.live:

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -39,7 +40,8 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(500 if random.random() < FAILS else 200)
 
     def answer(self, status):
-        body = json.dumps({"version": VERSION, "path": self.path, "id": self.headers["x-request-id"]}).encode()
+        answer = {"model": {"version": VERSION}, "path": self.path, "id": self.headers["x-request-id"]}
+        body = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(body)))
@@ -103,7 +105,9 @@ class Stack:
         # As `make env` makes it; what stands last counts.
         subprocess.run(["sh", ROOT / "serving/stack/env.sh", folder / ".env"], check=True, capture_output=True)
         with (folder / ".env").open("a") as file:
-            file.write(f"COMPOSE_PROJECT_NAME={self.name}\nGATEWAY_PORT={self.port}\n")
+            # On the port of MLflow nobody answers: models are in the workspace.
+            file.write(f"COMPOSE_PROJECT_NAME={self.name}\nGATEWAY_PORT={self.port}\nMLFLOW_PORT={free_port()}\n")
+        self.token = re.search("^CONVOY_TOKEN=(.*)$", (folder / ".env").read_text(), re.MULTILINE)[1]
         self.ledger = folder / "outputs" / "ledger.jsonl"
 
     def __enter__(self):
@@ -112,7 +116,8 @@ class Stack:
     def __exit__(self, *_):
         everything = ["--profile=*", "down", "--volumes", "--timeout=1", "--remove-orphans"]
         subprocess.run(["docker", "compose", *everything], cwd=self.folder, check=True, capture_output=True)
-        subprocess.run(["docker", "rmi", "--force", *self.images], check=True, capture_output=True)
+        if self.images:
+            subprocess.run(["docker", "rmi", "--force", *self.images], check=True, capture_output=True)
 
     def site(self, **rollout):
         return site(self.folder, **rollout)
@@ -154,8 +159,8 @@ class Load:
     Each request is tried once: one that a client would have to send again is a lost one.
     """
 
-    def __init__(self, port, num_clients=8, pause=0.01):
-        self.port, self.pause = port, pause
+    def __init__(self, port, num_clients=8, pause=0.01, body=b"image" * 400, headers=None):
+        self.port, self.pause, self.body, self.headers = port, pause, body, headers or {}
         self.answered, self.failed = Counter(), []
         self._stop = threading.Event()
         self._clients = [threading.Thread(target=self._ask, args=(number % 2 == 0,)) for number in range(num_clients)]
@@ -172,14 +177,14 @@ class Load:
 
     def _ask(self, keeps_connection):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        headers = {} if keeps_connection else {"Connection": "close"}
+        headers = self.headers | ({} if keeps_connection else {"Connection": "close"})
         while not self._stop.is_set():
             try:
-                connection.request("POST", "/classify", b"image" * 400, headers)
+                connection.request("POST", "/classify", self.body, headers)
                 response = connection.getresponse()
                 body = response.read()
                 if response.status == 200:
-                    self.answered[json.loads(body)["version"]] += 1
+                    self.answered[json.loads(body)["model"]["version"]] += 1
                 else:
                     self.failed.append((time.time(), response.status, body))
             except (OSError, http.client.HTTPException) as error:

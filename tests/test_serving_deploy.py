@@ -14,7 +14,7 @@ from data.errors import UserError
 from serving import ledger
 from serving.deploy import roll_back, roll_out
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("engine")]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,9 @@ def test_a_rollout_and_a_rollback_under_load_lose_no_request(stack, one):
     assert load.failed == []
     assert min(load.answered["1"], load.answered["2"]) > 100
     assert sum(load.answered.values()) > 1000
-    assert (answers[0][0], answers[0][1]["version"]) == (200, "1"), "in flight when its classifier was replaced"
+    assert (answers[0][0], answers[0][1]["model"]["version"]) == (200, "1"), (
+        "in flight when its classifier was replaced"
+    )
     assert (entry.before, entry.to, entry.figures) == (one, two, {"test/accuracy": 0.9})
     assert (back.before, back.to, back.why) == (two, one, "it is worse")
     assert written(stack) == [("deploy", "2"), ("rollback", "1")]
@@ -86,7 +88,7 @@ def test_a_good_canary_is_promoted(stack, one):
     # 40 % of the requests, plus or minus five standard deviations
     share = entry.figures["canary/requests"] / (entry.figures["canary/requests"] + entry.figures["stable/requests"])
     assert share == pytest.approx(0.4, abs=0.18)
-    assert stack.ask()[1]["version"] == "2"
+    assert stack.ask()[1]["model"]["version"] == "2"
     assert live(stack) == ["2"]
 
 
@@ -134,6 +136,18 @@ def test_a_classifier_that_dies_comes_back_and_is_found_again(stack, one):
     assert (status, problem["error"], headers["Retry-After"]) == (502, "unavailable", "2")
     wait_for(lambda: stack.ask()[0] == 200)
     assert [container.num_restarts for container in stack.containers()] == [1]
+
+
+def test_what_was_deployed_is_there_again_after_the_stack_was_down(stack, one):
+    two = stack.build("2")
+    deploy(stack, two)
+    for action in (["down", "--timeout=1"], ["up", "--detach", "--wait", "cpu", "gateway"]):
+        subprocess.run(
+            ["docker", "compose", "--profile=cpu", *action], cwd=stack.folder, check=True, capture_output=True
+        )
+    # Its number, and so its name, is another one.
+    assert [container.name.rpartition("-")[2] for container in stack.containers()] == ["1"]
+    assert stack.ask()[1]["model"]["version"] == "2"
 
 
 def test_of_two_deployments_at_once_the_second_is_refused(stack, one):
