@@ -34,6 +34,7 @@ from serving.package import Bento, list_bentos, read_packing
 
 if TYPE_CHECKING:
     from models.gate import Verdict
+    from serving.image import Image
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -200,6 +201,18 @@ def package(config: Config) -> Bento:
     log.record(read_packing(bento).model_dump(mode="json"), f"packing-{bento.target}")
     _tell("package", ran=bento.tag not in known, reason=f"{bento.tag} holds {bento.model_name} v{bento.model_version}")
     return bento
+
+
+@step(name="containerize")
+def containerize(config: Config, bento: Bento, platform: str | None = None) -> "Image":
+    """Build the container image of a Bento; what has not changed is not built."""
+    from serving.image import build_image
+
+    image = build_image(bento, platform)
+    log = open_tracking(config).log(bento.run_id)
+    log.record(image.model_dump(mode="json"), f"image-{bento.target}")
+    _tell("containerize", ran=True, reason=f"{image.tag} has {image.size_bytes / 1e6:,.0f} MB")
+    return image
 
 
 @step(name="verify")
