@@ -13,6 +13,7 @@ from benchmarks.report import Report, run
 from benchmarks.serve_container import OPEN, container
 from benchmarks.serve_load import Call, together
 from benchmarks.serve_models import export_model
+from data.errors import UserError
 from serving.config import ServingConfig
 from serving.docker import docker
 from serving.image import Image, build_image, inspect_image
@@ -82,4 +83,9 @@ def _model_bytes(bento: Bento) -> int:
 
 
 if __name__ == "__main__":
-    run(measure)
+    try:
+        docker("version", timeout=30)
+    except UserError as error:
+        print(f"containers: not measured: {error}")
+    else:
+        run(measure)

@@ -163,12 +163,22 @@ def evaluate(as_json: AsJson = False, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def package(target: Target = None, overrides: Overrides = None) -> None:
+def package(
+    target: Target = None,
+    containerize: Annotated[bool, typer.Option("--containerize", help="Build its container image too.")] = False,
+    platform: Annotated[str | None, typer.Option(help="Of the image: linux/amd64 or linux/arm64.")] = None,
+    overrides: Overrides = None,
+) -> None:
     """Pack the champion as a Bento, and let its endpoint answer a test image."""
+    if platform and not containerize:
+        raise UserError("--platform is of a container image: say --containerize too")
     config = start(overrides, target)
-    from pipelines.session import run_flow
+    from pipelines.session import run_flow, run_task
 
-    print(run_flow("package_model", config).tag)
+    bento = run_flow("package_model", config)
+    print(bento.tag)
+    if containerize:
+        print(run_task("containerize", config, bento, platform).tag)
 
 
 @app.command()

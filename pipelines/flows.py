@@ -49,7 +49,7 @@ def deploy_model(
 ) -> Entry | None:
     """Put the champion, or a version, behind the gateway; gives what the ledger says, None where it was there."""
     bento = tasks.package(config, version)
-    image = tasks.build_image(bento)
+    image = tasks.containerize(config, bento)
     return tasks.roll_out(config, image, percent, why)
 
 

@@ -205,6 +205,18 @@ def package(config: Config, version: str | None = None) -> Bento:
     return bento
 
 
+@step(name="containerize")
+def containerize(config: Config, bento: Bento, platform: str | None = None) -> Image:
+    """Build the container image of a Bento; what has not changed is not built."""
+    from serving.image import build_image
+
+    image = build_image(bento, platform)
+    log = open_tracking(config).log(bento.run_id)
+    log.record(image.model_dump(mode="json"), f"image-{bento.target}")
+    _tell("containerize", ran=True, reason=f"{image.tag} has {image.size_bytes / 1e6:,.0f} MB")
+    return image
+
+
 @step(name="verify")
 def verify(bento: Bento) -> dict[str, Any]:
     """Start the endpoint as a user would and let it answer a test image, unless it has; returns the answer."""
@@ -220,16 +232,6 @@ def verify(bento: Bento) -> dict[str, Any]:
     answer = verify_bento(bento, first_test_image(RAW, PREPARED, crop))
     _tell("verify", ran=True, reason=f"{bento.tag} was served and answered a test image as measured")
     return answer
-
-
-@step(name="build-image")
-def build_image(bento: Bento) -> Image:
-    """Build the container image of a Bento; Docker itself knows what has not changed."""
-    from serving.image import build_image
-
-    image = build_image(bento)
-    _log.info("image: %s has %.0f MB", image.tag, image.size_bytes / 1_000_000)
-    return image
 
 
 @step(name="roll-out")

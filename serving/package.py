@@ -41,6 +41,7 @@ SOURCES = (
     "serving/front.py",
     "serving/metrics.py",
     "serving/openapi.py",
+    "serving/packed.py",
     "serving/packing.py",
     "serving/page.py",
     "serving/page/index.html",

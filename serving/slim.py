@@ -28,12 +28,10 @@ UNUSED = (
     "onnxruntime/transformers",
     # What uv leaves.
     "../../../.lock",
-    # Pages of BentoML's that our app does not show; the folder must be there.
-    "bentoml/_internal/server/static_content/*",
 )
 """Patterns in site-packages."""
 
-UNSTRIPPED = ("aiohttp", "frozenlist", "httptools", "multidict", "propcache", "uvloop", "watchfiles", "wrapt", "yaml")
+UNSTRIPPED = ("httptools", "uvloop")
 """Packages whose compiled modules hold what debuggers want, up to nine tenths of them. A module that leans on a
 `*.libs` folder must stay as it is: its loading depends on where things are in the file."""
 
