@@ -22,13 +22,14 @@ def resource_files(folder):
     return [folder / name for name in content["resources"]]
 
 
-def merged(one, other):
+def merged(one, patch):
     """What kustomize makes of a patch, as far as ours go: maps are merged, containers by their names."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return {key: merged(one.get(key), other.get(key, one.get(key))) for key in one | other}
-    if isinstance(one, list) and isinstance(other, list):
-        return [merged(each, next((it for it in other if it["name"] == each["name"]), each)) for each in one]
-    return other
+    if isinstance(patch, dict):
+        return one | {key: merged(one[key], value) if key in one else value for key, value in patch.items()}
+    if isinstance(patch, list):
+        named = {item["name"]: item for item in patch}
+        return [merged(item, named.get(item["name"], {})) for item in one]
+    return patch
 
 
 def require_deployment_of(target, deployment):
