@@ -1,5 +1,6 @@
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ FOREIGN = ("BENTOML_", "CONVOY_TOKENS", "DVC_", "GIT_", "MLFLOW_", "PREFECT_")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Set the environment before any test module is imported, because these libraries read theirs at import."""
+    # What a shell runs in the background is deaf to Ctrl-C, and so would be all that the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     home = Path(tempfile.mkdtemp(prefix="convoy-tests-"))
     config.add_cleanup(partial(shutil.rmtree, home, ignore_errors=True))
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:

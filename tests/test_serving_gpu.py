@@ -8,6 +8,7 @@ from test_models_program import make_program
 from test_serving_classifier import make_model
 
 from data.errors import UserError
+from models.config import GateConfig
 from models.manifest import PROGRAM_FILE
 from models.registry import Registry
 from models.steps import export_run, train_run
@@ -68,7 +69,7 @@ def test_the_program_goes_through_the_registry(prepared, tmp_path):
         tmp_path / "checkpoints",
     )
     run_id = train_run(tracking, job, checkpoints, None)
-    export_run(tracking, job, run_id, checkpoints, tmp_path / "exported", "n")
+    export_run(tracking, job, run_id, checkpoints, tmp_path / "exported", "n", GateConfig())
     registry = Registry(uri, "n")
     folder = registry.download(registry.register(tmp_path / "exported"), tmp_path / "models")
     assert (folder / PROGRAM_FILE).read_bytes() == (tmp_path / "exported" / PROGRAM_FILE).read_bytes()
