@@ -124,6 +124,8 @@ def git_commit() -> str | None:
 def exclusive() -> Iterator[None]:
     """Hold the workspace: two pipelines in one folder would write the same files.
 
+    Within what this process holds already, as a flow is that a command or another flow has started, it holds no more.
+
     Raises:
         UserError: another command holds it; the system lets go of it however that command ends.
 
@@ -136,10 +138,13 @@ def exclusive() -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "unknown"
-            raise UserError(
-                f"another convoy command (process {holder}) works in {ROOT.resolve()}: wait until it ends", exit_code=1
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+            if holder != str(os.getpid()):
+                raise UserError(
+                    f"another convoy command (process {holder}) works in {ROOT.resolve()}: wait until it ends",
+                    exit_code=1,
+                ) from None
+        else:
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
         yield

@@ -117,12 +117,13 @@ class Change:
     def _complete_ledger(self, release: Release) -> None:
         known = ledger.history(ledger.read(self._site.ledger, self._site.target))
         if not known or known[-1].image_id != release.image_id:
+            is_back = len(known) > 1 and known[-2].image_id == release.image_id
             entry = Entry(
-                what="deploy",
+                what="rollback" if is_back else "deploy",
                 target=self._site.target,
                 before=known[-1] if known else None,
                 to=release,
-                why="found live: the command that deployed it was stopped before it could write this",
+                why="found live: the command that brought it was stopped before it could write this",
             )
             ledger.append(self._site.ledger, entry)
         # What compose would start again.

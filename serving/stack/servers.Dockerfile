@@ -1,17 +1,17 @@
 # MLflow's and Prefect's servers: the group `stack` of pyproject.toml, at the versions and hashes of requirements.lock.
 FROM python:3.11-slim-bookworm
 
-# Where pip goes to a mirror, uv goes there too, which does not read pip's settings.
-ARG PIP_INDEX_URL
 # uv itself stays out of the image.
 RUN --mount=type=cache,target=/root/.cache \
+    --mount=type=secret,id=index \
     --mount=type=tmpfs,target=/opt/uv \
     --mount=type=bind,source=requirements.lock,target=/build/requirements.lock \
     --mount=type=bind,source=pyproject.toml,target=/build/pyproject.toml \
     cd /build \
+ && index=$(cat /run/secrets/index 2>/dev/null || true) \
+ && if [ -n "$index" ]; then export PIP_INDEX_URL="$index" UV_DEFAULT_INDEX="$index"; fi \
  && sed -n '/^uv==/,/# via/p' requirements.lock \
     | pip install --quiet --root-user-action=ignore --require-hashes --no-deps --target /opt/uv -r /dev/stdin \
- && if [ -n "${PIP_INDEX_URL:-}" ]; then export UV_DEFAULT_INDEX="$PIP_INDEX_URL"; fi \
  && /opt/uv/bin/uv pip install --quiet --system --link-mode=copy --compile-bytecode \
     --require-hashes --constraint requirements.lock --group stack
 

@@ -5,18 +5,18 @@ RUN apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends git >/dev/null \
  && rm -rf /var/lib/apt/lists/*
 
-# Where pip goes to a mirror, uv goes there too, which does not read pip's settings.
-ARG PIP_INDEX_URL
 # PyPI's torch for x86-64 is built for CUDA and loads most of CUDA's libraries wherever it is imported. What it loads on
 # a GPU only is left out unless GPU=true: Triton and cuDNN's engines, 2 GB.
 ARG GPU=false
 RUN --mount=type=cache,target=/root/.cache \
+    --mount=type=secret,id=index \
     --mount=type=bind,source=requirements.lock,target=/build/requirements.lock \
     --mount=type=bind,source=pyproject.toml,target=/build/pyproject.toml \
     cd /build \
+ && index=$(cat /run/secrets/index 2>/dev/null || true) \
+ && if [ -n "$index" ]; then export PIP_INDEX_URL="$index" UV_DEFAULT_INDEX="$index"; fi \
  && sed -n '/^uv==/,/# via/p' requirements.lock \
     | pip install --quiet --root-user-action=ignore --require-hashes --no-deps -r /dev/stdin \
- && if [ -n "${PIP_INDEX_URL:-}" ]; then export UV_DEFAULT_INDEX="$PIP_INDEX_URL"; fi \
  && if [ "$GPU" = true ]; then : >/tmp/excludes; else echo triton >/tmp/excludes; fi \
  && uv pip install --quiet --system --link-mode=copy --compile-bytecode \
     --require-hashes --constraint requirements.lock --excludes /tmp/excludes -r pyproject.toml \
