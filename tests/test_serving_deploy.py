@@ -158,32 +158,49 @@ def test_of_two_deployments_at_once_the_second_is_refused(stack, one):
     assert live(stack) == ["2"]
 
 
-KILLED = """
-import sys
+COMMAND = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from rollouts import site
 from serving.containers import read_release
 from serving.deploy import roll_out
 percent = float(sys.argv[3]) or None
-roll_out(site(Path()), read_release(sys.argv[2], "cpu"), why="killed", figures={}, percent=percent)
+roll_out(site(Path()), read_release(sys.argv[2], "cpu"), why="a test", figures={}, percent=percent)
 """
+
+
+def stop_half_way(stack, release, percent, number):
+    """Deploy in a process that gets a signal: when its canary is in the ledger, or else when its container is there."""
+    arguments = [str(Path(__file__).parent), release.image, str(percent)]
+    command = [sys.executable, "-c", COMMAND, *arguments]
+    with subprocess.Popen(command, cwd=stack.folder, stderr=subprocess.DEVNULL) as process:
+        wait_for(lambda: len(stack.containers()) == 2 and (not percent or ("canary", "2") in written(stack)))
+        process.send_signal(number)
 
 
 @pytest.mark.parametrize("percent", [0, 50])
 def test_what_a_killed_deployment_has_left_is_put_in_order(stack, one, percent):
-    two = stack.build("2")
-    tests = str(Path(__file__).parent)
     with Load(stack.port, num_clients=2) as load:
-        command = [sys.executable, "-c", KILLED, tests, two.image, str(percent)]
-        with subprocess.Popen(command, cwd=stack.folder) as process:
-            wait_for(lambda: len(stack.containers()) == 2 and (not percent or ("canary", "2") in written(stack)))
-            process.send_signal(signal.SIGKILL)
+        stop_half_way(stack, stack.build("2"), percent, signal.SIGKILL)
         assert len(stack.containers()) == 2
         deploy(stack, stack.build("5"))
     assert load.failed == []
     assert written(stack) == [*([("canary", "2"), ("withdraw", "2")] if percent else []), ("deploy", "5")]
     assert live(stack) == ["5"]
+
+
+@pytest.mark.parametrize("percent", [0, 50])
+def test_a_deployment_that_is_stopped_by_hand_takes_itself_back(stack, one, percent):
+    with Load(stack.port, num_clients=2) as load:
+        stop_half_way(stack, stack.build("2"), percent, signal.SIGINT)
+        assert live(stack) == ["1"]
+        answered = load.answered["2"]
+        time.sleep(0.3)
+        assert load.answered["2"] == answered
+    assert load.failed == []
+    assert written(stack) == ([("canary", "2"), ("withdraw", "2")] if percent else [("failed", "2")])
 
 
 def test_a_rollback_without_its_image_says_so(stack, one):
