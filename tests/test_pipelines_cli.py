@@ -201,3 +201,7 @@ def test_a_full_disk(workspace, tmp_path):
     finally:
         subprocess.run(["umount", disk], check=True)
     assert convoy("data", "ingest", *folder_options(photos)).exit_code == 0
+
+
+def test_a_platform_is_that_of_an_image():
+    assert "say --containerize too" in told(convoy("package", "--platform", "linux/arm64"), 2)
