@@ -233,3 +233,7 @@ def test_the_ledger_is_printed(workspace):
     assert line.endswith("deploy    cpu   nothing -> m v1 (convoy/m:1): a test  (me)")
     (entry,) = json.loads(convoy("ledger", "--json", "--target", "cpu").stdout)
     assert (entry["from"], entry["to"]["image_id"]) == (None, "sha256:1")
+
+
+def test_a_platform_is_that_of_an_image():
+    assert "say --containerize too" in told(convoy("package", "--platform", "linux/arm64"), 2)
