@@ -122,12 +122,6 @@ def make_env(folder):
     return env
 
 
-@pytest.fixture(scope="session")
-def engine():
-    if not shutil.which("docker") or subprocess.run(["docker", "version"], capture_output=True, check=False).returncode:
-        pytest.skip("no Docker engine answers")
-
-
 @pytest.fixture(scope="module")
 def stack(engine, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stack") / "convoy"
