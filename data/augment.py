@@ -17,7 +17,7 @@ from data.load import Share
 from data.manifest import ColorStatistics
 from data.mix import draw_mixing
 
-BLOCK = 1 << 17
+BLOCK = 1 << 19
 """Values that a CPU normalizes at a time: what is in between, four bytes each, stays in a core's cache."""
 
 CROP_ASPECT = (3 / 4, 4 / 3)
@@ -140,7 +140,7 @@ class Augmentation(nn.Module):
         """Augment stored images, uint8 [N, S, S, 3], with labels, int64 [N]; both are left alone."""
         key = self.seed, epoch, step
         draws = _draws(*key)
-        squares = self._cut(images, draws, _draws(*key, stream=RESIZED))
+        squares = self._cut(images, draws, key)
         alphas = self._mine(torch.randn(self._num_drawn(images), 3, generator=draws)) * self.config.pca_color
         # No matrix product, which autocast would leave 8 bits of.
         color_shift, gain = (alphas.to(images.device)[:, None] * self.color_axes).sum(dim=2), None
@@ -161,9 +161,9 @@ class Augmentation(nn.Module):
         return len(images) * self.share.num_processes
 
     def _mine(self, drawn: Tensor) -> Tensor:
-        return drawn[self.share.rank :: self.share.num_processes]
+        return drawn if self.share.num_processes == 1 else drawn[self.share.rank :: self.share.num_processes]
 
-    def _cut(self, images: Tensor, draws: torch.Generator, resized_draws: torch.Generator) -> Tensor:
+    def _cut(self, images: Tensor, draws: torch.Generator, key: tuple[int, int, int]) -> Tensor:
         """Crop and mirror: [N, S, S, 3] to [N, C, C, 3]."""
         images = self._pad(images)
         num_drawn, stored = self._num_drawn(images), images.shape[1]
@@ -178,7 +178,7 @@ class Augmentation(nn.Module):
                 aspect=CROP_ASPECT,
                 largest=stored,
                 otherwise=(0, 0, stored, stored),
-                draws=resized_draws,
+                draws=_draws(*key, stream=RESIZED),
             )
             return resize_each(images, self._mine(boxes), mirrored, self.crop)
         if not self.config.crop:

@@ -2,9 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Never, TypedDict
 
@@ -12,9 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from data.columns import binaries, texts
 from data.config import DataConfig
 from data.errors import UserError
-from data.sources import Listing, Rejected, SourceImage, open_source
+from data.sources import Listing, Rejected, SourceImage, Split, open_source
 from data.stage import num_cores, read_params, remove_unfinished, run_stage, whole_file
 
 RAW = Path("data/raw")
@@ -29,7 +33,7 @@ MEAN_SHARD_IMAGES = 256
 """A shard is the unit of parallel work, and of what is done again when images are added."""
 MAX_SHARD_BYTES = 128 * 2**20
 READ_AHEAD = 64
-"""Files read at a time, and rows that `prepare` reads at a time."""
+"""Files read at a time."""
 READ_TOGETHER = 8
 """Files that a thread reads before it asks for more: to ask costs as much as to read a small one."""
 
@@ -46,6 +50,8 @@ class ShardState(TypedDict):
     rejected: list[dict[str, str]]
 
 
+_Row = tuple[str, str, Split | None, str, bytes]
+_Rows = list[_Row | Rejected]
 SCHEMA = pa.schema(
     [
         ("origin", pa.string()),
@@ -72,18 +78,22 @@ def ingest(config: DataConfig, raw: Path, state_file: Path) -> None:
     (raw / REJECTED_FILE).unlink(missing_ok=True)
     known = _read_states(state_file)
     states: States = {}
+    changed: dict[str, list[SourceImage]] = {}
     with tqdm(total=len(listing.images), unit="image", desc="ingest", disable=None) as progress:
         for images in cut_into_shards(listing.images):
-            path = raw / f"{_shard_name(images)}.parquet"
-            state = _shard_state(images, config)
-            kept = known.get(path.name)
-            if kept and path.is_file() and kept["state"] == state and kept["written"] == _written(path):
-                states[path.name] = kept
+            name = f"{_shard_name(images)}.parquet"
+            kept = known.get(name)
+            if kept and kept["state"] == _shard_state(images, config) and _is_as_written(raw / name, kept):
+                states[name] = kept
                 progress.update(len(images))
-                continue
-            rejected = write_shard(path, images, config, progress)
-            states[path.name] = {"state": state, "written": _written(path), "rejected": rejected}
-            _write_json(state_file, known | states)
+            else:
+                changed[name] = images
+        with closing(_read_ahead(changed.values(), config)) as rows:
+            for name, images in changed.items():
+                rejected = _write_shard(raw / name, rows, len(images), progress)
+                state = _shard_state(images, config)
+                states[name] = {"state": state, "written": _written(raw / name), "rejected": rejected}
+                _write_json(state_file, known | states)
     _write_json(state_file, states)
     _finish(raw, listing, states)
 
@@ -124,25 +134,39 @@ def cut_into_shards(images: Iterable[SourceImage]) -> Iterator[list[SourceImage]
         yield shard
 
 
-def write_shard(
-    path: Path, images: list[SourceImage], config: DataConfig, progress: "tqdm[Never]"
-) -> list[dict[str, str]]:
-    """Read the images and write one parquet file; returns those that could not be read, with their reasons."""
+def _write_shard(path: Path, rows: Iterator[_Rows], num_images: int, progress: "tqdm[Never]") -> list[dict[str, str]]:
+    """Write one parquet file of the rows that come next; returns what could not be read, with the reasons."""
     rejected = []
-    with (
-        whole_file(path) as temporary,
-        pq.ParquetWriter(temporary, SCHEMA, **_COMPRESSION) as writer,
-        ThreadPoolExecutor(num_cores()) as pool,
-    ):
-        for start in range(0, len(images), READ_AHEAD):
-            chunk = images[start : start + READ_AHEAD]
-            batches = [chunk[first : first + READ_TOGETHER] for first in range(0, len(chunk), READ_TOGETHER)]
-            rows = [row for batch in pool.map(lambda batch: _read_all(batch, config), batches) for row in batch]
-            rejected += [asdict(row) for row in rows if isinstance(row, Rejected)]
-            usable = [row for row in rows if isinstance(row, dict)]
-            writer.write_table(pa.Table.from_pylist(usable, SCHEMA))
-            progress.update(len(chunk))
+    with whole_file(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, **_COMPRESSION) as writer:
+        for start in range(0, num_images, READ_AHEAD):
+            num_together = min(READ_AHEAD, num_images - start)
+            read = [row for some in islice(rows, -(-num_together // READ_TOGETHER)) for row in some]
+            rejected += [asdict(row) for row in read if isinstance(row, Rejected)]
+            writer.write_table(_table([row for row in read if isinstance(row, tuple)]))
+            progress.update(num_together)
     return rejected
+
+
+def _table(rows: list[_Row]) -> pa.Table:
+    *words, images = zip(*rows, strict=True) if rows else [()] * len(SCHEMA)
+    return pa.table([*map(texts, words), binaries(images)], SCHEMA)
+
+
+def _read_ahead(shards: Iterable[list[SourceImage]], config: DataConfig) -> Generator[_Rows]:
+    """Read images in their order, some of a shard together: while they are written, the next ones are read."""
+    waiting: deque[Future[_Rows]] = deque()
+    with ThreadPoolExecutor(num_cores()) as pool:
+        try:
+            for images in shards:
+                for first in range(0, len(images), READ_TOGETHER):
+                    waiting.append(pool.submit(_read_all, images[first : first + READ_TOGETHER], config))
+                    if len(waiting) > READ_AHEAD // READ_TOGETHER:
+                        yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 # The images are compressed already; a dictionary pays for words that repeat.
@@ -150,11 +174,11 @@ _COMPRESSION = {"compression": {"image": "none", "origin": "zstd", "label": "zst
                 "use_dictionary": ["label", "split"], "write_statistics": False}  # fmt: skip
 
 
-def _read_all(images: list[SourceImage], config: DataConfig) -> list[dict[str, object] | Rejected]:
+def _read_all(images: list[SourceImage], config: DataConfig) -> _Rows:
     return [_read(image, config) for image in images]
 
 
-def _read(image: SourceImage, config: DataConfig) -> dict[str, object] | Rejected:
+def _read(image: SourceImage, config: DataConfig) -> _Row | Rejected:
     if isinstance(image.content, Path) and (reason := _size_reason(image.num_bytes, config)):
         return Rejected(image.origin, reason)
     try:
@@ -163,13 +187,7 @@ def _read(image: SourceImage, config: DataConfig) -> dict[str, object] | Rejecte
         return Rejected(image.origin, f"cannot be read: {error.strerror}")
     if reason := _size_reason(len(content), config):
         return Rejected(image.origin, reason)
-    return {
-        "origin": image.origin,
-        "label": image.label,
-        "split": image.split,
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "image": content,
-    }
+    return image.origin, image.label, image.split, hashlib.sha256(content).hexdigest(), content
 
 
 def _content(image: SourceImage) -> bytes:
@@ -197,6 +215,10 @@ def _size_reason(num_bytes: int, config: DataConfig) -> str | None:
     if num_bytes > config.max_file_mb * 2**20:
         return f"{num_bytes / 2**20:.1f} MB, more than data.max_file_mb={config.max_file_mb:g}"
     return None if num_bytes else "empty file"
+
+
+def _is_as_written(shard: Path, known: ShardState) -> bool:
+    return shard.is_file() and known["written"] == _written(shard)
 
 
 def _written(shard: Path) -> list[int]:

@@ -106,7 +106,10 @@ class Batches:
         labels = torch.from_numpy(self.images.labels[indices])
         if self._resident is None:
             return torch.from_numpy(self.images.gather(indices)), labels
-        return self._resident[torch.from_numpy(indices).to(self._resident.device)], labels
+        chosen = torch.from_numpy(indices).to(self._resident.device)
+        # On a CPU, the one copies whole images, the other each value.
+        is_on_cpu = self._resident.device.type == "cpu"
+        return self._resident.index_select(0, chosen) if is_on_cpu else self._resident[chosen], labels
 
     def _gather_pinned(self, indices: Indices) -> Batch:
         images, labels = self._gather(indices)

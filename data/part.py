@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import PIL
 import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
@@ -16,16 +16,20 @@ from pydantic import Field, ValidationError
 from data.color import ColorCounter, ColorSums
 from data.config import DataConfig
 from data.conflicts import Dropped
-from data.decode import DecodeError, Pixels, Preprocessing
-from data.describe import ImageFacts, decode_and_describe
-from data.ingest import READ_AHEAD
+from data.decode import DecodeError, Preprocessing
+from data.describe import Described, ImageFacts, decode_and_describe
+from data.growing import GrowingArray, growing_array
 from data.manifest import Model, RejectedImage, Shard
 from data.sources import Split
 from data.splits import split_of
 from data.stage import whole_file
 
-CODE = ("color.py", "decode.py", "describe.py", "part.py", "splits.py")
+CODE = ("color.py", "decode.py", "describe.py", "growing.py", "part.py", "splits.py")
 """What a part depends on: a change here prepares everything anew."""
+
+READ_TOGETHER, BYTES_TOGETHER = 16, 2**22
+"""Images decoded together, so many at most and so many bytes of them prepared: more do not gain, and take memory that
+the system has to clear first."""
 
 NOT_IN_PARTS = {
     *("source", "path", "max_file_mb", "on_conflict", "min_side", "max_aspect_ratio", "max_imbalance", "scheduler")
@@ -54,7 +58,7 @@ class Plan(Model):
         """All of the stored square is kept; a network that sees less crops it."""
         return Preprocessing(size=self.config.size, crop=self.config.size, max_pixels=self.config.max_pixels)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Names everything, besides the images, that a part depends on."""
         code = [PIL.__version__, *((Path(__file__).parent / name).read_text(encoding="utf-8") for name in CODE)]
@@ -87,9 +91,12 @@ def prepare_part(raw: Path, *, plan: Plan, prepared: Path, parts: Path) -> Path:
     Returns the file that holds the `Part`: the parts of many shards are not worth carrying between processes.
     """
     record = parts / f"{raw.stem}.json"
-    key = _digest(json.dumps([plan.key, _images(raw), plan.dropped.get(raw.stem)]).encode())
+    listed = pq.ParquetFile(raw).read(["origin", "label", "sha256", "split"]).to_pydict()
+    # The images are named by the checksums that were taken when they were read from their source.
+    named = {"origin": listed["origin"], "sha256": listed["sha256"]}
+    key = _digest(json.dumps([plan.key, _digest(json.dumps(named).encode()), plan.dropped.get(raw.stem)]).encode())
     if not _is_done(record, key, prepared):
-        part = _prepare(raw, key, plan, prepared)
+        part = _prepare(raw, listed, key, plan, prepared)
         with whole_file(record) as temporary:
             temporary.write_text(part.model_dump_json(), encoding="utf-8")
     return record
@@ -109,40 +116,37 @@ def _is_done(record: Path, key: str, prepared: Path) -> bool:
     return part.key == key and all(_is_unaltered(prepared, shard) for shard in part.shards)
 
 
-def _images(raw: Path) -> str:
-    """Name the images of a raw shard by the checksums that were taken when they were read from their source."""
-    return _digest(json.dumps(pq.ParquetFile(raw).read(["origin", "sha256"]).to_pydict()).encode())
-
-
-def _prepare(raw: Path, key: str, plan: Plan, prepared: Path) -> Part:
+def _prepare(raw: Path, listed: dict[str, list[Any]], key: str, plan: Plan, prepared: Path) -> Part:
     rows: dict[Split, list[Row]] = defaultdict(list)
     dropped: dict[Split, list[Row]] = defaultdict(list)
     rejected, color = [], ColorCounter()
     reasons = plan.dropped.get(raw.stem, {})
+    splits = _splits(listed, plan)
+    expected = Counter(split for origin, split in zip(listed["origin"], splits, strict=True) if origin not in reasons)
+    arrays: dict[Split, GrowingArray] = {}
+    known = zip(listed["origin"], listed["label"], listed["sha256"], splits, strict=True)
     with ExitStack() as files:
-        append: dict[Split, Callable[[Pixels], None]] = {}
-        for record in _records(raw):
-            try:
-                pixels, facts = decode_and_describe(record["image"], plan.preprocessing)
-            except DecodeError as error:
-                rejected.append(RejectedImage(path=record["origin"], reason=str(error)))
+        for (origin, label, sha256, split), decoded in zip(known, _decoded(raw, plan.preprocessing), strict=True):
+            if isinstance(decoded, DecodeError):
+                rejected.append(RejectedImage(path=origin, reason=str(decoded)))
                 continue
-            split = split_of(record["sha256"], plan.config, given=record["split"], missing=plan.missing)
-            row = Row(origin=record["origin"], label=record["label"], sha256=record["sha256"], facts=facts)
-            if row.origin in reasons:
-                rejected.append(RejectedImage(path=row.origin, reason=reasons[row.origin]))
+            pixels, facts = decoded
+            row = Row(origin=origin, label=label, sha256=sha256, facts=facts)
+            if origin in reasons:
+                rejected.append(RejectedImage(path=origin, reason=reasons[origin]))
                 dropped[split].append(row)
                 continue
-            if split not in append:
-                append[split] = files.enter_context(_growing(_path(prepared, split, raw), pixels.shape))
-            append[split](pixels)
+            if split not in arrays:
+                array = growing_array(prepared / f"{split}-{raw.stem}.npy", pixels.shape, expected[split])
+                arrays[split] = files.enter_context(array)
+            arrays[split].append(pixels)
             rows[split].append(row)
             if split == "train":
                 color.add(pixels)
     return Part(
         name=raw.stem,
         key=key,
-        shards=tuple(_describe(split, _path(prepared, split, raw), len(rows[split])) for split in sorted(rows)),
+        shards=tuple(_shard(split, raw, arrays[split]) for split in sorted(arrays)),
         rows={split: tuple(rows[split]) for split in sorted(rows)},
         dropped={split: tuple(dropped[split]) for split in sorted(dropped)},
         rejected=tuple(rejected),
@@ -150,42 +154,21 @@ def _prepare(raw: Path, key: str, plan: Plan, prepared: Path) -> Part:
     )
 
 
-def _records(raw: Path) -> Iterator[dict[str, Any]]:
-    for batch in pq.ParquetFile(raw, memory_map=True).iter_batches(batch_size=READ_AHEAD):
-        yield from batch.to_pylist()
+def _splits(listed: dict[str, list[Any]], plan: Plan) -> list[Split]:
+    pairs = zip(listed["sha256"], listed["split"], strict=True)
+    return [split_of(sha256, plan.config, given=given, missing=plan.missing) for sha256, given in pairs]
 
 
-def _path(prepared: Path, split: Split, raw: Path) -> Path:
-    return prepared / f"{split}-{raw.stem}.npy"
+def _decoded(raw: Path, spec: Preprocessing) -> Iterator[Described | DecodeError]:
+    """Decode the images of a raw shard in their order, a few together."""
+    num_together = max(1, min(READ_TOGETHER, BYTES_TOGETHER // (3 * spec.size**2)))
+    for batch in pq.ParquetFile(raw, memory_map=True).iter_batches(batch_size=num_together, columns=["image"]):
+        yield from decode_and_describe(batch["image"].to_pylist(), spec)
 
 
-@contextmanager
-def _growing(path: Path, shape: tuple[int, ...]) -> Iterator[Callable[[Pixels], None]]:
-    """Give a function that appends one image of `shape` to a .npy file: memory does not grow with the shard.
-
-    NumPy pads the header so that it can be written again once the number of images is known. (Not `np.save`: where the
-    disk is full, it does not say so.)
-    """
-    num_images = 0
-
-    def append(pixels: Pixels) -> None:
-        nonlocal num_images
-        file.write(pixels.data)
-        num_images += 1
-
-    def write_header() -> None:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (num_images, *shape)}
-        np.lib.format.write_array_header_1_0(file, header)
-
-    with whole_file(path) as temporary, temporary.open("wb") as file:
-        write_header()
-        yield append
-        file.seek(0)
-        write_header()
-
-
-def _describe(split: Split, path: Path, num_images: int) -> Shard:
-    return Shard(split=split, name=path.name, num_images=num_images, sha256=_file_digest(path))
+def _shard(split: Split, raw: Path, array: GrowingArray) -> Shard:
+    name = f"{split}-{raw.stem}.npy"
+    return Shard(split=split, name=name, num_images=array.num_images, sha256=array.sha256)
 
 
 def _is_unaltered(prepared: Path, shard: Shard) -> bool:

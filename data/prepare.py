@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from data.color import color_statistics
+from data.columns import texts
 from data.config import DataConfig
 from data.conflicts import find_dropped
 from data.errors import UserError
@@ -30,6 +31,9 @@ from data.workers import map_files
 PREPARED = Path("data/prepared")
 PARTS = Path("outputs/prepare-parts")
 INDEX_FILE = "index.parquet"
+
+BYTES_PER_IMAGE = 2**13
+"""Decoding larger images takes so much more than all that is said in Python that two threads share a process well."""
 
 Counts = dict[Split, Counter[str]]
 
@@ -72,7 +76,8 @@ def _prepare_parts(shards: list[Path], plan: Plan, prepared: Path, parts: Path, 
     # On another machine, a relative path would begin elsewhere.
     shards, folders = [shard.absolute() for shard in shards], [prepared.absolute(), parts.absolute()]
     work = partial(prepare_part, plan=plan, prepared=folders[0], parts=folders[1])
-    records = map_files(work, shards, scheduler=plan.config.scheduler, shared=folders)
+    is_slow = sum(shard.stat().st_size for shard in shards) >= BYTES_PER_IMAGE * num_images
+    records = map_files(work, shards, in_thread=is_slow, scheduler=plan.config.scheduler, shared=folders)
     try:
         with closing(records), tqdm(total=num_images, unit="image", desc="prepare", disable=None) as progress:
             for record in records:
@@ -153,13 +158,15 @@ def _manifest(config: DataConfig, parts: list[Part], counts: Counts, unread: lis
 def _write(manifest: DataManifest, parts: list[Part], prepared: Path) -> None:
     """Write labels and index in the order of the shards, then the manifest."""
     label_of = {name: index for index, name in enumerate(manifest.classes)}
-    rows = [(split, row) for split in SPLITS for part in parts for row in part.rows.get(split, ())]
+    tables = []
     for split in SPLITS:
-        labels = [label_of[row.label] for in_split, row in rows if in_split == split]
-        _save(prepared / labels_file(split), np.array(labels, dtype=np.int64))
-    index = [{"split": split, "label": row.label, "origin": row.origin, "sha256": row.sha256} for split, row in rows]
+        rows = [row for part in parts for row in part.rows.get(split, ())]
+        _save(prepared / labels_file(split), np.array([label_of[row.label] for row in rows], dtype=np.int64))
+        columns = {name: [getattr(row, name) for row in rows] for name in ("label", "origin", "sha256")}
+        columns = {"split": [split] * len(rows), **columns}
+        tables.append(pa.table({name: texts(values) for name, values in columns.items()}))
     with whole_file(prepared / INDEX_FILE) as temporary:
-        pq.write_table(pa.Table.from_pylist(index), temporary, compression="zstd")
+        pq.write_table(pa.concat_tables(tables), temporary, compression="zstd")
     with whole_file(prepared / MANIFEST_FILE) as temporary:
         temporary.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
 

@@ -91,6 +91,7 @@ def inspect(
     seen = list(_seen(parts))
     kept = [image for image in seen if image.position is not None]
     classes = _classes(kept)
+    traits = Counter(name for image in kept for name in image.row.facts.traits)
     findings = [
         *_of_copies(seen, config),
         *_of_rejected(parts, unread),
@@ -101,7 +102,7 @@ def inspect(
     order: tuple[Severity, ...] = ("error", "warning", "note")
     return QualityReport(
         classes=classes,
-        handled={name: sum(name in image.row.facts.traits for image in kept) for name in TRAITS},
+        handled={name: traits[name] for name in TRAITS},
         findings=tuple(sorted(findings, key=lambda finding: order.index(finding.severity))),
     )
 
@@ -222,15 +223,18 @@ def _of_shapes(kept: Sequence[Seen], config: DataConfig) -> Iterator[Finding]:
     small, long = [], []
     for image in kept:
         short_side, long_side = sorted((image.row.facts.width, image.row.facts.height))
-        evidence = _evidence(image, f"{image.row.facts.width} x {image.row.facts.height} pixels")
         if short_side < config.min_side:
-            small.append([evidence])
+            small.append([_with_size(image)])
         if long_side > config.max_aspect_ratio * short_side:
-            long.append([evidence])
+            long.append([_with_size(image)])
     what = f"image[s] with a shorter side of fewer than {config.min_side} pixels"
     yield from _finding("too_small", "warning", what, small)
     what = f"image[s] with a longer side of more than {config.max_aspect_ratio:g} times the shorter"
     yield from _finding("extreme_aspect", "warning", what, long)
+
+
+def _with_size(image: Seen) -> Evidence:
+    return _evidence(image, f"{image.row.facts.width} x {image.row.facts.height} pixels")
 
 
 def _of_lookalikes(kept: Sequence[Seen], prepared: Path) -> Iterator[Finding]:

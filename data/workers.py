@@ -1,9 +1,10 @@
-"""Work on many files at once: on a cluster, or in processes that end with the one that started them."""
+"""Work on many files at once: on a cluster, or in a thread and in processes that end with the one that started them."""
 
 import multiprocessing
 import os
 import signal
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,18 +19,24 @@ from data.stage import num_cores
 
 BYTES_PER_PROCESS = 16 * 2**20
 """A process takes as long to start as another one needs for so many bytes."""
-
 Result = TypeVar("Result")
 
 
 def map_files(
-    work: Callable[[Path], Result], files: Sequence[Path], *, scheduler: str | None = None, shared: Sequence[Path] = ()
+    work: Callable[[Path], Result],
+    files: Sequence[Path],
+    *,
+    in_thread: bool = False,
+    scheduler: str | None = None,
+    shared: Sequence[Path] = (),
 ) -> Generator[Result]:
-    """Map over files, on the workers of a Dask scheduler or in processes of this machine; results in any order.
+    """Map over files, on the workers of a Dask scheduler or on all cores of this machine; results in any order.
 
     Args:
         work: a function of a module, or a `partial` of one.
         files: what it takes one by one.
+        in_thread: let a thread, which starts at once, stand for one of the processes: for work that is mostly done
+            outside of Python, and says `keep_going` now and then.
         scheduler: address of the scheduler, if any.
         shared: the folders that `work` writes to.
 
@@ -39,23 +46,35 @@ def map_files(
 
     """
     if scheduler is None:
-        return _map_here(work, files)
+        return _map_here(work, files, in_thread=in_thread)
     from data.cluster import map_on_cluster
 
     return map_on_cluster(work, files, scheduler, shared)
 
 
-def _map_here(work: Callable[[Path], Result], files: Sequence[Path]) -> Generator[Result]:
-    """Map on all cores: this process works too, beside as many others as are worth their start.
+def keep_going() -> None:
+    """Raise where this runs in a thread for whose work nobody waits any more."""
+    if getattr(threading.current_thread(), "is_halted", False):
+        raise _HaltedError
+
+
+class _HaltedError(Exception):
+    """Ends the work of a thread."""
+
+
+def _map_here(work: Callable[[Path], Result], files: Sequence[Path], *, in_thread: bool) -> Generator[Result]:
+    """Map on all cores: this process works too, beside a thread and as many processes as are worth their start.
 
     The largest files come first, so that all cores end at about the same time.
     """
     sizes = {file: file.stat().st_size for file in files}
-    num_processes = min(num_cores(), len(files), sum(sizes.values()) // BYTES_PER_PROCESS)
+    num_worth = max(sum(sizes.values()) // BYTES_PER_PROCESS, 2 if in_thread else 1)
+    num_others = max(0, min(num_cores(), len(files), num_worth) - 1)
+    kinds = [_Thread if in_thread and number == 0 else _Process for number in range(num_others)]
     waiting = deque(sorted(files, key=sizes.__getitem__, reverse=True))
-    with _colleagues(work, num_processes - 1) as colleagues:
+    with _colleagues(work, kinds) as colleagues:
         while waiting or any(colleague.num_files for colleague in colleagues):
-            # While this process works on a file, none of them may run out of files, unless these come to an end.
+            # While this thread works on a file, none of them may run out of files, unless these come to an end.
             for colleague in colleagues:
                 while waiting and colleague.num_files < (2 if len(waiting) > len(colleagues) else 1):
                     colleague.give(waiting.popleft())
@@ -66,20 +85,20 @@ def _map_here(work: Callable[[Path], Result], files: Sequence[Path]) -> Generato
             yield from (colleague.take() for colleague in busy if colleague.pipe in ready)
 
 
-class _Colleague(Generic[Result]):
-    """A process that works on the files that it is given, behind a pipe of its own.
+class _Colleague(ABC, Generic[Result]):
+    """Works on the files that it is given, behind a pipe of its own.
 
     Not a pool of the standard library, all of whose processes write to one pipe: where one is killed in the middle of a
     result, the reader waits for the rest for ever.
     """
 
-    def __init__(self, work: Callable[[Path], Result]) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
+    def __init__(self) -> None:
+        self.pipe, self._theirs = _CONTEXT.Pipe()
         self.num_files = 0
-        self._process = context.Process(target=_work_for, args=(theirs, work), daemon=True)
-        self._process.start()
-        theirs.close()
+
+    @abstractmethod
+    def end(self) -> None:
+        """Leave unfinished what is unfinished."""
 
     def give(self, file: Path) -> None:
         with suppress(BrokenPipeError):
@@ -106,40 +125,72 @@ class _Colleague(Generic[Result]):
             raise error
         return cast(Result, result)
 
+
+class _Process(_Colleague[Result]):
+    def __init__(self, work: Callable[[Path], Result]) -> None:
+        super().__init__()
+        self._process = _CONTEXT.Process(target=_serve, args=(self._theirs, work), daemon=True)
+        self._process.start()
+        self._theirs.close()
+
     def end(self) -> None:
         self._process.kill()
         self._process.join()
         self.pipe.close()
 
 
+class _Thread(_Colleague[Result]):
+    def __init__(self, work: Callable[[Path], Result]) -> None:
+        super().__init__()
+        self._thread = threading.Thread(target=_work_for, args=(self._theirs, work), daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        self._thread.is_halted = True  # type: ignore[attr-defined]
+        self.pipe.close()
+        self._thread.join()
+
+
+_CONTEXT = multiprocessing.get_context("spawn")
+
+
 @contextmanager
-def _colleagues(work: Callable[[Path], Result], number: int) -> Iterator[list[_Colleague[Result]]]:
+def _colleagues(
+    work: Callable[[Path], Result], kinds: Sequence[type[_Thread[Result] | _Process[Result]]]
+) -> Iterator[list[_Colleague[Result]]]:
     """Start processes with Ctrl-C blocked, which this process answers for all of them, and end them after the block."""
     with ExitStack() as stack:
-        colleagues = []
-        # Starts with the first process otherwise, and then lets Ctrl-C through again.
-        resource_tracker.ensure_running()
+        colleagues: list[_Colleague[Result]] = []
+        if _Process in kinds:
+            # Starts with the first process otherwise, and then lets Ctrl-C through again.
+            resource_tracker.ensure_running()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            for _ in range(number):
-                colleagues.append(_Colleague(work))
+            for kind in kinds:
+                colleagues.append(kind(work))
                 stack.callback(colleagues[-1].end)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         yield colleagues
 
 
-def _work_for(colleague: Connection, work: Callable[[Path], Result]) -> None:
+def _serve(colleague: Connection, work: Callable[[Path], Result]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    _work_for(colleague, work)
+
+
+def _work_for(colleague: Connection, work: Callable[[Path], Result]) -> None:
+    """Work on what comes through a pipe until its other end is closed."""
     answer: tuple[Result | None, Exception | None]
-    while True:
-        file = colleague.recv()
-        try:
-            answer = work(file), None
-        except Exception as error:
-            error.add_note(format_exc())
-            answer = None, error
-        colleague.send(answer)
+    with colleague, suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            file = colleague.recv()
+            try:
+                answer = work(file), None
+            except Exception as error:
+                error.add_note(format_exc())
+                answer = None, error
+            colleague.send(answer)
 
 
 def _end_with_parent() -> None:

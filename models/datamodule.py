@@ -11,6 +11,8 @@ from data.sources import Split
 EVAL_BATCH_SIZE = 256
 RESIDENT_SHARE = 0.25
 """Of a GPU's free memory, so much may hold the training images."""
+RESIDENT_BYTES = 2**28
+"""So much of a CPU's may."""
 
 
 class ImageDataModule(LightningDataModule):
@@ -66,7 +68,9 @@ class ImageDataModule(LightningDataModule):
         return self.trainer.strategy.root_device, Share(self.trainer.global_rank, self.trainer.world_size)
 
     def _is_resident(self, images: PreparedImages, device: torch.device) -> bool:
-        """On the CPU the memory-mapped files are in memory already."""
+        """On the CPU the memory-mapped files are in memory already; few images are gathered faster from one piece."""
+        if self._resident == "auto" and device.type == "cpu":
+            return images.num_bytes < RESIDENT_BYTES
         if self._resident == "auto":
             return device.type == "cuda" and images.num_bytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
         return bool(self._resident)

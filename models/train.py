@@ -23,6 +23,7 @@ from models.config import TrainingConfig
 from models.datamodule import ImageDataModule
 from models.interruption import Interruption, Stopped
 from models.job import BEST, TrainingJob
+from models.loop import use_batch_loop
 from models.recipes import resolve_recipe
 from models.tuning import training_device, tune
 from models.zoo import UNREADABLE, build_network
@@ -75,6 +76,7 @@ def train(
         max_hours=job.training.max_hours,
     )
     trainer = _trainer(job.training, loggers, [keeper, *callbacks], num_nodes)
+    use_batch_loop(trainer)
     data = ImageDataModule(
         job.prepared,
         job.manifest,

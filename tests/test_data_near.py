@@ -9,8 +9,8 @@ from images import encode, noise
 from PIL import Image, ImageEnhance
 from scipy.fft import dctn
 
-from data.decode import Preprocessing, decode
-from data.describe import TRAITS, decode_and_describe, perceptual_hash
+from data.decode import DecodeError, Preprocessing, decode
+from data.describe import TRAITS, Looks, decode_and_describe
 from data.near import MAX_BITS, connected, look_alike, near_groups, near_pairs
 
 SPEC = Preprocessing(size=64, crop=64, max_pixels=10**6)
@@ -29,7 +29,9 @@ def bits_between(one, other):
 
 
 def hash_of(prepared):
-    return perceptual_hash(Image.fromarray(prepared))
+    looks = Looks(1)
+    looks.add(Image.fromarray(prepared))
+    return looks.hashes()[0]
 
 
 COPIES = {
@@ -136,7 +138,7 @@ def test_groups_are_confirmed_by_their_pixels():
 
 def test_facts_are_those_of_the_file():
     content = encode(photo(0).quantize(16), "PNG")
-    prepared, facts = decode_and_describe(content, SPEC)
+    ((prepared, facts),) = decode_and_describe([content], SPEC)
     np.testing.assert_array_equal(prepared, decode(content, SPEC))
     assert (facts.width, facts.height, facts.traits) == (160, 120, ("palette",))
     assert int(facts.look, 16) == hash_of(prepared)
@@ -146,6 +148,17 @@ def test_facts_are_those_of_the_file():
 def test_a_broken_second_frame_does_not_matter():
     content = encode(photo(0), "GIF", save_all=True, append_images=[photo(1), photo(2)])
     still = encode(photo(0), "GIF")
-    _, facts = decode_and_describe(content[: len(still) + 40], SPEC)
-    assert "palette" in facts.traits
-    assert decode_and_describe(content, SPEC)[1].traits == ("palette", "animation")
+    (_, broken), (_, whole) = decode_and_describe([content[: len(still) + 40], content], SPEC)
+    assert "palette" in broken.traits
+    assert whole.traits == ("palette", "animation")
+
+
+def test_images_are_described_as_each_by_itself_and_broken_ones_leave_the_others():
+    contents = [encode(photo(0), "PNG"), b"no image", encode(photo(1), "PNG"), encode(photo(2), "PNG")[:-999]]
+    together = decode_and_describe(contents, SPEC)
+    assert [str(one) if isinstance(one, DecodeError) else "" for one in together[:3]] == ["", "not an image", ""]
+    assert isinstance(together[3], DecodeError)
+    for content, (prepared, facts) in zip(contents[::2], together[::2], strict=True):
+        ((alone, same),) = decode_and_describe([content], SPEC)
+        np.testing.assert_array_equal(prepared, alone)
+        assert facts == same

@@ -7,6 +7,7 @@ import pytest
 from images import encode, files_in, noise, photos, ppm, reference, write
 from PIL import Image
 
+from data import prepare as prepare_module
 from data import workers
 from data.color import ColorCounter, color_statistics
 from data.config import DataConfig
@@ -128,11 +129,13 @@ def test_images_without_any_difference_can_be_divided_by_their_deviation():
     assert statistics_of(np.full((4, 4, 3), 7, dtype=np.uint8)).std == (0.001, 0.001, 0.001)
 
 
-def test_equal_images_are_prepared_to_equal_bytes(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("least_bytes", "num_cores"), [(2**13, 2), (0, 2), (0, 3)], ids=["process", "thread", "both"])
+def test_equal_images_are_prepared_to_equal_bytes(tmp_path, monkeypatch, least_bytes, num_cores):
     files = photos(300, width=8, height=8)
     one = prepared(tmp_path / "one", files)
     monkeypatch.setattr(workers, "BYTES_PER_PROCESS", 1)
-    monkeypatch.setattr(workers, "num_cores", lambda: 2)
+    monkeypatch.setattr(workers, "num_cores", lambda: num_cores)
+    monkeypatch.setattr(prepare_module, "BYTES_PER_IMAGE", least_bytes)
     two = prepared(tmp_path / "two", files)
     assert len(list((tmp_path / "two" / "raw").glob("*.parquet"))) > 1
     assert files_in(one) == files_in(two)

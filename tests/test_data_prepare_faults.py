@@ -1,11 +1,13 @@
 """What an interruption, a kill or a damaged file does to `prepare`."""
 
+import errno
 import json
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import pytest
 from images import files_in, noise, photos, ppm, write
 from PIL import Image
 
+from data import prepare as prepare_module
 from data import workers
 from data.config import DataConfig
 from data.errors import UserError
@@ -98,6 +101,43 @@ def test_an_interruption_keeps_finished_parts(tmp_path, workplace, opened):
     never_interrupted = Workplace(tmp_path / "other")
     never_interrupted.prepare()
     assert files_in(workplace.prepared) == files_in(never_interrupted.prepared)
+
+
+def test_an_interruption_ends_the_thread_too(workplace, opened, monkeypatch):
+    def interrupt():
+        names.add(threading.current_thread().name)
+        if len(names) == 2 and threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+
+    names, num_threads = set(), threading.active_count()
+    opened.look = interrupt
+    monkeypatch.setattr(prepare_module, "BYTES_PER_IMAGE", 0)
+    monkeypatch.setattr(workers, "num_cores", lambda: 2)
+    with pytest.raises(KeyboardInterrupt):
+        workplace.prepare()
+    assert threading.active_count() == num_threads
+    assert not list(workplace.prepared.glob(".*"))
+    assert len(list(workplace.parts.glob("*.json"))) < workplace.num_shards
+    opened.look = lambda: None
+    verify(workplace.prepared, workplace.prepare())
+
+
+def fail(path):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_what_fails_in_a_thread_fails_here(workplace, monkeypatch):
+    monkeypatch.setattr(workers, "num_cores", lambda: 2)
+    shards = sorted(workplace.raw.glob("*.parquet"))
+    with pytest.raises(OSError, match="No space left") as caught:
+        list(
+            map_files(
+                lambda path: fail(path) if threading.current_thread() is not threading.main_thread() else path,
+                shards,
+                in_thread=True,
+            )
+        )
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_one_per_cent_of_new_images_prepares_anew_only_their_shards(tmp_path, opened):

@@ -1,0 +1,62 @@
+"""An array on disk that grows by images: memory does not grow with it."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedRandom
+from pathlib import Path
+
+import numpy as np
+
+from data.decode import Pixels
+from data.stage import whole_file
+
+
+class GrowingArray:
+    """A .npy file, uint8 [num_images, S, S, 3], and its checksum.
+
+    Not written by `np.save`, which does not say so where the disk is full. It is hashed while it is written, for which
+    the header must be right from the start: how many images will follow is known but for those that turn out to be
+    broken. Only where there are such, header and checksum are made anew.
+    """
+
+    def __init__(self, file: BufferedRandom, shape: tuple[int, ...], expected: int) -> None:
+        """Begin a file of `expected` images of one `shape`."""
+        self.num_images = 0
+        self._file, self._shape, self._expected = file, shape, expected
+        self._write_header(expected)
+        file.flush()
+        file.seek(0)
+        self._digest = hashlib.sha256(file.read())
+
+    @property
+    def sha256(self) -> str:
+        """Of the whole file, once it is finished."""
+        return self._digest.hexdigest()
+
+    def append(self, pixels: Pixels) -> None:
+        """Add one image."""
+        self._file.write(pixels.data)
+        self._digest.update(pixels.data)
+        self.num_images += 1
+
+    def finish(self) -> None:
+        """Correct the header. NumPy pads it, so that it has the same length whatever the number."""
+        if self.num_images != self._expected:
+            self._file.seek(0)
+            self._write_header(self.num_images)
+            self._file.seek(0)
+            self._digest = hashlib.file_digest(self._file, "sha256")
+
+    def _write_header(self, num_images: int) -> None:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (num_images, *self._shape)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+
+@contextmanager
+def growing_array(path: Path, shape: tuple[int, ...], expected: int) -> Iterator[GrowingArray]:
+    """Give an array to append images of one `shape` to, which becomes `path` after the block."""
+    with whole_file(path) as temporary, temporary.open("w+b") as file:
+        array = GrowingArray(file, shape, expected)
+        yield array
+        array.finish()
