@@ -29,7 +29,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench up clean lock
+.PHONY: help demo test lint bench up env clean lock
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*  ## /\1 /p' Makefile | while read -r name text; do printf 'make %-6s %s\n' "$$name" "$$text"; done
@@ -51,6 +51,9 @@ bench: .venv/.stamp  ## the measurements, each of this project and its peer in t
 up: .venv/.stamp  ## the servers: the pages of Prefect and MLflow, and flows that wait to be triggered
 	.venv/bin/convoy up
 
+env:  ## secrets for docker-compose.yml, in .env; one that is there stays
+	@sh serving/stack/env.sh .env
+
 clean:  ## remove .venv, caches and build leftovers; data and outputs stay
 	rm -rf .venv build dist convoy.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache data/__pycache__
 	find pipelines serving models tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
@@ -58,7 +61,7 @@ clean:  ## remove .venv, caches and build leftovers; data and outputs stay
 # Pins that still fit stay as they are; UPGRADE=--upgrade lifts all of them, UPGRADE=--upgrade-package=torch one.
 lock: .venv/.stamp  ## renew requirements.lock from pyproject.toml (UPGRADE=--upgrade for newer versions)
 	UV_CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/uv pip compile --quiet --universal --python-version 3.11 \
-	    --generate-hashes --group dev $(UPGRADE) --output-file requirements.lock pyproject.toml
+	    --generate-hashes --group dev --group stack $(UPGRADE) --output-file requirements.lock pyproject.toml
 
 # The stamp is written last and holds the folder's path. Without it, with another path (the folder was moved, and the
 # scripts name the old one) or without its Python (it was upgraded away), .venv is made anew. The editable install is a

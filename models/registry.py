@@ -69,6 +69,15 @@ class Registry:
         found = self._client.search_model_versions(f"name = '{self.name}' and run_id = '{run_id}'")
         return self.get(found[0].version) if found else None
 
+    def find(self, version: str) -> ModelVersion | None:
+        """Look a version up that may not be there."""
+        try:
+            return self.get(version)
+        except MlflowException as error:
+            if error.error_code in MISSING:
+                return None
+            raise
+
     def get(self, version: str) -> ModelVersion:
         """Look a version up."""
         found = self._client.get_model_version(self.name, version)
@@ -104,6 +113,23 @@ class Registry:
         if CHALLENGER in version.aliases:
             self._client.delete_registered_model_alias(self.name, CHALLENGER)
         return self.get(version.version)
+
+    def restore(self, version: str, previous: str | None) -> ModelVersion:
+        """Make a version the champion again, and `previous` the one before it; None: there was none.
+
+        Raises:
+            UserError: the version was deleted.
+
+        """
+        champion = self.find(version)
+        if champion is None:
+            raise UserError(f"{self.name} has no version {version} any more", exit_code=1)
+        self._client.set_registered_model_alias(self.name, CHAMPION, version)
+        if previous and self.find(previous):
+            self._client.set_registered_model_alias(self.name, PREVIOUS, previous)
+        elif self.by_alias(PREVIOUS):
+            self._client.delete_registered_model_alias(self.name, PREVIOUS)
+        return self.get(version)
 
     def download(self, version: ModelVersion, models: Path) -> Path:
         """Fetch a version into a folder of its own below `models`, its number filled into the manifest.

@@ -2,19 +2,17 @@
 
 import errno
 import json
-import logging
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from data.errors import UserError
-
-if TYPE_CHECKING:
-    from pipelines.config import Config
+from pipelines.cli_deploy import deploy, ledger, rollback
+from pipelines.start import AsJson, Overrides, Target, start
 
 
 class Guarded(TyperGroup):
@@ -67,34 +65,11 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Prepare the images and look at them.", rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="PATH=VALUE", help="Override a value of params.yaml; `convoy params` lists them all."
-    ),
-]
-Target = Annotated[str | None, typer.Option(help="What it runs on: cpu, gpu or edge.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-
-
-def _start(overrides: list[str] | None) -> "Config":
-    """What every command does first: say where things are, read the configuration, let our log speak."""
-    from pipelines.config import PARAMS, load_config
-    from pipelines.settings import prepare_environment
-
-    prepare_environment(Path())
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
-    logger = logging.getLogger("convoy")
-    logger.handlers, logger.propagate = [handler], False
-    logger.setLevel(logging.INFO)
-    return load_config(Path(PARAMS), overrides or [])
-
 
 @app.command()
 def run(overrides: Overrides = None) -> None:
     """Prepare, train, evaluate, register, judge, package and verify: whatever is not up to date."""
-    config = _start(overrides)
+    config = start(overrides)
     from pipelines.session import run_flow
     from pipelines.summary import print_run
 
@@ -104,7 +79,7 @@ def run(overrides: Overrides = None) -> None:
 @data_app.command("ingest")
 def data_ingest(overrides: Overrides = None) -> None:
     """Read the source into data/raw."""
-    config = _start(overrides)
+    config = start(overrides)
     from pipelines.session import run_task
 
     run_task("reproduce_data", config, "ingest")
@@ -113,7 +88,7 @@ def data_ingest(overrides: Overrides = None) -> None:
 @data_app.command("prepare")
 def data_prepare(overrides: Overrides = None) -> None:
     """Ingest and prepare the images, push them to the DVC remote, and report on them."""
-    config = _start(overrides)
+    config = start(overrides)
     from pipelines.session import run_flow
 
     run_flow("prepare_data", config)
@@ -126,7 +101,7 @@ def data_report(
     overrides: Overrides = None,
 ) -> None:
     """Say what the prepared data holds, and what was left out and why."""
-    _start(overrides)
+    start(overrides)
     from data.report import as_markdown
     from data.report import data_report as make_report
     from pipelines.workspace import PREPARED
@@ -147,7 +122,7 @@ def data_preview(
     overrides: Overrides = None,
 ) -> None:
     """Draw training images beside what augmentation makes of them."""
-    config = _start(overrides)
+    config = start(overrides)
     from models.preview import preview_augmentation
     from models.train import build_classifier
     from pipelines.workspace import training_job
@@ -164,7 +139,7 @@ def data_preview(
 @app.command()
 def train(overrides: Overrides = None) -> None:
     """Train on the prepared data and let the model through the gate."""
-    config = _start(overrides)
+    config = start(overrides)
     from pipelines.session import run_flow
     from pipelines.workspace import require_data_version
 
@@ -174,7 +149,7 @@ def train(overrides: Overrides = None) -> None:
 @app.command()
 def evaluate(as_json: AsJson = False, overrides: Overrides = None) -> None:
     """Measure the champion on today's test images."""
-    config = _start(overrides)
+    config = start(overrides)
     from models.gate import measure_model
     from pipelines.workspace import PREPARED, require_champion
 
@@ -188,12 +163,22 @@ def evaluate(as_json: AsJson = False, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def package(target: Target = None, overrides: Overrides = None) -> None:
+def package(
+    target: Target = None,
+    containerize: Annotated[bool, typer.Option("--containerize", help="Build its container image too.")] = False,
+    platform: Annotated[str | None, typer.Option(help="Of the image: linux/amd64 or linux/arm64.")] = None,
+    overrides: Overrides = None,
+) -> None:
     """Pack the champion as a Bento, and let its endpoint answer a test image."""
-    config = _start([*(overrides or []), *([f"serving.target={target}"] if target else [])])
-    from pipelines.session import run_flow
+    if platform and not containerize:
+        raise UserError("--platform is of a container image: say --containerize too")
+    config = start(overrides, target)
+    from pipelines.session import run_flow, run_task
 
-    print(run_flow("package_model", config).tag)
+    bento = run_flow("package_model", config)
+    print(bento.tag)
+    if containerize:
+        print(run_task("containerize", config, bento, platform).tag)
 
 
 @app.command()
@@ -203,10 +188,7 @@ def serve(
     overrides: Overrides = None,
 ) -> None:
     """Serve the champion until Ctrl-C."""
-    options = {"port": port, "target": target}
-    config = _start(
-        [*(overrides or []), *(f"serving.{key}={value}" for key, value in options.items() if value is not None)]
-    )
+    config = start([*(overrides or []), *([] if port is None else [f"serving.port={port}"])], target)
     from pipelines.workspace import pack_champion
     from serving.endpoint import serve as serve_bento
 
@@ -232,7 +214,7 @@ def predict(
     overrides: Overrides = None,
 ) -> None:
     """Classify image files with the champion, without an endpoint."""
-    config = _start(overrides)
+    config = start(overrides)
     from pipelines.predict import predict_files
     from pipelines.workspace import require_champion
 
@@ -243,7 +225,7 @@ def predict(
 @app.command()
 def status(as_json: AsJson = False, overrides: Overrides = None) -> None:
     """Say what there is: data, champion, Bentos."""
-    config = _start(overrides)
+    config = start(overrides)
     from pipelines.summary import collect_status, print_status
 
     found = collect_status(config)
@@ -253,13 +235,26 @@ def status(as_json: AsJson = False, overrides: Overrides = None) -> None:
         print_status(found)
 
 
+for command in (deploy, rollback, ledger):
+    app.command()(command)
+
+
 @app.command()
 def up(overrides: Overrides = None) -> None:
     """Start MLflow's and Prefect's servers, with the flows ready to be triggered there, until Ctrl-C."""
-    config = _start(overrides)
+    config = start(overrides)
     from pipelines.servers import run_servers
 
     run_servers(config)
+
+
+@app.command()
+def worker(overrides: Overrides = None) -> None:
+    """Run the flows that are triggered on the Prefect server that PREFECT_API_URL names, until SIGTERM."""
+    config = start(overrides)
+    from pipelines.worker import run_worker
+
+    run_worker(config)
 
 
 @app.command()
@@ -267,7 +262,7 @@ def params(overrides: Overrides = None) -> None:
     """Print every parameter with its meaning, as params.yaml with the overrides applied."""
     from pipelines.config import render
 
-    print(render(_start(overrides)), end="")
+    print(render(start(overrides)), end="")
 
 
 def main() -> None:

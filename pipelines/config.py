@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from data.config import AugmentationConfig, DataConfig, Section
 from data.errors import UserError
 from models.config import GateConfig, ModelConfig, RegistryConfig, TrainingConfig
+from serving.canary import RolloutConfig
 from serving.config import ServingConfig
 
 PARAMS = "params.yaml"
@@ -34,6 +35,8 @@ class Config(Section):
     """where runs and models are kept"""
     serving: ServingConfig = ServingConfig()
     """how it is packed and served"""
+    rollout: RolloutConfig = RolloutConfig()
+    """how a new version takes over from the one that is live"""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":

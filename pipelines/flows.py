@@ -7,6 +7,8 @@ from prefect import flow
 
 from pipelines import tasks
 from pipelines.config import Config
+from pipelines.workspace import exclusive
+from serving.ledger import Entry
 from serving.package import Bento
 
 
@@ -16,6 +18,7 @@ def _let_our_log_speak(flow: Any, flow_run: Any, state: Any) -> None:  # noqa: A
 
 
 @flow(name="prepare-data", persist_result=False, on_running=[_let_our_log_speak])
+@exclusive()
 def prepare_data(config: Config) -> str:
     """Bring the data up to date, keep it in the remote, and report on it; returns the data version."""
     data_version = tasks.reproduce_data(config)
@@ -25,6 +28,7 @@ def prepare_data(config: Config) -> str:
 
 
 @flow(name="train-model", persist_result=False, on_running=[_let_our_log_speak])
+@exclusive()
 def train_model(config: Config, data_version: str) -> str:
     """Train one network on one data version and let it through the gate; returns the version of the champion."""
     run_id = tasks.train(config, data_version)
@@ -35,6 +39,7 @@ def train_model(config: Config, data_version: str) -> str:
 
 
 @flow(name="package-model", persist_result=False, on_running=[_let_our_log_speak])
+@exclusive()
 def package_model(config: Config) -> Bento:
     """Pack the champion as an endpoint that has answered a request."""
     bento = tasks.package(config)
@@ -42,7 +47,19 @@ def package_model(config: Config) -> Bento:
     return bento
 
 
+@flow(name="deploy-model", persist_result=False, on_running=[_let_our_log_speak])
+@exclusive()
+def deploy_model(
+    config: Config, version: str | None = None, percent: float | None = None, why: str = ""
+) -> Entry | None:
+    """Put the champion, or a version, behind the gateway; gives what the ledger says, None where it was there."""
+    bento = tasks.package(config, version)
+    image = tasks.containerize(config, bento)
+    return tasks.roll_out(config, image, percent, why)
+
+
 @flow(name="run-pipeline", persist_result=False, on_running=[_let_our_log_speak])
+@exclusive()
 def run_pipeline(config: Config) -> Bento:
     """From labelled images to a served champion."""
     data_version = prepare_data(config)

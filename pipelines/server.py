@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from os import environ
+from pathlib import Path
 from typing import Self
 
 from data.errors import UserError
@@ -15,6 +16,8 @@ from pipelines.settings import OUTPUTS
 HOST = "127.0.0.1"
 START_SECONDS = 120
 STOP_SECONDS = 15
+PREFECT_FOLDER = OUTPUTS
+"""Where Prefect's server runs: in the workspace it would read `.env`, and ask for the password of the stack's one."""
 
 
 class Server:
@@ -28,8 +31,11 @@ class Server:
         health: str,
         *,
         environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
     ) -> None:
         """Prepare to start `python -m arguments... --host --port`, which ends with this process, however that ends.
+
+        It runs in `folder`, or in that of this process.
 
         Raises:
             UserError: the port is in use.
@@ -39,6 +45,7 @@ class Server:
         self._name, self._health = name, self.url + health
         self._command = [sys.executable, "-m", "pipelines.tethered", *arguments, "--host", HOST, "--port", str(port)]
         self._environment = {**environ, **(environment or {})}
+        self._folder = folder
         self._log = OUTPUTS / f"{name}-server.log"
         if not _is_free(port):
             raise UserError(f"port {port}, which the {name} server needs, is in use: stop what listens on it")
@@ -50,6 +57,7 @@ class Server:
             output = stack.enter_context(self._log.open("w", encoding="utf-8"))
             self._process = subprocess.Popen(
                 self._command,
+                cwd=self._folder,
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,

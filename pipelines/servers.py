@@ -10,7 +10,7 @@ from typing import Any
 
 from data.stage import whole_file
 from pipelines.config import Config
-from pipelines.server import Server
+from pipelines.server import PREFECT_FOLDER, Server
 from pipelines.session import SERVERS_FILE
 from pipelines.settings import Settings
 from pipelines.workspace import ROOT, open_tracking
@@ -23,7 +23,8 @@ def run_servers(config: Config) -> None:
     # Prefect's runner ends so on SIGTERM; its processes are gone by then.
     warnings.filterwarnings("ignore", message="coroutine 'Runner.astop' was never awaited")
     with suppress(KeyboardInterrupt), ExitStack() as stack:
-        prefect = stack.enter_context(Server("prefect", ["prefect", "server", "start"], PREFECT_PORT, "/api/health"))
+        start = ["prefect", "server", "start"]
+        prefect = stack.enter_context(Server("prefect", start, PREFECT_PORT, "/api/health", folder=PREFECT_FOLDER))
         mlflow_url = Settings().tracking_uri(ROOT)
         if artifacts := Settings().artifacts(ROOT):
             # Both would create the tables of a new database, and one of them would fail.
@@ -39,7 +40,7 @@ def run_servers(config: Config) -> None:
         print(f"Prefect  {prefect.url}    trigger run-pipeline under Deployments")
         print(f"MLflow   {mlflow_url}    runs, metrics, models")
         print("Ctrl-C stops both; `convoy run` in another terminal shows up here.", flush=True)
-        _offer_flows(config)
+        offer_flows(config)
 
 
 def _mlflow_arguments(database: str, artifacts: Path) -> list[str]:
@@ -47,8 +48,8 @@ def _mlflow_arguments(database: str, artifacts: Path) -> list[str]:
     return ["mlflow", "server", "--backend-store-uri", database, *location, "--workers", "1"]
 
 
-def _offer_flows(config: Config) -> None:
-    """Serve the flows with the current configuration as defaults, until interrupted."""
+def offer_flows(config: Config, **runner: Any) -> None:
+    """Serve the flows with the current configuration as defaults, until interrupted; `runner` is for Prefect's."""
     from prefect import serve
 
     from pipelines import flows
@@ -57,7 +58,7 @@ def _offer_flows(config: Config) -> None:
     offered = (flows.run_pipeline, flows.prepare_data, flows.package_model)
     deployments: list[Any] = [flow.to_deployment(flow.name, parameters=parameters) for flow in offered]
     # One at a time: a workspace has one set of files.
-    serve(*deployments, print_starting_message=False, limit=1)
+    serve(*deployments, print_starting_message=False, limit=1, **runner)
 
 
 @contextmanager

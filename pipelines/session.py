@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipelines.config import Config
-from pipelines.server import Server, free_port
+from pipelines.server import PREFECT_FOLDER, Server, free_port
 from pipelines.settings import OUTPUTS
 from pipelines.workspace import exclusive
 
@@ -57,7 +57,7 @@ def _prefect_server() -> Iterator[Callable[[], None]]:
         yield lambda: None
         return
     uvicorn = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "error"]
-    with Server("prefect", uvicorn, free_port(), "/api/health", environment=TEMPORARY) as server:
+    with Server("prefect", uvicorn, free_port(), "/api/health", environment=TEMPORARY, folder=PREFECT_FOLDER) as server:
         os.environ["PREFECT_API_URL"] = f"{server.url}/api"
         try:
             yield server.wait_until_healthy

@@ -1,7 +1,9 @@
+import http.client
 import os
+import urllib.request
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 OUTPUTS = Path("outputs")
@@ -36,6 +38,41 @@ class Settings(BaseSettings):
     def bento_store(self, workspace: Path) -> Path:
         """Where packed models are."""
         return (self.bentoml_home or workspace / OUTPUTS / "bentoml").resolve()
+
+
+class Stack(BaseSettings):
+    """Where the stack of docker-compose.yml is to be found on this machine, from the `.env` of the workspace."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    convoy_bind: str = "127.0.0.1"
+    gateway_port: int = 8080
+    mlflow_port: int = 5000
+    mlflow_tracking_username: str | None = None
+    mlflow_tracking_password: SecretStr | None = None
+    convoy_tokens: str = ""
+
+    def address(self, port: int) -> str:
+        """Where a port of the stack is reached from here."""
+        host = "127.0.0.1" if self.convoy_bind in ("0.0.0.0", "::", "") else self.convoy_bind  # noqa: S104
+        return f"http://{host}:{port}"
+
+
+def use_stack(workspace: Path) -> None:
+    """Look for models in the stack's MLflow, where there is one that answers and no other was named."""
+    if Settings().mlflow_tracking_uri or not (workspace / ".env").is_file():
+        return
+    stack = Stack()
+    uri = stack.address(stack.mlflow_port)
+    try:
+        with urllib.request.urlopen(f"{uri}/health", timeout=5):  # noqa: S310 - always http
+            pass
+    except (OSError, http.client.HTTPException):
+        return
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    if stack.mlflow_tracking_username and stack.mlflow_tracking_password:
+        os.environ.setdefault("MLFLOW_TRACKING_USERNAME", stack.mlflow_tracking_username)
+        os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", stack.mlflow_tracking_password.get_secret_value())
 
 
 def prepare_environment(workspace: Path) -> Settings:

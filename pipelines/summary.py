@@ -1,5 +1,6 @@
 """What the command tells at the end of a run, and what `convoy status` answers."""
 
+import logging
 import shutil
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from data.errors import UserError
 from data.manifest import read_manifest
 from pipelines.config import Config
 from pipelines.settings import Settings
-from pipelines.workspace import PREPARED, ROOT, open_registry, open_tracking
+from pipelines.workspace import LEDGER, PREPARED, ROOT, open_registry, open_tracking
 from serving.package import Bento, list_bentos
 from serving.verify import verified_answer
 
@@ -20,7 +21,7 @@ def collect_status(config: Config) -> dict[str, Any]:
         {"tag": bento.tag, "target": bento.target, "model": bento.model_name, "version": bento.model_version}
         for bento in list_bentos(Settings().bento_store(ROOT))
     ]
-    return {"data": _data_status(), "champion": _champion_status(config), "bentos": bentos}
+    return {"data": _data_status(), "champion": _champion_status(config), "bentos": bentos, "live": _live_status()}
 
 
 def _data_status() -> dict[str, Any] | None:
@@ -50,6 +51,20 @@ def _champion_status(config: Config) -> dict[str, Any] | None:
     }
 
 
+def _live_status() -> dict[str, Any]:
+    """Ask the engine what the gateway leads to, where something has been deployed from here."""
+    if not LEDGER.is_file():
+        return {}
+    from serving.containers import Project
+    from serving.deploy import find_live
+
+    try:
+        return {target: live.model_dump(mode="json") for target, live in find_live(Project(ROOT)).items()}
+    except UserError as error:
+        logging.getLogger("convoy").warning("live: %s", error)
+        return {}
+
+
 def print_status(found: dict[str, Any]) -> None:
     """Print a status for people."""
     data, champion = found["data"], found["champion"]
@@ -69,6 +84,11 @@ def print_status(found: dict[str, Any]) -> None:
         print("champion  none yet: `convoy run`")
     for bento in found["bentos"]:
         print(f"bento     {bento['tag']} ({bento['target']}): {bento['model']} v{bento['version']}")
+    for target, live in found["live"].items():
+        for share in live["shares"]:
+            release = share["release"]
+            model = f"{release['model_name']} v{release['model_version']}, {release['image']}" if release else "gone"
+            print(f"live      {target}: {share['percent']:g} % {model}, {share['health']}")
 
 
 def print_run(bento: Bento, config: Config) -> None:

@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from data.errors import UserError
 from models.job import BEST, TrainingJob
 from models.registry import CHAMPION, ModelVersion, Registry
-from models.tracking import CODE, PARITY_METRIC, TrainedRun
+from models.tracking import CODE, PARITY_METRIC, VERDICT, TrainedRun
 from pipelines.config import Config
 from pipelines.settings import Settings
 from pipelines.workspace import (
@@ -26,10 +26,13 @@ from pipelines.workspace import (
     ROOT,
     git_commit,
     open_registry,
+    open_site,
     open_tracking,
     pack_champion,
     training_job,
 )
+from serving.image import Image
+from serving.ledger import Entry
 from serving.package import Bento, list_bentos, read_packing
 
 if TYPE_CHECKING:
@@ -192,14 +195,26 @@ def _judge(config: Config, registry: Registry, challenger: ModelVersion, champio
 
 
 @step(name="package")
-def package(config: Config) -> Bento:
-    """Pack the champion as a Bento, unless it has been packed."""
+def package(config: Config, version: str | None = None) -> Bento:
+    """Pack the champion, or a version, as a Bento, unless it has been packed."""
     known = {bento.tag for bento in list_bentos(Settings().bento_store(ROOT))}
-    bento = pack_champion(config)
+    bento = pack_champion(config, version)
     log = open_tracking(config).log(bento.run_id)
     log.record(read_packing(bento).model_dump(mode="json"), f"packing-{bento.target}")
     _tell("package", ran=bento.tag not in known, reason=f"{bento.tag} holds {bento.model_name} v{bento.model_version}")
     return bento
+
+
+@step(name="containerize")
+def containerize(config: Config, bento: Bento, platform: str | None = None) -> Image:
+    """Build the container image of a Bento; what has not changed is not built."""
+    from serving.image import build_image
+
+    image = build_image(bento, platform)
+    log = open_tracking(config).log(bento.run_id)
+    log.record(image.model_dump(mode="json"), f"image-{bento.target}")
+    _tell("containerize", ran=True, reason=f"{image.tag} has {image.size_bytes / 1e6:,.0f} MB")
+    return image
 
 
 @step(name="verify")
@@ -217,6 +232,22 @@ def verify(bento: Bento) -> dict[str, Any]:
     answer = verify_bento(bento, first_test_image(RAW, PREPARED, crop))
     _tell("verify", ran=True, reason=f"{bento.tag} was served and answered a test image as measured")
     return answer
+
+
+@step(name="roll-out")
+def roll_out(config: Config, image: Image, percent: float | None, why: str) -> Entry | None:
+    """Put an image in place of the one that is live, unless it is; gives the entry of the ledger."""
+    from serving import deploy
+    from serving.containers import read_release
+
+    site = open_site(config)
+    release = read_release(image.tag, site.target)
+    run = open_tracking(config).get(release.run_id)
+    figures = {name: value for name, value in run.metrics.items() if name.startswith("test/")}
+    reason = why or f"asked for; the gate: {run.tags.get(VERDICT, 'not judged')}"
+    entry = deploy.roll_out(site, release, why=reason, figures=figures, percent=percent)
+    _tell("deploy", ran=entry is not None, reason=f"{release} is live for {site.target}")
+    return entry
 
 
 def _tell(name: str, *, ran: bool, reason: str) -> None:

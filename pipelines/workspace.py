@@ -17,6 +17,7 @@ from serving.package import Bento, build_bento
 if TYPE_CHECKING:
     from models.registry import ModelVersion, Registry
     from models.tracking import Tracking
+    from serving.deploy import Site
 
 ROOT = Path()
 """Commands run in the workspace, and so do the flows that they start."""
@@ -25,6 +26,7 @@ PREPARED = Path("data/prepared")
 CHECKPOINTS = OUTPUTS / "checkpoints"
 EXPORTED = OUTPUTS / "exported"
 MODELS = OUTPUTS / "models"
+LEDGER = OUTPUTS / "ledger.jsonl"
 
 
 def training_job(config: Config, data_version: str) -> TrainingJob:
@@ -69,19 +71,44 @@ def require_champion(config: Config) -> "tuple[ModelVersion, Path]":
         UserError: there is none.
 
     """
+    return require_model(config, None)
+
+
+def require_model(config: Config, version: str | None) -> "tuple[ModelVersion, Path]":
+    """Give a version of the model, or the champion, and the folder that it has been fetched to.
+
+    Raises:
+        UserError: there is none.
+
+    """
     from models.registry import CHAMPION
 
     registry = open_registry(config)
-    champion = registry.by_alias(CHAMPION)
-    if champion is None:
+    found = registry.find(version) if version else registry.by_alias(CHAMPION)
+    if found is None and version:
+        raise UserError(f"{registry.name} has no version {version}: MLflow's page lists those that there are")
+    if found is None:
         raise UserError(f"{registry.name} has no champion yet: train one with `convoy run`")
-    return champion, registry.download(champion, MODELS)
+    return found, registry.download(found, MODELS)
 
 
-def pack_champion(config: Config) -> Bento:
-    """Pack the champion for the configured target, or give the Bento that holds it."""
-    _, folder = require_champion(config)
+def pack_champion(config: Config, version: str | None = None) -> Bento:
+    """Pack the champion, or a version, for the configured target, or give the Bento that holds it."""
+    _, folder = require_model(config, version)
     return build_bento(folder, config.serving, Settings().bento_store(ROOT))
+
+
+def open_site(config: Config) -> "Site":
+    """Open the place where releases for the configured target go live: the stack in the workspace.
+
+    Raises:
+        UserError: it has not been set up, or no engine answers.
+
+    """
+    from serving.containers import Project
+    from serving.deploy import Site
+
+    return Site(Project(ROOT), config.serving.target, LEDGER, config.serving, config.rollout)
 
 
 def git_commit() -> str | None:
@@ -97,6 +124,8 @@ def git_commit() -> str | None:
 def exclusive() -> Iterator[None]:
     """Hold the workspace: two pipelines in one folder would write the same files.
 
+    Within what this process holds already, as a flow is that a command or another flow has started, it holds no more.
+
     Raises:
         UserError: another command holds it; the system lets go of it however that command ends.
 
@@ -109,10 +138,13 @@ def exclusive() -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "unknown"
-            raise UserError(
-                f"another convoy command (process {holder}) works in {ROOT.resolve()}: wait until it ends", exit_code=1
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+            if holder != str(os.getpid()):
+                raise UserError(
+                    f"another convoy command (process {holder}) works in {ROOT.resolve()}: wait until it ends",
+                    exit_code=1,
+                ) from None
+        else:
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
         yield

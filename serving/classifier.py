@@ -1,24 +1,67 @@
 import base64
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pkgutil import resolve_name
 
 import numpy as np
 
-from data.decode import Pixels, decode
+from data.decode import Pixels, TooLargeError, decode, opened, to_pixels
 from data.errors import UserError
+from data.footprint import footprint, icon_pixels
 from models.manifest import ModelManifest
 from models.predictor import Probabilities
 from serving.answers import Answer, ModelId, Prediction
 from serving.targets import ONNXRUNTIME, Runtime
 
+MAX_ICON_PIXELS = 1_000_000
+
+
+class Room:
+    """Memory that threads share: each takes what it is going to need, and waits until there is as much."""
+
+    def __init__(self, capacity: int) -> None:
+        """Share `capacity` bytes."""
+        self._capacity = capacity
+        self._held = 0
+        self._freed = threading.Condition()
+        self._turn = threading.Lock()
+
+    @contextmanager
+    def take(self, num_bytes: int) -> Iterator[None]:
+        """Hold so many bytes during the block.
+
+        Raises:
+            TooLargeError: there will never be as much.
+
+        """
+        if num_bytes > self._capacity:
+            needed, all_there_is = (round(number / 1e6) for number in (num_bytes, self._capacity))
+            raise TooLargeError(
+                f"reading it may take {needed:,} MB of memory, more than the {all_there_is:,} MB for it"
+            )
+        # Who waits keeps its turn: many small images do not keep a large one waiting for ever.
+        with self._turn, self._freed:
+            self._freed.wait_for(lambda: self._held + num_bytes <= self._capacity)
+            self._held += num_bytes
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._held -= num_bytes
+                self._freed.notify()
+
 
 class Classifier:
     """From the bytes of an image to an answer: decoding, prediction, class names. Safe to call from several threads."""
 
-    def __init__(self, folder: Path, runtime: Runtime = ONNXRUNTIME, *, num_threads: int = 0) -> None:
+    def __init__(
+        self, folder: Path, runtime: Runtime = ONNXRUNTIME, *, num_threads: int = 0, decoding_mb: int = 1024
+    ) -> None:
         """Load the model in `folder` by `runtime` and let it classify its golden image, which also warms it up.
 
-        0 threads means that a prediction uses all cores.
+        0 threads means that a prediction uses all cores. Images that are read at the same time share `decoding_mb`.
 
         Raises:
             UserError: a file is missing or was altered, or the model answers its golden image otherwise than measured.
@@ -26,6 +69,7 @@ class Classifier:
         """
         self.predict = resolve_name(runtime.predictor)(folder, num_threads=num_threads)
         self._runtime = runtime
+        self._room = Room(decoding_mb * 1_000_000)
         self.manifest: ModelManifest = self.predict.manifest
         self.model_id: ModelId = {
             "name": self.manifest.name,
@@ -39,10 +83,15 @@ class Classifier:
         """Turn the bytes of an image file into what the model takes, [crop, crop, 3].
 
         Raises:
+            TooLargeError: it has too many pixels, or reading it would take too much memory.
             DecodeError: these bytes are no usable image.
 
         """
-        return decode(image, self.manifest.preprocessing)
+        spec = self.manifest.preprocessing
+        if (pixels := icon_pixels(image)) > MAX_ICON_PIXELS:
+            raise TooLargeError(f"an icon of {pixels:,} pixels, more than {MAX_ICON_PIXELS:,} allowed")
+        with opened(image, spec.max_pixels) as picture, self._room.take(footprint(picture, spec)):
+            return to_pixels(picture, spec)
 
     def classify(self, image: bytes, top_k: int) -> Answer:
         """Classify the bytes of an image file; the `top_k` likeliest classes, or all where there are fewer.

@@ -17,7 +17,7 @@ class ServingConfig(Section):
     top_k: int = Field(5, ge=1)
     """number of classes in an answer, the likeliest first"""
     max_body_mb: float = Field(32, gt=0)
-    """larger requests are refused with status 413"""
+    """larger requests are refused with status 413, at the edge all above 6"""
     max_batch_images: int = Field(64, ge=1, le=1000)
     """images in one request to /classify/batch; all of them together have at most max_body_mb"""
     max_queue: int = Field(128, ge=1)

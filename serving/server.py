@@ -1,7 +1,8 @@
 """Serve the Bento that this file is packed in, in one process: `python -m serving.server`, in the Bento's folder `src`.
 
 `bentoml serve` starts a supervisor beside its worker, which doubles what an endpoint takes before its model, and holds
-the socket: before the worker is up, and while it ends, connections hang in place of being refused.
+the socket: before the worker is up, and while it ends, connections hang in place of being refused. And importing
+BentoML takes longer, and more memory, than everything else that an endpoint does before its first answer.
 """
 
 import argparse
@@ -10,7 +11,8 @@ import os
 import sys
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from data.errors import UserError
 from serving.auth import ALLOW_ANONYMOUS, read_tokens, require_protection
@@ -32,27 +34,35 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"convoy: {error}")
     uvicorn.run(
-        _load_app(),
+        load_app(),
         host=arguments.host,
         port=arguments.port,
         log_config=None,
         access_log=False,
         server_header=False,
         ws="none",
+        lifespan="off",
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
 
 
-def _load_app() -> ASGIApp:
+def load_app() -> ASGIApp:
+    """Load the model and make the app; before that there is nothing that listens."""
     # Here and not above: a wrong token is told at once.
-    from serving.service import ConvoyService
+    from serving.packed import ENVIRONMENT, PROBES, load_classifier, make_app
 
-    # To mypy it is still the class that the decorator made a service of.
-    service = ConvoyService
-    for variable in service.envs:  # type: ignore[attr-defined]
-        os.environ.setdefault(variable.name, variable.value)
-    app: ASGIApp = service.to_asgi()  # type: ignore[attr-defined]
-    return app
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    classifier = load_classifier()
+    app = make_app(lambda: classifier)
+    lives, ready = PROBES
+    probes = {lives: Response(), ready: Response(status_code=200 if classifier else 503)}
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        # Probes are counted nowhere: they are no requests of anybody.
+        await probes.get(scope["path"], app)(scope, receive, send)
+
+    return answer
 
 
 if __name__ == "__main__":

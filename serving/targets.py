@@ -82,6 +82,10 @@ class Target:
     """numbers of images whose common prediction is timed when a model is packed; one: it is taken without timing"""
     memory_mb: int
     """limit of its container"""
+    decoding_mb: int
+    """of it, for images that are being read; one that may need more is refused"""
+    max_body_mb: int
+    """larger requests are refused, also where the configuration allows them; four of these are held at a time"""
     cpus: float
     """limit of its container, in cores"""
     platforms: tuple[str, ...]
@@ -98,6 +102,8 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             num_cores=2,
             batch_sizes=(1, 2, 4, 8, 16, 32),
             memory_mb=2048,
+            decoding_mb=1024,
+            max_body_mb=64,
             cpus=2,
             platforms=("linux/amd64", "linux/arm64"),
         ),
@@ -109,6 +115,8 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             num_cores=0,
             batch_sizes=(64,),
             memory_mb=16384,
+            decoding_mb=4096,
+            max_body_mb=256,
             cpus=8,
             platforms=("linux/amd64",),
         ),
@@ -119,6 +127,8 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             num_cores=1,
             batch_sizes=(1, 2, 4, 8),
             memory_mb=256,
+            decoding_mb=40,
+            max_body_mb=6,
             cpus=1,
             platforms=("linux/amd64", "linux/arm64"),
         ),

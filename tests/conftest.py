@@ -91,6 +91,18 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
+def engine() -> None:
+    """Skip where no Docker engine answers."""
+    from data.errors import UserError
+    from serving.docker import docker
+
+    try:
+        docker("version", "--format", "{{.Server.Version}}", timeout=30)
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepare three classes of 40 images at 24 px, once; tests read it only."""
     from data.config import DataConfig

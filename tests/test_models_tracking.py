@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from data.decode import Preprocessing
+from data.errors import UserError
 from models.gate import Check, Verdict
 from models.manifest import INT8_FILE, MODEL_FILE, Golden, Int8, ModelManifest
 from models.predictor import OnnxPredictor, file_sha256, read_manifest
@@ -112,6 +113,25 @@ def test_challenger_champion_previous(tracking, tmp_path):
     images = np.zeros((2, 4, 4, 3), dtype=np.uint8)
     images[:, 0, 0, 1] = 200
     assert OnnxPredictor(folder)(images).argmax(axis=1).tolist() == [1, 1]
+
+
+def test_the_champion_of_before_is_restored(tracking, tmp_path):
+    registry = Registry(tracking.uri, "restored")
+    for number in ("1", "2", "3"):
+        registry.promote(registry.register(export(tmp_path / number, open_and_leave(tracking))))
+
+    def aliases():
+        found = (registry.by_alias(CHAMPION), registry.by_alias(PREVIOUS))
+        return [one and one.version for one in found]
+
+    assert aliases() == ["3", "2"]
+    assert registry.restore("2", "1").version == "2"
+    assert aliases() == ["2", "1"]
+    registry.restore("1", None)
+    assert aliases() == ["1", None]
+    with pytest.raises(UserError, match="restored has no version 9 any more"):
+        registry.restore("9", None)
+    assert registry.find("9") is registry.find("nine") is None
 
 
 def test_a_quantized_file_travels_with_its_model(tracking, tmp_path):

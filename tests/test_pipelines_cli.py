@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from pipelines.cli import app
 from serving.auth import read_tokens
+from serving.ledger import Entry, Release, append
 
 
 def convoy(*arguments):
@@ -41,7 +42,19 @@ def test_a_new_token_is_admitted_by_its_line():
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["run"], ["data"], ["data", "report"], ["train"], ["serve"], ["predict"], ["status"]]
+    "command",
+    [
+        [],
+        ["run"],
+        ["data"],
+        ["data", "report"],
+        ["train"],
+        ["serve"],
+        ["predict"],
+        ["status"],
+        ["deploy"],
+        ["rollback"],
+    ],
 )
 def test_help(command):
     result = convoy(*command, "--help")
@@ -167,7 +180,7 @@ def test_nothing_there_yet(workspace, command):
 
 def test_status_before_the_first_run(workspace):
     found = json.loads(convoy("status", "--json").stdout)
-    assert found == {"data": None, "champion": None, "bentos": []}
+    assert found == {"data": None, "champion": None, "bentos": [], "live": {}}
 
 
 def test_two_commands_at_once(workspace):
@@ -201,3 +214,26 @@ def test_a_full_disk(workspace, tmp_path):
     finally:
         subprocess.run(["umount", disk], check=True)
     assert convoy("data", "ingest", *folder_options(photos)).exit_code == 0
+
+
+def test_deploying_needs_a_stack(workspace):
+    assert "there is no docker-compose.yml in" in told(convoy("deploy", "--target", "cpu"), 2)
+    (workspace / "docker-compose.yml").touch()
+    assert told(convoy("rollback"), 2).endswith("say `make env`")
+    assert "serving.target = 'tpu'" in told(convoy("deploy", "--target", "tpu"), 2)
+
+
+def test_the_ledger_is_printed(workspace):
+    assert json.loads(convoy("ledger", "--json").stdout) == []
+    release = Release(image="convoy/m:1", image_id="sha256:1", model_name="m", model_version="1")
+    append(
+        workspace / "outputs" / "ledger.jsonl", Entry(what="deploy", target="cpu", to=release, why="a test", by="me")
+    )
+    (line,) = convoy("ledger").stdout.splitlines()
+    assert line.endswith("deploy    cpu   nothing -> m v1 (convoy/m:1): a test  (me)")
+    (entry,) = json.loads(convoy("ledger", "--json", "--target", "cpu").stdout)
+    assert (entry["from"], entry["to"]["image_id"]) == (None, "sha256:1")
+
+
+def test_a_platform_is_that_of_an_image():
+    assert "say --containerize too" in told(convoy("package", "--platform", "linux/arm64"), 2)

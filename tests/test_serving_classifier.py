@@ -1,5 +1,8 @@
 import base64
 import io
+import struct
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from data.errors import UserError
 from models.manifest import Golden, Int8, ModelManifest
 from models.predictor import file_sha256, read_manifest
 from models.registry import write_manifest
-from serving.classifier import Classifier
+from serving.classifier import Classifier, Room
 from serving.targets import ONNXRUNTIME_INT8
 
 SIZE, CROP, MAX_PIXELS = 10, 8, 10_000
@@ -152,3 +155,47 @@ def test_int8_has_a_file_and_a_golden_answer_of_its_own(tmp_path):
     with pytest.raises(UserError, match=r"model\.int8\.onnx was altered"):
         Classifier(moved, ONNXRUNTIME_INT8)
     Classifier(moved)
+
+
+def test_an_image_that_takes_too_much_memory_is_refused(tmp_path):
+    classifier = Classifier(make_model(tmp_path, max_pixels=50_000_000), decoding_mb=2)
+    assert classifier.classify(picture((10, 20, 240), side=500), top_k=1)
+    with pytest.raises(TooLargeError, match="may take 6 MB of memory, more than the 2 MB for it"):
+        classifier.classify(picture((10, 20, 240), side=1000), top_k=1)
+    # Read at an eighth of its size.
+    assert classifier.classify(picture((10, 20, 240), side=3000, kind="JPEG"), top_k=1)
+
+
+def test_an_icon_that_hides_a_large_picture_is_not_opened(tmp_path):
+    classifier = Classifier(make_model(tmp_path, max_pixels=50_000_000))
+    frame = picture((10, 20, 240), side=2000)
+    icon = struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(frame), 22) + frame
+    with pytest.raises(TooLargeError, match="an icon of 4,000,000 pixels"):
+        classifier.classify(icon, top_k=1)
+
+
+def test_memory_is_shared_in_turns():
+    room, order = Room(10), []
+
+    def hold(number: int, size: int, until: threading.Event) -> None:
+        with room.take(size):
+            order.append(number)
+            until.wait(10)
+
+    first, others = threading.Event(), threading.Event()
+    others.set()
+    threads = []
+    for number, (size, until) in enumerate([(6, first), (8, others), (1, others)]):
+        threads.append(threading.Thread(target=hold, args=(number, size, until)))
+        threads[-1].start()
+        time.sleep(0.1)
+    # The second does not fit beside the first, and the third does not overtake it.
+    assert order == [0]
+    first.set()
+    for thread in threads:
+        thread.join(10)
+    assert order == [0, 1, 2]
+    with pytest.raises(TooLargeError), room.take(11):
+        pytest.fail("there was room")
+    with room.take(10):
+        pass

@@ -139,6 +139,15 @@ print(json.dumps({name: getattr(module, "__file__", None) for name, module in sy
     assert all(str(file).startswith(str(source)) for file in ours.values())
 
 
+def test_its_own_server_does_without_bentoml(bento):
+    program = "import sys; from serving.server import load_app; load_app(); print('bentoml' in sys.modules)"
+    environment = {"PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=bento.path / "src", env=environment, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
 def test_the_same_inputs_give_the_same_bento(bento, model, store, monkeypatch):
     monkeypatch.setattr(package, "_run_build", lambda *_: pytest.fail("it was built again"))
     assert build_bento(model, ServingConfig(), store) == bento

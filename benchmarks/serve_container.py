@@ -1,0 +1,85 @@
+"""An endpoint in a container, started and looked at by Docker's client."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from benchmarks.serve_load import answers
+from data.errors import UserError
+from serving.docker import docker
+from serving.image import Image
+from serving.targets import Target
+
+READY_SECONDS = 120
+OPEN = ("--env", "CONVOY_ALLOW_ANONYMOUS=true")
+"""Options of a container that asks for no token."""
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container of an endpoint, as it would run anywhere: confined, and within the limits of its target."""
+
+    id: str
+    port: int
+    """on 127.0.0.1"""
+    start_seconds: float
+    """from the command that started it until it was ready"""
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def run(self, *command: str) -> str:
+        """Run a command inside; gives what it printed."""
+        return docker("exec", self.id, *command)
+
+    def log(self) -> str:
+        """What it has written."""
+        return docker("logs", self.id, with_errors=True)
+
+    def state(self) -> dict[str, object]:
+        """What the engine says of it."""
+        return dict(json.loads(docker("inspect", "--format", "{{json .State}}", self.id)))
+
+    def memory_bytes(self) -> int:
+        """What its processes hold in memory."""
+        _, *lines = docker("top", self.id, "-o", "pid,rss").splitlines()
+        return sum(1024 * int(line.split()[1]) for line in lines)
+
+
+@contextmanager
+def container(image: Image, target: Target, *options: str, ready: bool = True) -> Iterator[Container]:
+    """Start a container, wait until it is `ready`, and remove it after the block.
+
+    Raises:
+        RuntimeError: it does not become ready; with its log.
+
+    """
+    limits = ("--memory", f"{target.memory_mb}m", "--memory-swap", f"{target.memory_mb}m", "--cpus", str(target.cpus))
+    confined = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+    name = docker("create", "--publish", "127.0.0.1::3000", *limits, *confined, *options, image.tag)
+    try:
+        start = time.perf_counter()
+        docker("start", name)
+        started = Container(name, _port(name), 0)
+        if ready:
+            _wait(started, start)
+        yield Container(name, started.port, time.perf_counter() - start)
+    finally:
+        docker("rm", "--force", "--volumes", name)
+
+
+def _port(name: str) -> int:
+    with suppress(UserError):
+        return int(docker("port", name, "3000").rpartition(":")[2])
+    return 0  # it has ended already
+
+
+def _wait(started: Container, start: float) -> None:
+    while not answers(started.port, "/readyz"):
+        if not started.state()["Running"] or time.perf_counter() - start > READY_SECONDS:
+            raise RuntimeError(f"the container does not become ready: {started.log()[-2000:]}")
+        time.sleep(0.01)

@@ -1,0 +1,215 @@
+"""The gateway's routes: which release of a target gets which share of the requests, and how that changes without loss.
+
+nginx alone would lose some: its old workers, when they are told to end, close the connections that clients keep open,
+on which the next request may be on its way. So before they end, every answer is made the last one of its connection.
+"""
+
+import json
+import logging
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from subprocess import DEVNULL, PIPE
+
+from pydantic import BaseModel, ConfigDict
+
+from data.errors import UserError
+from serving.canary import Answered
+from serving.config import ServingConfig
+from serving.docker import docker
+from serving.targets import TARGETS
+
+CONFIGURATION = "/etc/nginx/gateway/nginx.conf"
+ACTIVE = "/etc/nginx/routes/active.conf"
+NEXT = "/etc/nginx/routes/next"
+CLOSING = "/run/gateway/closing"
+TRIAL = "/run/gateway/trial.conf"
+LOCK = "/run/gateway/lock"
+SPARE_SECONDS = 5
+"""The gateway waits for a classifier that much longer than the classifier itself takes before it gives up."""
+CHANGE_SECONDS = 120
+
+# Clients' connections are kept open for 10 seconds at most: after that, none of them is idle.
+CLOSE = f"""
+touch {CLOSING}
+for _ in $(seq 110); do
+    curl -fs http://127.0.0.1:8081/connections | grep -q 'Waiting: 0' && break
+    sleep 0.1
+done
+"""
+# What changed is in use when the workers of before are gone, and they go when they have answered.
+RELOAD = f"""
+workers=$(grep -lz '^nginx: worker' /proc/[0-9]*/cmdline | cut -d/ -f3)
+nginx -q -c {CONFIGURATION} -s reload || exit 1
+for _ in $(seq 700); do
+    alive=
+    for worker in $workers; do [ -d /proc/$worker ] && alive=yes; done
+    [ $alive ] || break
+    sleep 0.1
+done
+"""
+
+_log = logging.getLogger("convoy")
+
+
+class Route(BaseModel):
+    """Who gets the requests of one target, by the names that Docker's own name server knows."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stable: str
+    canary: str | None = None
+    percent: float = 0
+    """share of the requests that the canary gets"""
+
+
+class Routes(BaseModel):
+    """The routes of all targets that are deployed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    targets: Mapping[str, Route] = {}
+
+    def with_route(self, target: str, route: Route) -> "Routes":
+        """Give these routes with one of them replaced."""
+        return Routes(targets={**self.targets, target: route})
+
+    @property
+    def default(self) -> str | None:
+        """The target that answers where a path names none: the first of the table that is deployed."""
+        return next((target for target in TARGETS if target in self.targets), None)
+
+
+def render(routes: Routes, config: ServingConfig) -> str:
+    """Write the routes as nginx reads them; the first line is how we read them again."""
+    limit = int(config.max_body_mb * 1_000_000)
+    shares = [line for target, route in routes.targets.items() for line in _share(target, route)]
+    locations = [line for target in routes.targets for line in _location(f"/{target}", target)]
+    if routes.default:
+        locations += _location("", routes.default)
+    lines = [
+        f"# {routes.model_dump_json()}",
+        *shares,
+        "server {",
+        "    listen 8080 default_server deferred backlog=1024;",
+        f"    client_max_body_size {limit};",
+        f"    proxy_read_timeout {config.deadline_seconds + SPARE_SECONDS:g}s;",
+        f'    set $limit "{config.max_body_mb:g} MB";',
+        "    absolute_redirect off;",
+        "    include /etc/nginx/gateway/server.conf;",
+        *locations,
+        "    location / {",
+        f"        return {404 if routes.targets else 503};",
+        "    }",
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _share(target: str, route: Route) -> Iterator[str]:
+    yield f"split_clients $request_id $release_{target} {{"
+    if route.canary:
+        yield f"    {route.percent:.2f}% {route.canary};"
+    yield f"    * {route.stable};"
+    yield "}"
+
+
+def _location(prefix: str, target: str) -> Iterator[str]:
+    # Only what a path of a classifier can hold is passed on.
+    yield f"    location ~ ^{prefix}(?<rest>/[\\w./-]*)$ {{"
+    yield f"        set $target {target};"
+    yield f"        set $release $release_{target};"
+    yield "        set $path $rest;"
+    yield "        include /etc/nginx/gateway/pass.conf;"
+    yield "    }"
+    if prefix:
+        yield f"    location = {prefix} {{"
+        yield f"        return 308 {prefix}/;"
+        yield "    }"
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """The gateway's container."""
+
+    container: str
+    _seen: list[float] = field(default_factory=lambda: [time.time()])
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the gateway: what two commands deploy at the same time would get in each other's way.
+
+        Held by a process in the container that ends when ours does, however that ends; who deploys from another folder
+        or as another user meets it as well.
+
+        Raises:
+            UserError: another command holds it.
+
+        """
+        script = f"exec flock --nonblock --conflict-exit-code 75 {LOCK} sh -c 'echo held && exec cat >&2'"
+        command = ["docker", "exec", "--interactive", self.container, "sh", "-c", script]
+        # In a session of its own: Ctrl-C is for the command, which goes on holding the gateway while it tidies up.
+        with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, start_new_session=True) as holder:
+            assert holder.stdin is not None
+            assert holder.stdout is not None
+            try:
+                if holder.stdout.readline() != b"held\n":
+                    raise UserError("another command deploys or rolls back: wait until it ends", exit_code=1)
+                yield
+            finally:
+                holder.stdin.close()
+
+    def routes(self) -> Routes:
+        """Read the routes that are in use."""
+        found = self._run(f"head -n 1 {ACTIVE} 2>/dev/null || true")
+        return Routes.model_validate_json(found.removeprefix("# ")) if found else Routes()
+
+    def change(self, routes: Routes, config: ServingConfig) -> None:
+        """Put routes to use; returns when nobody goes the old ones any more, and no request is lost on the way.
+
+        Raises:
+            UserError: nginx refuses them; the old ones stay.
+
+        """
+        self._write(NEXT, render(routes, config))
+        self._run(f"sed 's|{ACTIVE}.|{NEXT}|' {CONFIGURATION} > {TRIAL} && nginx -t -q -c {TRIAL}")
+        try:
+            self._run(CLOSE)
+            docker("exec", "--user=0", self.container, "mv", NEXT, ACTIVE)
+            self._run(RELOAD)
+        finally:
+            self._run(f"rm -f {CLOSING}")
+
+    def is_half_changed(self) -> bool:
+        """Whether a command was killed while it changed the routes."""
+        return bool(self._run(f"ls {CLOSING} 2>/dev/null || true"))
+
+    def reaches(self, name: str) -> bool:
+        """Whether a release is ready as seen from here."""
+        url = f"http://{name}:3000/readyz"
+        return self._run(f"curl -fs -m 10 -o /dev/null {url} && echo yes || true") == "yes"
+
+    def answered(self) -> list[Answered]:
+        """Give the requests that were passed on since this was asked last."""
+        since, found = self._seen[0], []
+        for line in docker("logs", "--since", f"{since:.3f}", self.container).splitlines():
+            try:
+                record = json.loads(line)
+                if record["when"] > since and record["release"]:
+                    # Of several tries each has its time; where no connection came about, there is none.
+                    seconds = re.split("[,:] *", record["upstream_seconds"])[-1].strip("-")
+                    found.append(Answered(record["release"], int(record["status"]), float(seconds or 0)))
+                self._seen[0] = max(self._seen[0], record["when"])
+            except (ValueError, KeyError, TypeError):
+                continue  # not a request
+        return found
+
+    def _write(self, path: str, text: str) -> None:
+        # The folder is root's: who breaks into nginx moves no traffic.
+        docker("exec", "--interactive", "--user=0", self.container, "sh", "-c", f"cat > {path}", text=text)
+
+    def _run(self, script: str) -> str:
+        return docker("exec", self.container, "sh", "-c", script, timeout=CHANGE_SECONDS)

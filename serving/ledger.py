@@ -1,0 +1,117 @@
+"""The ledger: one line of JSON for each change of what is live, only ever added to."""
+
+import getpass
+import logging
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+What = Literal["deploy", "canary", "promote", "withdraw", "rollback", "failed"]
+
+MOVES: tuple[What, ...] = ("deploy", "promote", "rollback")
+"""What changes which release gets all requests."""
+
+_log = logging.getLogger("convoy")
+
+
+class Release(BaseModel):
+    """An image of a packed model, and where it comes from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    image: str
+    """its tag"""
+    image_id: str
+    model_name: str = ""
+    model_version: str = ""
+    run_id: str = ""
+    data_version: str = ""
+
+    @classmethod
+    def from_labels(cls, image: str, image_id: str, labels: Mapping[str, str]) -> Self:
+        """Read the labels of an image, or of a container of it."""
+        lineage = {name: labels.get(f"convoy.{name}", "") for name in list(cls.model_fields)[2:]}
+        return cls(image=image, image_id=image_id, **lineage)
+
+    def __str__(self) -> str:
+        model = f"{self.model_name} v{self.model_version}"
+        return f"{model} ({self.image})" if self.model_name else self.image
+
+
+class Entry(BaseModel):
+    """One change: when, what, from, to, why, by whom, and the figures that spoke for it."""
+
+    model_config = ConfigDict(frozen=True, validate_by_name=True, serialize_by_alias=True)
+
+    when: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
+    what: What
+    target: str
+    before: Release | None = Field(None, alias="from")
+    to: Release | None = None
+    why: str
+    by: str = Field(default_factory=lambda: f"{getpass.getuser()}@{socket.gethostname()}")
+    figures: Mapping[str, float] = Field(default_factory=dict)
+
+    def __str__(self) -> str:
+        change = f"{self.before or 'nothing'} -> {self.to or 'nothing'}"
+        return f"{self.when:%Y-%m-%d %H:%M:%SZ}  {self.what:8}  {self.target:4}  {change}: {self.why}  ({self.by})"
+
+
+def append(path: Path, entry: Entry) -> Entry:
+    """Add an entry; when this returns, it is on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = f"{entry.model_dump_json()}\n".encode()
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        # A line that a full disk has cut off stays alone.
+        if not _ends_with_a_line(path):
+            line = b"\n" + line
+        # In one piece: two writers do not mix their lines.
+        if os.write(file, line) != len(line):
+            raise OSError(f"{path}: the entry was not written whole")
+        os.fsync(file)
+    finally:
+        os.close(file)
+    return entry
+
+
+def _ends_with_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def read(path: Path, target: str | None = None) -> list[Entry]:
+    """Read the entries, of one target or of all, the oldest first; a line that is none is told of and left out."""
+    entries = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            if line:
+                entries.append(Entry.model_validate_json(line))
+        except ValidationError:
+            _log.warning("%s:%d is no entry: left out", path, number)
+    return [entry for entry in entries if target in (None, entry.target)]
+
+
+def history(entries: Iterable[Entry]) -> list[Release]:
+    """Give what one target's entries say has been live, the last one being so now.
+
+    A rollback takes the last one away: rolling back twice leads two releases back, and not to where one came from.
+    """
+    live: list[Release] = []
+    for entry in entries:
+        if entry.what not in MOVES or entry.to is None:
+            continue
+        if entry.what == "rollback" and len(live) > 1:
+            live.pop()
+        if not live or live[-1].image_id != entry.to.image_id:
+            live.append(entry.to)
+    return live

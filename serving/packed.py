@@ -1,0 +1,57 @@
+"""What is packed around this file: the settings of an endpoint, its model, and the app that answers by them."""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.errors import UserError
+from serving.app import create_app
+from serving.auth import read_tokens
+from serving.batching import Limits
+from serving.config import ServingConfig
+from serving.front import Front
+from serving.packing import PACKING_FILE, Packing
+from serving.targets import RUNTIMES, TARGETS
+
+if TYPE_CHECKING:
+    from serving.classifier import Classifier
+
+PROBES = ("/livez", "/readyz")
+"""Paths that whoever runs the app answers, which is not ready before it has a model."""
+ENVIRONMENT = {"BENTOML_DO_NOT_TRACK": "true", "ORT_DISABLE_TELEMETRY": "1"}
+"""BentoML and onnxruntime both report their use to their makers unless told otherwise."""
+
+logger = logging.getLogger("convoy")
+
+# Read at import, here and nowhere else: BentoML wants its settings when its service is made.
+FOLDER = Path(__file__).resolve().parents[1]
+config = ServingConfig.model_validate_json((FOLDER / "serving.json").read_text(encoding="utf-8"))
+packing = Packing.model_validate_json((FOLDER / PACKING_FILE).read_text(encoding="utf-8"))
+target = TARGETS[config.target]
+config = config.model_copy(update={"max_body_mb": min(config.max_body_mb, target.max_body_mb)})
+
+
+def make_app(get_classifier: "Callable[[], Classifier | None]") -> Front:
+    """Make the app, which asks for the tokens that the environment names."""
+    limits = Limits(packing.max_batch, target.threads, config.max_queue, config.deadline_seconds)
+    return create_app(get_classifier, config, limits=limits, tokens=read_tokens(os.environ))
+
+
+def load_classifier() -> "Classifier | None":
+    """Load the model; where that fails log why, and leave an endpoint that lives but is never ready.
+
+    An endpoint that ended instead would be started again and again, and nobody would see a reason.
+    """
+    # Here and not above: `bentoml build` imports this module too, and can do without onnxruntime.
+    from serving.classifier import Classifier
+
+    runtime = RUNTIMES[packing.precision]
+    try:
+        return Classifier(FOLDER / "model", runtime, num_threads=target.num_cores, decoding_mb=target.decoding_mb)
+    except UserError as error:
+        logger.critical("the model cannot be served: %s", error)
+    except Exception:
+        logger.exception("the model cannot be served")
+    return None

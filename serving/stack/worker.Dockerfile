@@ -1,0 +1,40 @@
+# The worker: all that Convoy needs, at the versions and hashes of requirements.lock, and this repository.
+FROM python:3.11-slim-bookworm
+
+RUN apt-get update -qq \
+ && apt-get install -y -qq --no-install-recommends git >/dev/null \
+ && rm -rf /var/lib/apt/lists/*
+
+# PyPI's torch for x86-64 is built for CUDA and loads most of CUDA's libraries wherever it is imported. What it loads on
+# a GPU only is left out unless GPU=true: Triton and cuDNN's engines, 2 GB.
+ARG GPU=false
+RUN --mount=type=cache,target=/root/.cache \
+    --mount=type=secret,id=index \
+    --mount=type=bind,source=requirements.lock,target=/build/requirements.lock \
+    --mount=type=bind,source=pyproject.toml,target=/build/pyproject.toml \
+    cd /build \
+ && index=$(cat /run/secrets/index 2>/dev/null || true) \
+ && if [ -n "$index" ]; then export PIP_INDEX_URL="$index" UV_DEFAULT_INDEX="$index"; fi \
+ && sed -n '/^uv==/,/# via/p' requirements.lock \
+    | pip install --quiet --root-user-action=ignore --require-hashes --no-deps -r /dev/stdin \
+ && if [ "$GPU" = true ]; then : >/tmp/excludes; else echo triton >/tmp/excludes; fi \
+ && uv pip install --quiet --system --link-mode=copy --compile-bytecode \
+    --require-hashes --constraint requirements.lock --excludes /tmp/excludes -r pyproject.toml \
+ && if [ "$GPU" != true ]; then rm -f /usr/local/lib/python3.11/site-packages/nvidia/cudnn/lib/libcudnn_*; fi \
+ && rm /tmp/excludes
+
+# A named volume takes the owner of the folder that it is laid over.
+RUN useradd --uid 1034 --no-create-home --home-dir /tmp convoy && install -d -o convoy -g convoy /workspace
+COPY --chmod=755 serving/stack/healthy serving/stack/convoy serving/stack/worker /usr/local/bin/
+
+# The code that runs is the workspace's, which `worker` renews from here. Without a commit in the context (an archive,
+# a git worktree), runs have none, and DVC still has its repository.
+COPY . /convoy
+RUN cd /convoy && git rev-parse --quiet --verify HEAD >/dev/null 2>&1 || { rm -rf .git && git init --quiet; }
+
+USER convoy
+WORKDIR /workspace
+ENV HOME=/tmp PYTHONPATH=/workspace PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    MPLCONFIGDIR=/tmp/matplotlib DVC_SITE_CACHE_DIR=/tmp/dvc
+ENTRYPOINT ["worker"]
+CMD ["convoy", "worker"]
