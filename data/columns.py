@@ -1,4 +1,4 @@
-"""Columns of Arrow tables from Python's values. Arrow's own way, `pa.array`, begins by importing pandas: 0.3 s."""
+"""Columns of Arrow tables from Python's values. Arrow's own way, `pa.array`, begins by importing pandas: 0.2 s."""
 
 from collections.abc import Sequence
 
