@@ -34,6 +34,8 @@ INDEX_FILE = "index.parquet"
 
 BYTES_PER_IMAGE = 2**13
 """Decoding larger images takes so much more than all that is said in Python that two threads share a process well."""
+MAX_THREAD_BYTES = 2**28
+"""Of more images, what two threads lose to each other, some 6 %, is more than the start of a process takes."""
 
 Counts = dict[Split, Counter[str]]
 
@@ -76,8 +78,9 @@ def _prepare_parts(shards: list[Path], plan: Plan, prepared: Path, parts: Path, 
     # On another machine, a relative path would begin elsewhere.
     shards, folders = [shard.absolute() for shard in shards], [prepared.absolute(), parts.absolute()]
     work = partial(prepare_part, plan=plan, prepared=folders[0], parts=folders[1])
-    is_slow = sum(shard.stat().st_size for shard in shards) >= BYTES_PER_IMAGE * num_images
-    records = map_files(work, shards, in_thread=is_slow, scheduler=plan.config.scheduler, shared=folders)
+    num_bytes = sum(shard.stat().st_size for shard in shards)
+    in_thread = BYTES_PER_IMAGE * num_images <= num_bytes < MAX_THREAD_BYTES
+    records = map_files(work, shards, in_thread=in_thread, scheduler=plan.config.scheduler, shared=folders)
     try:
         with closing(records), tqdm(total=num_images, unit="image", desc="prepare", disable=None) as progress:
             for record in records:
