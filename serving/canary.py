@@ -81,9 +81,9 @@ class Judgement:
 
 def judge(canary: Figures, stable: Figures, seconds: float, config: RolloutConfig) -> Judgement:
     """Decide on a canary that has had its share of requests for so many seconds."""
-    if canary.num_requests >= FEWEST and (fault := _fault(canary, stable, config)):
+    if canary.num_requests >= FEWEST and (fault := _fault(canary, stable, seconds, config)):
         return Judgement("withdraw", fault)
-    if canary.num_requests >= config.canary_min_requests and seconds >= config.canary_seconds:
+    if _is_enough(canary, seconds, config):
         return Judgement("promote", f"as good as the old one: {canary}; the old one: {stable}")
     if seconds >= config.canary_max_seconds:
         wanted = f"{canary.num_requests} requests in {seconds:.0f} s, {config.canary_min_requests} were wanted"
@@ -91,21 +91,21 @@ def judge(canary: Figures, stable: Figures, seconds: float, config: RolloutConfi
     return Judgement("wait", f"{canary.num_requests} of {config.canary_min_requests} requests")
 
 
-def _fault(canary: Figures, stable: Figures, config: RolloutConfig) -> str:
+def _fault(canary: Figures, stable: Figures, seconds: float, config: RolloutConfig) -> str:
     excess = canary.failure_rate - stable.failure_rate
     if excess > config.canary_max_failures + _chance(canary, stable):
         return f"it fails more often: {canary.failure_rate:.1%} against {stable.failure_rate:.1%}; {canary}"
-    if stable.num_requests - stable.num_failed < FEWEST:
+    if stable.num_requests - stable.num_failed < FEWEST or not _is_enough(canary, seconds, config):
         return ""
     for name, mine, old in (("median", canary.median, stable.median), ("95th of 100", canary.p95, stable.p95)):
-        if mine > old * config.canary_max_slowdown and mine - old > LEAST_SECONDS and _is_enough(canary, config):
+        if mine > old * config.canary_max_slowdown and mine - old > LEAST_SECONDS:
             return f"it is slower: {name} {mine * 1000:.1f} ms against {old * 1000:.1f} ms"
     return ""
 
 
-def _is_enough(canary: Figures, config: RolloutConfig) -> bool:
-    """Whether times can be compared: the first few answers of a new process are slow ones."""
-    return canary.num_requests >= config.canary_min_requests
+def _is_enough(canary: Figures, seconds: float, config: RolloutConfig) -> bool:
+    """Whether the trial is over, and times can be compared: a new process is slow at first, and slows the old one."""
+    return canary.num_requests >= config.canary_min_requests and seconds >= config.canary_seconds
 
 
 def _chance(one: Figures, other: Figures) -> float:

@@ -39,6 +39,7 @@ def test_figures_of_answers():
         (figures(100, 0, 5), figures(900, 0, 1), 30, "promote", ""),
         # the first answers are slow
         (figures(50, 0, 90), figures(900), 10, "wait", ""),
+        (figures(100, 0, 90), figures(900), 29, "wait", ""),
         # with nothing to hold it against
         (figures(100), figures(0), 30, "promote", ""),
         (figures(100, 5), figures(0), 30, "withdraw", "5.0% against 0.0%"),
