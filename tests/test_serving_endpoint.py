@@ -222,3 +222,27 @@ def test_an_endpoint_that_does_not_stop_is_killed(bento, monkeypatch):
         started = time.monotonic()
     assert time.monotonic() - started < 5
     assert endpoint._process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.slow
+def test_bentoml_serves_it_too(bento, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "bentoml", "serve", str(bento.path), "--host", "127.0.0.1", "--port", str(port)]
+    environment = os.environ | {"BENTOML_HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    supervisor = subprocess.Popen(
+        command, cwd=bento.path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        transport = httpx.HTTPTransport(retries=10)  # half a second, a second, two, ... until somebody listens
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, transport=transport) as client:
+            assert client.get("/readyz").status_code == 200
+            answer = client.post("/classify", content=BLUE, headers=OCTETS).json()
+        assert answer["predictions"][0]["label"] == "blue"
+    finally:
+        family = [psutil.Process(supervisor.pid), *psutil.Process(supervisor.pid).children(recursive=True)]
+        supervisor.terminate()
+        _, left = psutil.wait_procs(family, timeout=20)
+        for process in left:
+            process.kill()
+        supervisor.wait()
