@@ -69,8 +69,8 @@ class ImageDataModule(LightningDataModule):
 
     def _is_resident(self, images: PreparedImages, device: torch.device) -> bool:
         """On the CPU the memory-mapped files are in memory already; few images are gathered faster from one piece."""
-        if self._resident == "auto" and device.type == "cpu":
+        if self._resident != "auto":
+            return bool(self._resident)
+        if device.type == "cpu":
             return images.num_bytes < RESIDENT_BYTES
-        if self._resident == "auto":
-            return device.type == "cuda" and images.num_bytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
-        return bool(self._resident)
+        return device.type == "cuda" and images.num_bytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]

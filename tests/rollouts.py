@@ -4,13 +4,13 @@ import http.client
 import json
 import re
 import shutil
-import socket
 import subprocess
 import threading
 import time
 from collections import Counter
 from pathlib import Path
 
+from pipelines.server import free_port
 from serving.canary import RolloutConfig
 from serving.config import ServingConfig
 from serving.containers import Project, read_release
@@ -75,12 +75,6 @@ CMD ["python", "-u", "/stub.py"]
 QUICK = RolloutConfig(
     ready_seconds=30, canary_min_requests=100, canary_seconds=1, canary_max_seconds=30, canary_max_slowdown=3
 )
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def site(folder, target="cpu", **rollout):

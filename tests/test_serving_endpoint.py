@@ -14,6 +14,7 @@ import pytest
 from test_serving_classifier import BLUE, OCTETS, make_model, picture
 
 from data.errors import UserError
+from pipelines.server import free_port
 from serving import endpoint as endpoint_module
 from serving.config import ServingConfig
 from serving.endpoint import Endpoint, serve
@@ -226,8 +227,7 @@ def test_an_endpoint_that_does_not_stop_is_killed(bento, monkeypatch):
 
 @pytest.mark.slow
 def test_bentoml_serves_it_too(bento, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "bentoml", "serve", str(bento.path), "--host", "127.0.0.1", "--port", str(port)]
     environment = os.environ | {"BENTOML_HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
     supervisor = subprocess.Popen(
