@@ -1,16 +1,24 @@
-"""Requests to a server: one after another, from many clients at once, or at a rate that does not wait for answers."""
+"""Requests to a server: one after another, from many clients at once, or at a rate that does not wait for answers.
 
+The clients share the cores with the server: what they take, it lacks. So all of them are one thread that sends bytes
+made before and looks only for the end of the answer: some 0.1 ms a request, where `http.client` takes 0.4.
+"""
+
+import asyncio
 import http.client
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
 
 import numpy as np
+import uvloop
 
 TIMEOUT = 60
 """Seconds."""
+LENGTH = b"\r\ncontent-length:"
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,15 @@ class Call:
     path: str
     bodies: Sequence[bytes]
     headers: Mapping[str, str]
+
+    def requests(self) -> list[bytes]:
+        """What goes over the wire, for each body."""
+        fixed = {"Host": f"127.0.0.1:{self.port}", **self.headers}
+        head = "".join(f"{name}: {value}\r\n" for name, value in fixed.items())
+        return [
+            f"POST {self.path} HTTP/1.1\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+            for body in self.bodies
+        ]
 
 
 @dataclass(frozen=True)
@@ -45,55 +62,105 @@ class Load:
 def together(call: Call, num_clients: int, num_requests: int) -> Load:
     """Send so many requests from clients each of which waits for its answer before it sends the next one."""
 
-    def client(first: int) -> list[float]:
-        with _connected(call) as send:
-            return [_seconds(send, number) for number in range(first, num_requests, num_clients)]
+    async def client(send: "_Send", first: int) -> list[float]:
+        latencies = []
+        for number in range(first, num_requests, num_clients):
+            start = time.perf_counter()
+            await send(number)
+            latencies.append(time.perf_counter() - start)
+        return latencies
 
-    with ThreadPoolExecutor(num_clients) as clients:
-        start = time.perf_counter()
-        latencies = [latency for found in clients.map(client, range(num_clients)) for latency in found]
-        return Load(time.perf_counter() - start, latencies)
+    return _run(call, client, num_clients)
 
 
 def at_rate(call: Call, rate: float, num_requests: int, num_clients: int = 64) -> Load:
     """Send requests at times that do not depend on the answers, as many strangers do: a Poisson process."""
     due = np.random.default_rng(0).exponential(1 / rate, num_requests).cumsum().tolist()
     numbers = iter(range(num_requests))
-    start = time.perf_counter()
+    begun = time.perf_counter()
 
-    def client(_: int) -> list[float]:
-        with _connected(call) as send:
-            return [late(send, number) for number in numbers]
+    async def client(send: "_Send", _: int) -> list[float]:
+        latencies = []
+        for number in numbers:
+            await asyncio.sleep(max(0.0, begun + due[number] - time.perf_counter()))
+            await send(number)
+            latencies.append(time.perf_counter() - begun - due[number])
+        return latencies
 
-    def late(send: Callable[[int], None], number: int) -> float:
-        time.sleep(max(0.0, start + due[number] - time.perf_counter()))
-        send(number)
-        return time.perf_counter() - start - due[number]
-
-    with ThreadPoolExecutor(num_clients) as clients:
-        latencies = [latency for found in clients.map(client, range(num_clients)) for latency in found]
-        return Load(time.perf_counter() - start, latencies)
+    return _run(call, client, num_clients)
 
 
-@contextmanager
-def _connected(call: Call) -> Iterator[Callable[[int], None]]:
-    """Give a function that sends a request, its number modulo the bodies, and waits for the answer."""
-    with closing(http.client.HTTPConnection("127.0.0.1", call.port, timeout=TIMEOUT)) as connection:
+_Send = Callable[[int], Awaitable[None]]
+"""Sends a request, its number modulo the bodies, and returns with the answer."""
 
-        def send(number: int) -> None:
-            connection.request("POST", call.path, call.bodies[number % len(call.bodies)], dict(call.headers))
-            response = connection.getresponse()
-            answer = response.read()
-            if response.status != 200:
-                raise RuntimeError(f"{call.path} answered {response.status}: {answer[:200]!r}")
 
+def _run(call: Call, client: Callable[[_Send, int], Coroutine[Any, Any, list[float]]], num_clients: int) -> Load:
+    """Let clients, each on a connection of its own, send what they have to."""
+
+    async def connected(number: int) -> list[float]:
+        async with _connect(call) as send:
+            return await client(send, number)
+
+    async def everyone() -> Load:
+        start = time.perf_counter()
+        found = await asyncio.gather(*map(connected, range(num_clients)))
+        return Load(time.perf_counter() - start, list(chain.from_iterable(found)))
+
+    return uvloop.run(everyone())
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, with one request on its way at a time."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep what to write to."""
+        self._transport: Any = transport
+        self._answer: asyncio.Future[bytes] | None = None
+        self._received = b""
+
+    async def ask(self, request: bytes) -> bytes:
+        """Send a request, and wait for all of the answer."""
+        self._answer, self._received = asyncio.get_running_loop().create_future(), b""
+        self._transport.write(request)
+        return await self._answer
+
+    def data_received(self, data: bytes) -> None:
+        """Look for the end of the answer."""
+        self._received += data
+        if self._answer and not self._answer.done() and _is_whole(self._received):
+            self._answer.set_result(self._received)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """There will be no answer."""
+        if self._answer and not self._answer.done():
+            self._answer.set_exception(error or RuntimeError(f"closed after {self._received[:200]!r}"))
+
+
+def _is_whole(answer: bytes) -> bool:
+    """Whether these bytes are all of an answer; without a length, there is nothing to wait for."""
+    head, end, body = answer.partition(b"\r\n\r\n")
+    _, _, length = head.lower().partition(LENGTH)
+    return bool(end) and len(body) >= int(length.partition(b"\r\n")[0] or 0)
+
+
+def _require_success(path: str, answer: bytes) -> None:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status = head.split(b" ", 2)[1].decode()
+    if status != "200" or LENGTH not in head.lower():
+        raise RuntimeError(f"{path} answered {status}: {body[:200]!r}")
+
+
+@asynccontextmanager
+async def _connect(call: Call) -> AsyncIterator[_Send]:
+    requests = call.requests()
+    transport, connection = await asyncio.get_running_loop().create_connection(_Connection, "127.0.0.1", call.port)
+
+    async def send(number: int) -> None:
+        request = requests[number % len(requests)]
+        _require_success(call.path, await asyncio.wait_for(connection.ask(request), TIMEOUT))
+
+    with closing(transport):
         yield send
-
-
-def _seconds(send: Callable[[int], None], number: int) -> float:
-    start = time.perf_counter()
-    send(number)
-    return time.perf_counter() - start
 
 
 def answers(port: int, path: str) -> bool:
