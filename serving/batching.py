@@ -1,8 +1,8 @@
 """The queue between requests and the model: whatever waits when the model is free is predicted together.
 
-There is no time window: a lone request waits for nobody. Who decodes an image predicts it too, if nobody is predicting
-at that moment, together with all that were decoded meanwhile; otherwise it leaves the image to whoever is predicting.
-So a lone request costs one change of threads, and its images are decoded while others are predicted.
+A lone request waits for nobody: who decodes an image predicts it too, if enough are not predicting already; otherwise
+they take it. Where predicting takes the cores that decode, all that has arrived is decoded first, so that it is
+predicted together; but a batch does not wait for an image that takes long to decode.
 """
 
 import asyncio
@@ -40,9 +40,13 @@ class Limits:
     """How much a `Batcher` takes on."""
 
     max_batch: int
-    """images predicted together; 1: each by itself, as many at the same time as there are threads"""
+    """images predicted together"""
     threads: int
     """images decoded at the same time"""
+    streams: int
+    """batches predicted at the same time"""
+    patience_seconds: float
+    """that a batch with room waits while not one more image is decoded; 0: it does not wait"""
     max_queue: int
     """images that are decoded, predicted or wait; with more of them requests are refused"""
     deadline_seconds: float
@@ -82,9 +86,9 @@ class Batcher:
         num_threads = limits.threads + (limits.max_batch > 1)
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="convoy-predict")
         self._in_flight = 0
-        self._lock = threading.Lock()
+        self._progress = threading.Condition()
+        self._num_undecoded = self._num_predicting = 0
         self._decoded: deque[_Waiting] = deque()
-        self._is_predicting = False
 
     async def predict(self, image: bytes, gone: Gone | None = None) -> Answers:
         """Predict the bytes of one image file; gives the probabilities [num_classes].
@@ -119,6 +123,8 @@ class Batcher:
         watcher = asyncio.ensure_future(_abandon(watch, waiting)) if watch else None
         try:
             async with asyncio.timeout(self._limits.deadline_seconds):
+                with self._progress:
+                    self._num_undecoded += len(waiting)
                 for each in waiting:
                     self._pool.submit(self._work, each, loop)
                 return [await _answer_of(each) for each in waiting]
@@ -135,36 +141,41 @@ class Batcher:
                 each.image = b""
 
     def _work(self, each: _Waiting, loop: asyncio.AbstractEventLoop) -> None:
-        """Decode an image, and predict, unless another thread does."""
-        if each.future.done():
-            return
+        """Decode an image, and predict, unless enough others do."""
         try:
-            each.pixels = self._decode(each.image)
+            if not each.future.done():
+                each.pixels = self._decode(each.image)
         except Exception as error:
             _tell(loop, _fail, [each], error)
-            return
-        each.decoded_at = time.perf_counter()
-        if self._limits.max_batch == 1:
-            self._run([each], loop)
-            return
-        with self._lock:
-            self._decoded.append(each)
-            if self._is_predicting:
-                return
-            self._is_predicting = True
+        with self._progress:
+            self._num_undecoded -= 1
+            if each.pixels is not None:
+                each.decoded_at = time.perf_counter()
+                self._decoded.append(each)
+            self._progress.notify_all()
+            if self._num_predicting == self._limits.streams:
+                return  # whoever predicts comes back for this image
+            self._num_predicting += 1
         while batch := self._take():
             self._run(batch, loop)
 
     def _take(self) -> list[_Waiting]:
-        """Take what waits in its order, and leave what nobody waits for; with nothing left, nobody is predicting."""
+        """Take what waits in its order, and leave what nobody waits for; with nothing left, the thread has done."""
         batch: list[_Waiting] = []
-        with self._lock:
+        with self._progress:
+            self._await_others()
             while self._decoded and len(batch) < self._limits.max_batch:
                 each = self._decoded.popleft()
                 if not each.future.done():
                     batch.append(each)
-            self._is_predicting = bool(batch)
+            self._num_predicting -= not batch
         return batch
+
+    def _await_others(self) -> None:
+        """Give way to the decoding of what has arrived, as long as it goes on and there is room in the batch."""
+        while self._decoded and self._num_undecoded and len(self._decoded) < self._limits.max_batch:
+            if not self._progress.wait(self._limits.patience_seconds):
+                break
 
     def _run(self, batch: list[_Waiting], loop: asyncio.AbstractEventLoop) -> None:
         started = time.perf_counter()

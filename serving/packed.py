@@ -35,7 +35,14 @@ config = config.model_copy(update={"max_body_mb": min(config.max_body_mb, target
 
 def make_app(get_classifier: "Callable[[], Classifier | None]") -> Front:
     """Make the app, which asks for the tokens that the environment names."""
-    limits = Limits(packing.max_batch, target.threads, config.max_queue, config.deadline_seconds)
+    limits = Limits(
+        max_batch=packing.max_batch,
+        threads=target.threads,
+        streams=target.streams(packing.num_cores),
+        patience_seconds=target.patience_ms / 1000,
+        max_queue=config.max_queue,
+        deadline_seconds=config.deadline_seconds,
+    )
     return create_app(get_classifier, config, limits=limits, tokens=read_tokens(os.environ))
 
 
@@ -49,7 +56,7 @@ def load_classifier() -> "Classifier | None":
 
     runtime = RUNTIMES[packing.precision]
     try:
-        return Classifier(FOLDER / "model", runtime, num_threads=target.num_cores, decoding_mb=target.decoding_mb)
+        return Classifier(FOLDER / "model", runtime, num_threads=packing.num_cores, decoding_mb=target.decoding_mb)
     except UserError as error:
         logger.critical("the model cannot be served: %s", error)
     except Exception:

@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from statistics import median
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
 
 PACKING_FILE = "packing.json"
 ROUNDS = 10
-SECONDS = 8
+SECONDS = 5
 """The rounds stop after so long, of which two are enough for a large network."""
 MIN_GAIN = 1.15
-"""Batches that give less than this over single images are not worth the waiting."""
+"""What gives less than this, larger batches or more cores for one, is not worth what it takes."""
 NEARLY_BEST = 0.95
 """The smallest batch that is this close to the best is as good, and answers sooner."""
 ENDPOINT_MB = 130
@@ -38,8 +39,12 @@ class Packing(BaseModel):
 
     precision: str
     max_batch: int
+    num_cores: int
+    """that one prediction computes on; 0: all there are"""
+    lone_ms: dict[int, float]
+    """of predicting an image while nothing else is done, by these cores; empty where it was not timed"""
     images_per_second: dict[int, float]
-    """by the size of the batch, where the Bento was built; empty where it was not timed"""
+    """by the size of the batch, with all cores at work; empty where it was not timed"""
 
 
 def choose_runtime(manifest: "ModelManifest", target: Target, name: str) -> Runtime:
@@ -75,12 +80,31 @@ def check_memory(model: Path, runtime: Runtime, target: Target, name: str) -> No
 
 
 def measure_packing(model: Path, runtime: Runtime, target: Target) -> Packing:
-    """Time the model in the folder `model` as `target` would run it, and choose the size of its batches."""
+    """Time the model in the folder `model` as `target` would run it; choose cores and size of a batch."""
     if len(target.batch_sizes) == 1:
-        return Packing(precision=runtime.precision, max_batch=target.batch_sizes[0], images_per_second={})
-    predictor = resolve_name(runtime.predictor)(model, num_threads=target.num_cores)
-    rates = _measure_rates(predictor, predictor.manifest.preprocessing.crop, target)
-    return Packing(precision=runtime.precision, max_batch=choose_max_batch(rates), images_per_second=rates)
+        (max_batch,), num_cores = target.batch_sizes, target.num_cores
+        lone: dict[int, float] = {}
+        rates: dict[int, float] = {}
+    else:
+        predictors = {
+            cores: resolve_name(runtime.predictor)(model, num_threads=cores) for cores in {1, target.num_cores}
+        }
+        lone = _measure_lone(predictors)
+        num_cores = choose_num_cores(lone)
+        rates = _measure_rates(predictors[num_cores], target.streams(num_cores), target.batch_sizes)
+        max_batch = choose_max_batch(rates)
+    return Packing(
+        precision=runtime.precision, max_batch=max_batch, num_cores=num_cores, lone_ms=lone, images_per_second=rates
+    )
+
+
+def choose_num_cores(lone_ms: dict[int, float]) -> int:
+    """Choose the cores that a prediction computes on, by the milliseconds that one alone takes on so many.
+
+    As few as possible: what several cores do together takes them more time in all than what each does by itself.
+    """
+    best = min(lone_ms.values())
+    return min(cores for cores, needed in lone_ms.items() if needed < MIN_GAIN * best)
 
 
 def choose_max_batch(rates: dict[int, float]) -> int:
@@ -91,22 +115,42 @@ def choose_max_batch(rates: dict[int, float]) -> int:
     return min(size for size, rate in rates.items() if rate >= NEARLY_BEST * best)
 
 
-def _measure_rates(predict: Callable[[Any], object], crop: int, target: Target) -> dict[int, float]:
-    """Time each size in turns, and single images by as many threads as would predict them without batches."""
+def _measure_lone(predictors: dict[int, Any]) -> dict[int, float]:
+    """Milliseconds of one image by itself, on each number of cores."""
+    work = {cores: partial(predict, _images(predict, 1)) for cores, predict in predictors.items()}
+    return {cores: 1e3 * seconds for cores, seconds in _medians(work).items()}
+
+
+def _measure_rates(predict: Any, streams: int, sizes: tuple[int, ...]) -> dict[int, float]:
+    """Images a second in batches of each size; so many streams of them at the same time, each of the same images."""
+    images = _images(predict, max(sizes))
+
+    def predict_all(size: int) -> None:
+        for start in range(0, len(images), size):
+            predict(images[start : start + size])
+
+    with ThreadPoolExecutor(streams) as pool:
+        work = {size: lambda size=size: list(pool.map(predict_all, [size] * streams)) for size in sizes}
+        return {size: streams * len(images) / seconds for size, seconds in _medians(work).items()}
+
+
+def _images(predict: Any, number: int) -> Any:
     import numpy as np
 
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (max(target.batch_sizes), crop, crop, 3), dtype=np.uint8)
-    seconds: dict[int, list[float]] = {size: [] for size in target.batch_sizes}
+    crop = predict.manifest.preprocessing.crop
+    return np.random.default_rng(0).integers(0, 256, (number, crop, crop, 3), dtype=np.uint8)
+
+
+def _medians(work: Mapping[int, Callable[[], object]]) -> dict[int, float]:
+    """Seconds that each piece of work takes; they take turns, and the first round warms up."""
+    seconds: dict[int, list[float]] = {key: [] for key in work}
     end = time.perf_counter() + SECONDS
-    with ThreadPoolExecutor(target.threads) as pool:
-        for number in range(ROUNDS + 1):
-            for size in target.batch_sizes:
-                parts = [images[:size]] * (target.threads if size == 1 else 1)
-                started = time.perf_counter()
-                list(pool.map(predict, parts))
-                if number:  # the first round warms up
-                    seconds[size].append((time.perf_counter() - started) / len(parts))
-            if number >= 2 and time.perf_counter() > end:
-                break
-    return {size: size / median(values) for size, values in seconds.items()}
+    for number in range(ROUNDS + 1):
+        for key, do in work.items():
+            started = time.perf_counter()
+            do()
+            if number:
+                seconds[key].append(time.perf_counter() - started)
+        if number >= 2 and time.perf_counter() > end:
+            break
+    return {key: median(values) for key, values in seconds.items()}

@@ -75,11 +75,13 @@ class Target:
     packages: tuple[str, ...]
     """distributions that the Bento needs at run time, without the tools that made the model"""
     threads: int
-    """requests that are decoded and predicted at the same time; the others wait"""
+    """images that are decoded at the same time; the others wait"""
     num_cores: int
-    """that one prediction computes on; 0: all there are"""
+    """that predictions compute on, one by one or several at the same time; 0: all there are, one by one"""
     batch_sizes: tuple[int, ...]
     """numbers of images whose common prediction is timed when a model is packed; one: it is taken without timing"""
+    patience_ms: float
+    """that a batch waits for the next of the images that are being decoded; 0: it does not wait"""
     memory_mb: int
     """limit of its container"""
     decoding_mb: int
@@ -92,6 +94,10 @@ class Target:
     """that its image is built for"""
     base_image: str = "python:3.11-slim-bookworm"
 
+    def streams(self, cores: int) -> int:
+        """How many batches to predict at the same time, where each computes on `cores`."""
+        return self.num_cores // cores if cores else 1
+
 
 TARGETS: Mapping[str, Target] = MappingProxyType(
     {
@@ -101,19 +107,22 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             threads=2,
             num_cores=2,
             batch_sizes=(1, 2, 4, 8, 16, 32),
+            patience_ms=5,
             memory_mb=2048,
             decoding_mb=1024,
             max_body_mb=64,
             cpus=2,
             platforms=("linux/amd64", "linux/arm64"),
         ),
-        # More threads decode while one predicts: a GPU answers faster than a core decodes. It is timed nowhere else.
+        # More threads decode while one predicts: a GPU answers faster than a core decodes, and leaves all cores to
+        # that. It is timed nowhere else.
         "gpu": Target(
             runtimes=(TORCH,),
             packages=(*SERVER_PACKAGES, "torch"),
             threads=8,
             num_cores=0,
             batch_sizes=(64,),
+            patience_ms=0,
             memory_mb=16384,
             decoding_mb=4096,
             max_body_mb=256,
@@ -126,6 +135,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             threads=1,
             num_cores=1,
             batch_sizes=(1, 2, 4, 8),
+            patience_ms=5,
             memory_mb=256,
             decoding_mb=40,
             max_body_mb=6,

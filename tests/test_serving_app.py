@@ -20,7 +20,7 @@ from serving.front import ERRORS
 Send = Callable[..., httpx.Response]
 ANYONE = Tokens()
 
-LIMITS = Limits(max_batch=1, threads=2, max_queue=16, deadline_seconds=10)
+LIMITS = Limits(max_batch=1, threads=2, streams=2, patience_seconds=0, max_queue=16, deadline_seconds=10)
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,8 @@ class Model:
 
 
 def batcher(model: Model, **limits: float) -> Batcher:
-    options: dict[str, Any] = {"max_batch": 4, "threads": 1, "max_queue": 16, "deadline_seconds": 5.0} | limits
+    options: dict[str, Any] = {"max_batch": 4, "threads": 1, "streams": 1, "patience_seconds": 0.0} | limits
+    options = {"max_queue": 16, "deadline_seconds": 5.0} | options
     return Batcher(model.decode, model.predict, Limits(**options), model.observe)
 
 
@@ -56,7 +57,7 @@ async def hold_first(queue: Batcher, model: Model) -> "asyncio.Task[Any]":
     """Let one request hold the model, so that those after it must wait."""
     model.go.clear()
     first = asyncio.create_task(queue.predict(b"\0"))
-    await until(lambda: queue._is_predicting)
+    await until(lambda: bool(queue._num_predicting))
     return first
 
 
@@ -83,10 +84,58 @@ def test_what_waits_is_predicted_together_in_its_order():
 
 def test_without_a_gain_each_image_is_predicted_alone():
     model = Model()
-    queue = batcher(model, max_batch=1, threads=2)
+    queue = batcher(model, max_batch=1, threads=2, streams=2)
     answers = run(lambda: queue.predict_all([bytes([number]) for number in range(6)]))
     assert [int(answer[0]) for answer in answers] == list(range(6))
     assert sorted(model.batches) == [[number] for number in range(6)]
+
+
+def test_as_many_batches_are_predicted_at_the_same_time_as_there_are_streams():
+    model = Model()
+    model.go.clear()
+    queue = batcher(model, max_batch=1, threads=4, streams=2)
+
+    async def ask() -> None:
+        task = asyncio.create_task(queue.predict_all([bytes([number]) for number in range(6)]))
+        await until(lambda: len(queue._decoded) == 4)
+        assert (queue._num_predicting, queue._num_undecoded) == (2, 0)
+        model.go.set()
+        await task
+
+    run(ask)
+    assert queue._num_predicting == 0
+
+
+def test_what_has_arrived_is_decoded_first_so_that_it_is_predicted_together():
+    model = Model()
+    queue = batcher(model, threads=2, max_batch=8, patience_seconds=5.0)
+    run(lambda: queue.predict_all([bytes([number]) for number in range(8)]))
+    assert sorted(model.batches[0]) == list(range(8))
+
+
+@pytest.mark.parametrize("broken", [b"", b"\1"])
+def test_a_batch_does_not_wait_for_an_image_that_takes_long(broken):
+    model, decode = Model(), Model.decode
+    slow = threading.Event()
+
+    def decode_slowly(self: Model, image: bytes) -> np.ndarray:
+        assert image != broken or slow.wait(10)
+        return decode(self, image)
+
+    model.decode = decode_slowly.__get__(model)  # type: ignore[method-assign]
+    queue = batcher(model, threads=2, patience_seconds=0.005)
+
+    async def ask() -> Any:
+        stuck = asyncio.create_task(queue.predict_all([broken]))
+        await until(lambda: queue._num_undecoded == 1)
+        answer = await queue.predict(b"\2")
+        assert not stuck.done()
+        slow.set()
+        await stuck
+        return answer
+
+    assert int(run(ask)[0]) == 2
+    assert model.batches[0] == [2]
 
 
 def test_a_broken_image_fails_none_of_the_others():
@@ -142,7 +191,7 @@ def test_what_waits_too_long_is_dropped_and_not_predicted():
         with pytest.raises(OverloadedError, match="too late"):
             await first
         model.go.set()
-        await until(lambda: not queue._is_predicting)
+        await until(lambda: not queue._num_predicting)
         await queue.predict(b"\2")
 
     run(ask)
@@ -177,7 +226,7 @@ def test_many_at_once_get_the_answers_that_each_would_get_alone(tmp_path, max_ba
     classifier = Classifier(make_model(tmp_path))
     files = [picture(color) for color in COLORS]
     sizes: list[int] = []
-    limits = Limits(max_batch=max_batch, threads=4, max_queue=100, deadline_seconds=10)
+    limits = Limits(max_batch, threads=4, streams=2, patience_seconds=0.005, max_queue=100, deadline_seconds=10)
     queue = Batcher(classifier.decode, classifier.predict, limits, lambda size, waits: sizes.append(size))
 
     async def ask() -> list[Any]:

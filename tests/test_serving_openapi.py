@@ -25,7 +25,7 @@ def document() -> dict[str, Any]:
 
 
 def test_it_describes_every_route_that_is_not_the_page(document):
-    routes = create_app(lambda: None, ServingConfig(), limits=Limits(1, 1, 1, 1), tokens=ANYONE).routes
+    routes = create_app(lambda: None, ServingConfig(), limits=Limits(1, 1, 1, 0, 1, 1), tokens=ANYONE).routes
     described = {path: [*item] for path, item in document["paths"].items() if path not in BENTOML_ROUTES}
     assert described == {path: [route.method.lower()] for path, route in routes.items() if path not in PAGE}
 

@@ -22,7 +22,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
 def test_what_waits_too_long_and_too_much_is_refused_at_once(classifier, monkeypatch):
     finish = threading.Event()
     monkeypatch.setattr(classifier, "predict", lambda images: finish.wait(10) and np.zeros((len(images), 3)))
-    limits = Limits(max_batch=4, threads=1, max_queue=2, deadline_seconds=0.2)
+    limits = Limits(max_batch=4, threads=1, streams=1, patience_seconds=0, max_queue=2, deadline_seconds=0.2)
     app = create_app(lambda: classifier, ServingConfig(), limits=limits, tokens=ANYONE)
 
     async def run() -> list[httpx.Response]:
@@ -48,7 +48,7 @@ def test_a_client_that_has_gone_while_it_waited_costs_no_prediction(classifier, 
         return np.full((len(images), 3), 1 / 3, np.float32)
 
     monkeypatch.setattr(classifier, "predict", slow)
-    limits = Limits(max_batch=4, threads=1, max_queue=8, deadline_seconds=10)
+    limits = Limits(max_batch=4, threads=1, streams=1, patience_seconds=0, max_queue=8, deadline_seconds=10)
     app = create_app(lambda: classifier, ServingConfig(), limits=limits, tokens=ANYONE)
     headers = [(b"content-type", b"application/octet-stream")]
     scope = {"type": "http", "method": "POST", "path": "/classify", "query_string": b"", "headers": headers}

@@ -6,7 +6,14 @@ from test_serving_classifier import make_model, make_quantized
 
 from data.errors import UserError
 from models.predictor import read_manifest
-from serving.packing import Packing, check_memory, choose_max_batch, choose_runtime, measure_packing
+from serving.packing import (
+    Packing,
+    check_memory,
+    choose_max_batch,
+    choose_num_cores,
+    choose_runtime,
+    measure_packing,
+)
 from serving.targets import ONNXRUNTIME, ONNXRUNTIME_INT8, RUNTIMES, TARGETS, TORCH
 
 
@@ -23,18 +30,40 @@ def test_batches_are_as_large_as_they_pay(rates, expected):
     assert choose_max_batch(rates) == expected
 
 
-def test_a_curve_is_measured_for_the_sizes_of_the_target(tmp_path):
-    target = TARGETS["edge"]
+@pytest.mark.parametrize(
+    ("lone_ms", "expected"),
+    [
+        pytest.param({1: 11.4, 2: 6.4}, 2, id="together they are faster"),
+        pytest.param({1: 1.63, 2: 1.54}, 1, id="hardly faster"),
+        pytest.param({1: 0.2, 2: 0.4}, 1, id="slower"),
+        pytest.param({1: 3.0}, 1, id="there is one"),
+    ],
+)
+def test_a_prediction_takes_as_many_cores_as_pay(lone_ms, expected):
+    assert choose_num_cores(lone_ms) == expected
+
+
+@pytest.mark.parametrize("name", ["cpu", "edge"])
+def test_cores_and_curve_are_measured_for_the_sizes_of_the_target(tmp_path, name):
+    target = TARGETS[name]
     packing = measure_packing(make_model(tmp_path), ONNXRUNTIME, target)
+    assert packing.num_cores in packing.lone_ms
+    assert set(packing.lone_ms) == {1, target.num_cores}
     assert tuple(packing.images_per_second) == target.batch_sizes
     assert packing.max_batch in target.batch_sizes
-    assert all(rate > 0 for rate in packing.images_per_second.values())
+    assert all(figure > 0 for figure in [*packing.lone_ms.values(), *packing.images_per_second.values()])
     assert Packing.model_validate_json(packing.model_dump_json()) == packing
 
 
 def test_a_target_of_one_size_is_not_timed(tmp_path):
     packing = measure_packing(tmp_path, TORCH, TARGETS["gpu"])
-    assert (packing.precision, packing.max_batch, packing.images_per_second) == ("bf16", 64, {})
+    expected = Packing(precision="bf16", max_batch=64, num_cores=0, lone_ms={}, images_per_second={})
+    assert packing == expected
+
+
+@pytest.mark.parametrize(("name", "cores", "expected"), [("cpu", 1, 2), ("cpu", 2, 1), ("edge", 1, 1), ("gpu", 0, 1)])
+def test_all_cores_of_a_target_predict(name, cores, expected):
+    assert TARGETS[name].streams(cores) == expected
 
 
 @pytest.mark.parametrize("name", ["cpu", "edge"])
