@@ -80,14 +80,29 @@ def at_rate(call: Call, rate: float, num_requests: int, num_clients: int = 64) -
     begun = time.perf_counter()
 
     async def client(send: "_Send", _: int) -> list[float]:
-        latencies = []
-        for number in numbers:
-            await asyncio.sleep(max(0.0, begun + due[number] - time.perf_counter()))
-            await send(number)
-            latencies.append(time.perf_counter() - begun - due[number])
-        return latencies
+        return [await _send_when_due(send, number, begun + due[number]) for number in numbers]
 
     return _run(call, client, num_clients)
+
+
+def at_pace(call: Call, rate: float, num_requests: int, num_clients: int) -> Load:
+    """Send requests from clients that send one after another in equal intervals, as cameras do, each with its phase."""
+    interval = num_clients / rate
+    phases = np.random.default_rng(0).uniform(0, interval, num_clients).tolist()
+    begun = time.perf_counter()
+
+    async def client(send: "_Send", first: int) -> list[float]:
+        turns = enumerate(range(first, num_requests, num_clients))
+        return [await _send_when_due(send, number, begun + phases[first] + turn * interval) for turn, number in turns]
+
+    return _run(call, client, num_clients)
+
+
+async def _send_when_due(send: "_Send", number: int, due: float) -> float:
+    """Seconds from when a request was due to its answer."""
+    await asyncio.sleep(max(0.0, due - time.perf_counter()))
+    await send(number)
+    return time.perf_counter() - due
 
 
 _Send = Callable[[int], Awaitable[None]]

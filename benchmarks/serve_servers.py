@@ -143,12 +143,14 @@ def peers(model: Path, scratch: Path) -> list[Server]:
 
 
 def convoy(model: Path, scratch: Path, target: Literal["cpu", "gpu"]) -> list[Server]:
-    """Convoy's own endpoint of a model, with batches as measured when it was packed, and without."""
+    """Convoy's own endpoint of a model; where it makes batches, as measured when it was packed, also without them."""
     bento = build_bento(model, ServingConfig(target=target), scratch / "bentos")
-    single = scratch / "single"
-    shutil.copytree(bento.path, single)
-    packing = single / "src" / PACKING_FILE
-    packing.write_text(json.dumps(json.loads(packing.read_text()) | {"max_batch": 1}))
+    packing = json.loads((bento.path / "src" / PACKING_FILE).read_text())
+    folders = {"Convoy": bento.path}
+    if packing["max_batch"] > 1:
+        folders["Convoy, one by one"] = single = scratch / "single"
+        shutil.copytree(bento.path, single)
+        (single / "src" / PACKING_FILE).write_text(json.dumps(packing | {"max_batch": 1}))
     return [
         # Without -P, this folder would be looked in before the Bento's.
         Server(
@@ -156,7 +158,7 @@ def convoy(model: Path, scratch: Path, target: Literal["cpu", "gpu"]) -> list[Se
             lambda port: [sys.executable, "-P", "-m", "serving.server", "--port", str(port)],
             "/readyz", "/classify", bytes, RAW, {"BENTOML_HOME": str(scratch), "PYTHONPATH": str(path / "src")},
         )
-        for name, path in (("Convoy", bento.path), ("Convoy, one by one", single))
+        for name, path in folders.items()
     ]  # fmt: skip
 
 

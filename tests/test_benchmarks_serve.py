@@ -13,7 +13,7 @@ from starlette.formparsers import MultiPartParser
 
 from benchmarks import serve
 from benchmarks.report import Report, run
-from benchmarks.serve_load import Call, at_rate, together
+from benchmarks.serve_load import Call, at_pace, at_rate, together
 from benchmarks.serve_servers import BOUNDARY, Server, as_form, running
 
 
@@ -60,6 +60,12 @@ def test_at_a_rate_a_request_is_late_from_when_it_was_due(port):
     load = at_rate(Call(port, "/", [b"a"], {}), rate=5000, num_requests=20, num_clients=1)
     assert load.percentile(100) > 10 * 0.002
     assert load.percentile(100) > 2 * load.percentile(0)
+
+
+def test_at_a_pace_each_client_keeps_its_own(port):
+    load = at_pace(Call(port, "/", [b"a"], {}), rate=200, num_requests=20, num_clients=4)
+    assert len(load.latencies) == 20
+    assert load.seconds >= 4 * 4 / 200
 
 
 @pytest.mark.anyio
