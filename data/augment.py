@@ -60,10 +60,9 @@ class Normalize(nn.Module):
         offset = self.offset[None] if color_shift is None else self.offset + color_shift
         # The export, which records what is done, would take the loop for the images of its example.
         if images.device.type == "cpu" and not torch.onnx.is_in_onnx_export():
-            normalized = _multiply_add(images, scale, offset)
-        else:
-            normalized = images * scale[:, None, None] + offset[:, None, None]
-        return normalized.permute(0, 3, 1, 2)
+            return _multiply_add(images, scale, offset).permute(0, 3, 1, 2)
+        # Colours first: onnxruntime takes a tenth of the time for planes that it takes for pixels of three values.
+        return images.permute(0, 3, 1, 2) * scale[:, :, None, None] + offset[:, :, None, None]
 
     def undo(self, pixels: Tensor) -> Tensor:
         """Turn the network's input [N, 3, C, C] into pixels that can be looked at, uint8 [N, C, C, 3]."""
