@@ -60,8 +60,8 @@ def open_session(model: Path, num_threads: int = 0) -> "InferenceSession":
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.log_severity_level = 3
-    # Threads that wait for the next prediction by looking for it all the time take the cores from decoding.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Its threads look for work all the time, which is soonest, but between predictions takes the cores from decoding.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 

@@ -24,8 +24,8 @@ SECONDS = 5
 """The rounds stop after so long, of which two are enough for a large network."""
 MIN_GAIN = 1.15
 """Batches that give less than this over single images are not worth the waiting."""
-MIN_SPEEDUP = 1.3
-"""Cores that answer one image less than so much sooner together do more apart."""
+MIN_SOONER_MS = 1.0
+"""Cores that predict one image less than so much sooner together do more apart: decoding alone takes longer."""
 NEARLY_BEST = 0.95
 """The smallest batch that is this close to the best is as good, and answers sooner."""
 ENDPOINT_MB = 130
@@ -106,7 +106,7 @@ def choose_num_cores(lone_ms: dict[int, float]) -> int:
     As few as possible: what several cores do together takes them more time in all than what each does by itself.
     """
     best = min(lone_ms.values())
-    return min(cores for cores, needed in lone_ms.items() if needed < MIN_SPEEDUP * best)
+    return min(cores for cores, needed in lone_ms.items() if needed < best + MIN_SOONER_MS)
 
 
 def choose_max_batch(rates: dict[int, float]) -> int:
