@@ -11,7 +11,7 @@ NUM_CLASSES = 10
 
 OPTIONS: list[tuple[str, dict[str, object]]] = [
     ("--folder", {"type": Path, "help": "real photographs, <class>/*.jpg; default: made ones"}),
-    ("--images", {"type": int, "default": 6000, "help": "number of made photographs"}),
+    ("--images", {"type": int, "default": 20_000, "help": "number of made photographs"}),
 ]
 SIZE = (341, 256)
 """ImageNet's proportions, and a shorter side as in the AlexNet paper."""

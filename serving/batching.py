@@ -10,7 +10,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -25,6 +25,9 @@ Observe = Callable[[int, Sequence[float]], None]
 """Told of each run of the model: the number of images, and the seconds that each of them waited, decoded."""
 Gone = Callable[[], Awaitable[object]]
 """Returns when the client has gone."""
+
+WATCH_AFTER_SECONDS = 0.1
+"""Who is answered sooner has no time to go."""
 
 
 class OverloadedError(Exception):
@@ -115,25 +118,21 @@ class Batcher:
         # Whatever its size, a request that finds nothing before it is taken on.
         if self._in_flight and self._in_flight + len(images) > self._limits.max_queue:
             raise OverloadedError("too many images are waiting: try again in a moment")
-        # Who is answered at once has no time to go.
-        watch = gone if self._in_flight >= self._limits.threads else None
         loop = asyncio.get_running_loop()
         waiting = [_Waiting(image, loop.create_future()) for image in images]
         self._in_flight += len(waiting)
-        watcher = asyncio.ensure_future(_abandon(watch, waiting)) if watch else None
         try:
             async with asyncio.timeout(self._limits.deadline_seconds):
                 with self._progress:
                     self._num_undecoded += len(waiting)
                 for each in waiting:
                     self._pool.submit(self._work, each, loop)
-                return [await _answer_of(each) for each in waiting]
+                with _watched(gone, waiting, loop):
+                    return [await _answer_of(each) for each in waiting]
         except TimeoutError:
             raise OverloadedError("the answer would have come too late: try again in a moment") from None
         finally:
             self._in_flight -= len(waiting)
-            if watcher:
-                watcher.cancel()
             for each in waiting:
                 # A thread that comes to it later leaves it, and until then it holds no memory.
                 if not each.future.cancel() and not each.future.cancelled():
@@ -199,6 +198,22 @@ async def _answer_of(each: _Waiting) -> Answers | DecodeError:
         return await each.future
     except DecodeError as error:
         return error
+
+
+@contextlib.contextmanager
+def _watched(gone: Gone | None, waiting: Sequence[_Waiting], loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Give up what nobody waits for any more; not from the start, as a watch costs more than most answers wait."""
+    if gone is None:
+        yield
+        return
+    watches: list[asyncio.Task[None]] = []
+    later = loop.call_later(WATCH_AFTER_SECONDS, lambda: watches.append(loop.create_task(_abandon(gone, waiting))))
+    try:
+        yield
+    finally:
+        later.cancel()
+        for watch in watches:
+            watch.cancel()
 
 
 async def _abandon(gone: Gone, waiting: Sequence[_Waiting]) -> None:
