@@ -101,9 +101,9 @@ def test_as_many_batches_are_predicted_at_the_same_time_as_there_are_streams():
         assert (queue._num_predicting, queue._num_undecoded) == (2, 0)
         model.go.set()
         await task
+        await until(lambda: not queue._num_predicting)
 
     run(ask)
-    assert queue._num_predicting == 0
 
 
 def test_what_has_arrived_is_decoded_first_so_that_it_is_predicted_together():
