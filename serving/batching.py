@@ -202,7 +202,7 @@ async def _answer_of(each: _Waiting) -> Answers | DecodeError:
 
 @contextlib.contextmanager
 def _watched(gone: Gone | None, waiting: Sequence[_Waiting], loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Give up what nobody waits for any more; not from the start, as a watch costs more than most answers wait."""
+    """Give up what nobody waits for any more, from a moment on: most answers come before that."""
     if gone is None:
         yield
         return
