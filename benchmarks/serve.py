@@ -124,7 +124,7 @@ class _Comparison:
         self._report.add(f"{metric}, {self._case.title}", value, unit, **more)  # type: ignore[arg-type]
 
     def _measure_one_client(self) -> None:
-        cpu = self._alternate(lambda server: self._cpu_ms(server))
+        cpu = self._alternate(self._cpu_ms)
         for name, value in cpu.items():
             self._add(f"{name}: processor time of a prediction", value, "ms")
         reference = "processor time of a prediction, one client"
@@ -133,7 +133,7 @@ class _Comparison:
 
     def measure_overhead(self) -> None:
         """Add what the endpoint does beside decoding and predicting, metrics included."""
-        cpu = self._alternate(lambda server: self._cpu_ms(server))
+        cpu = self._alternate(self._cpu_ms)
         self._add(
             f"{CONVOY} - {FLOOR}", cpu[CONVOY] - cpu[FLOOR], "ms", at_most=0.1,
             reference=f"processor time of an image of {self._case.photo[0]} px; {FLOOR}: {cpu[FLOOR]:.3f} ms",
@@ -143,9 +143,8 @@ class _Comparison:
         costs: dict[str, list[float]] = {name: [] for name in self._servers}
 
         def rate(name: str, server: Running) -> float:
-            before = server.cpu_seconds()
-            found = self._rate_together(server)
-            costs[name].append(server.cpu_seconds() - before)
+            cost, found = self._ask(server, NUM_CLIENTS)
+            costs[name].append(cost)
             return found
 
         candidates = {name: partial(rate, name, server) for name, server in self._servers.items()}
@@ -191,13 +190,16 @@ class _Comparison:
         return alternate({name: partial(figure, self._servers[name]) for name in names}, self._rounds)
 
     def _cpu_ms(self, server: Running) -> float:
-        call = server.call(self._images)
-        before = server.cpu_seconds()
-        together(call, 1, self._num_requests)
-        return 1e3 * (server.cpu_seconds() - before) / self._num_requests
+        return self._ask(server, 1)[0]
 
     def _rate_together(self, server: Running) -> float:
-        return together(server.call(self._images), NUM_CLIENTS, self._num_requests).rate
+        return self._ask(server, NUM_CLIENTS)[1]
+
+    def _ask(self, server: Running, num_clients: int) -> tuple[float, float]:
+        """Ask from so many clients; gives milliseconds of processor time for each answer, and answers a second."""
+        call, before = server.call(self._images), server.cpu_seconds()
+        load = together(call, num_clients, self._num_requests)
+        return 1e3 * (server.cpu_seconds() - before) / self._num_requests, load.rate
 
 
 def batch_limit(model: Path, images: Sequence[bytes]) -> float:

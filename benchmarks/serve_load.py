@@ -59,10 +59,14 @@ class Load:
         return float(np.percentile(self.latencies, percent))
 
 
+_Send = Callable[[int], Awaitable[None]]
+"""Sends a request, its number modulo the bodies, and returns with the answer."""
+
+
 def together(call: Call, num_clients: int, num_requests: int) -> Load:
     """Send so many requests from clients each of which waits for its answer before it sends the next one."""
 
-    async def client(send: "_Send", first: int) -> list[float]:
+    async def client(send: _Send, first: int) -> list[float]:
         latencies = []
         for number in range(first, num_requests, num_clients):
             start = time.perf_counter()
@@ -79,7 +83,7 @@ def at_rate(call: Call, rate: float, num_requests: int, num_clients: int = 64) -
     numbers = iter(range(num_requests))
     begun = time.perf_counter()
 
-    async def client(send: "_Send", _: int) -> list[float]:
+    async def client(send: _Send, _: int) -> list[float]:
         return [await _send_when_due(send, number, begun + due[number]) for number in numbers]
 
     return _run(call, client, num_clients)
@@ -91,22 +95,18 @@ def at_pace(call: Call, rate: float, num_requests: int, num_clients: int) -> Loa
     phases = np.random.default_rng(0).uniform(0, interval, num_clients).tolist()
     begun = time.perf_counter()
 
-    async def client(send: "_Send", first: int) -> list[float]:
+    async def client(send: _Send, first: int) -> list[float]:
         turns = enumerate(range(first, num_requests, num_clients))
         return [await _send_when_due(send, number, begun + phases[first] + turn * interval) for turn, number in turns]
 
     return _run(call, client, num_clients)
 
 
-async def _send_when_due(send: "_Send", number: int, due: float) -> float:
+async def _send_when_due(send: _Send, number: int, due: float) -> float:
     """Seconds from when a request was due to its answer."""
     await asyncio.sleep(max(0.0, due - time.perf_counter()))
     await send(number)
     return time.perf_counter() - due
-
-
-_Send = Callable[[int], Awaitable[None]]
-"""Sends a request, its number modulo the bodies, and returns with the answer."""
 
 
 def _run(call: Call, client: Callable[[_Send, int], Coroutine[Any, Any, list[float]]], num_clients: int) -> Load:

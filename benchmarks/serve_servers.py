@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Literal
 import psutil
 
 from benchmarks.serve_load import Call, answers
+from pipelines.server import free_port
 from serving.config import ServingConfig
 from serving.package import build_bento
 from serving.packing import PACKING_FILE
@@ -79,7 +79,7 @@ def running(server: Server, log: Path) -> Iterator[Running]:
         RuntimeError: it does not start.
 
     """
-    port = _free_port()
+    port = free_port()
     with log.open("wb") as output:
         start = time.perf_counter()
         # A session of its own: all that it starts can be found and ended.
@@ -118,7 +118,12 @@ def peers(model: Path, scratch: Path) -> list[Server]:
     def script(name: str) -> Callable[[int], list[str]]:
         return lambda port: [*module, f"benchmarks.peers.{name}_peer", str(model), str(port)]
 
-    quiet = {"BENTOML_DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONPATH": str(ROOT)}
+    quiet = {
+        "BENTOML_DO_NOT_TRACK": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "ORT_DISABLE_TELEMETRY": "1",
+        "PYTHONPATH": str(ROOT),
+    }
     # MLflow starts what is on the path.
     quiet["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     bento = {"BENTOML_HOME": str(scratch / "peer-bentoml"), "PEER_MODEL": str(model)}
@@ -185,10 +190,3 @@ def _log_pyfunc(model: Path, scratch: Path) -> Path:
             folder, python_model=str(code), artifacts={"model": str(model)}, pip_requirements=["mlflow"]
         )
     return folder
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
