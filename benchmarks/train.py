@@ -3,9 +3,10 @@
 import argparse
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from time import perf_counter, thread_time
 from typing import Any
@@ -34,7 +35,7 @@ from models.train import build_classifier, train
 from models.tuning import tune
 
 NUM_WARM_STEPS = 3
-"""Not counted: the first ones choose kernels and touch memory for the first time."""
+"""Not counted at the start of an epoch: the first ones choose kernels and touch memory for the first time."""
 LOGGED_EPOCHS = 12
 """Long enough for metrics to be sent several times while it trains."""
 HELD_OUT = 0.4
@@ -51,11 +52,13 @@ class Case:
     seen: int
     num_steps: int
     goal: float
+    num_epochs: int = 1
+    """of `num_steps` each"""
     batch_size: int = 64
 
 
 ALEXNET = Case("AlexNet, 224 px", "alexnet", 256, 224, 10, 0.97)
-LENET = Case("LeNet, 32 px", "lenet5", 36, 32, 200, 0.90)
+LENET = Case("LeNet, 32 px", "lenet5", 36, 32, 200, 0.90, num_epochs=4)
 
 
 def measure(arguments: argparse.Namespace) -> Report:
@@ -106,21 +109,25 @@ def _job(case: Case, photos: Path, scratch: Path) -> TrainingJob:
         "benchmark",
         ModelConfig(network=case.network, input_size=case.seen),
         AugmentationConfig(),
-        TrainingConfig(max_epochs=1, batch_size=case.batch_size, accelerator="cpu"),
+        TrainingConfig(max_epochs=case.num_epochs, batch_size=case.batch_size, accelerator="cpu"),
     )
     return tune(job)
 
 
 class StepTimes(Callback):
-    """When each step has ended."""
+    """When each step has ended, in each epoch."""
 
     def __init__(self) -> None:
         """Nothing has ended yet."""
-        self.ends: list[float] = []
+        self.ends: list[list[float]] = []
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        """Begin anew: what is done between epochs does not count."""
+        self.ends.append([])
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Look at the clock."""
-        self.ends.append(perf_counter())
+        self.ends[-1].append(perf_counter())
 
 
 def _convoy(job: TrainingJob, case: Case, scratch: Path) -> float:
@@ -173,9 +180,11 @@ def _logging_share(job: TrainingJob, scratch: Path) -> float:
         return clock.seconds / (perf_counter() - start)
 
 
-def _rate(ends: list[float], case: Case) -> float:
-    counted = ends[NUM_WARM_STEPS - 1 : NUM_WARM_STEPS + case.num_steps]
-    return (len(counted) - 1) * case.batch_size / (counted[-1] - counted[0])
+def _rate(ends: Sequence[Sequence[float]], case: Case) -> float:
+    """Images a second, from when the steps of each epoch have ended."""
+    counted = [epoch[NUM_WARM_STEPS - 1 : NUM_WARM_STEPS + case.num_steps] for epoch in ends]
+    num_steps = sum(len(epoch) - 1 for epoch in counted)
+    return num_steps * case.batch_size / sum(epoch[-1] - epoch[0] for epoch in counted)
 
 
 def _bare(job: TrainingJob, case: Case) -> float:
@@ -186,14 +195,14 @@ def _bare(job: TrainingJob, case: Case) -> float:
     network.to(memory_format=layout)
     images = torch.randn(case.batch_size, 3, case.seen, case.seen).to(memory_format=layout)
     labels = torch.randint(len(job.manifest.classes), (case.batch_size,))
-    ends = []
-    for _ in range(NUM_WARM_STEPS + case.num_steps):
+    ends: list[list[float]] = [[] for _ in range(case.num_epochs)]
+    for epoch, _ in product(ends, range(NUM_WARM_STEPS + case.num_steps)):
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=job.training.precision == "bf16"):
             logits = network(images)
         F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        ends.append(perf_counter())
+        epoch.append(perf_counter())
     return _rate(ends, case)
 
 
@@ -222,7 +231,7 @@ def _torchvision(case: Case, photos: Path) -> float:
         ends.append(perf_counter())
         if len(ends) == NUM_WARM_STEPS + case.num_steps:
             break
-    return _rate(ends, case)
+    return _rate([ends], case)
 
 
 OPTIONS: list[tuple[str, dict[str, object]]] = [

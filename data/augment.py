@@ -1,11 +1,11 @@
-"""From stored bytes to a network's input, a whole batch at a time, on the device that holds the batch.
+"""From stored bytes to a network's input, a whole batch or several at a time, on the device that holds them.
 
 Shapes: N images, S stored and C seen pixels a side, 3 colours.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from data.boxes import draw_boxes, erase_each
 from data.config import AugmentationConfig
 from data.crop import crop_each, resize_each
+from data.draws import Draws
 from data.load import Share
 from data.manifest import ColorStatistics
 from data.mix import draw_mixing
@@ -99,12 +100,16 @@ def center_crop(images: Tensor, size: int) -> Tensor:
 
 
 class Augmented(NamedTuple):
-    """A batch to learn from."""
+    """A batch to learn from, or those of several steps."""
 
     pixels: Tensor
     """the network's input, float [N, 3, C, C]"""
     targets: Tensor
     """the labels, int64 [N]; where images are mixed, the share of each class, float [N, K]"""
+
+    def batches(self, number: int) -> list["Augmented"]:
+        """Cut it into so many batches of equal size, which are views."""
+        return [Augmented(*each) for each in zip(self.pixels.chunk(number), self.targets.chunk(number), strict=True)]
 
 
 class Augmentation(nn.Module):
@@ -135,51 +140,49 @@ class Augmentation(nn.Module):
         axes = torch.tensor(color.eigenvectors) * torch.tensor(color.eigenvalues)
         self.register_buffer("color_axes", axes / torch.tensor(color.std)[:, None], persistent=False)
 
-    def forward(self, images: Tensor, labels: Tensor, epoch: int, step: int) -> Augmented:
-        """Augment stored images, uint8 [N, S, S, 3], with labels, int64 [N]; both are left alone."""
-        key = self.seed, epoch, step
-        draws = _draws(*key)
-        squares = self._cut(images, draws, key)
-        alphas = self._mine(torch.randn(self._num_drawn(images), 3, generator=draws)) * self.config.pca_color
+    def forward(self, images: Tensor, labels: Tensor, epoch: int, step: int, num_steps: int = 1) -> Augmented:
+        """Augment stored images, uint8 [N, S, S, 3], with labels, int64 [N]; both are left alone.
+
+        They are the batches of `num_steps` steps, of equal size, from `step` on: what becomes of a batch is the same
+        whether it comes alone or with others.
+        """
+        num_images = len(images) // num_steps * self.share.num_processes
+        draws = Draws(self.seed, epoch, range(step, step + num_steps), num_images, self.share)
+        squares = self._cut(images, draws)
+        alphas = draws.each(lambda generator: torch.randn(num_images, 3, generator=generator)) * self.config.pca_color
         # No matrix product, which autocast would leave 8 bits of.
         color_shift, gain = (alphas.to(images.device)[:, None] * self.color_axes).sum(dim=2), None
         if self.config.brightness or self.config.contrast:
-            gain, added = self._jitter(squares, _draws(*key, stream=JITTER))
+            gain, added = self._jitter(squares, replace(draws, stream=JITTER))
             color_shift = color_shift + added
         pixels = self.normalize(squares, color_shift, gain)
         if self.config.erasing:
-            erase_each(pixels, self._mine(self._draw_erased(self._num_drawn(images), _draws(*key, stream=ERASING))))
+            erase_each(pixels, self._draw_erased(replace(draws, stream=ERASING)))
         if not self.config.mixup and not self.config.cutmix:
             return Augmented(pixels, labels)
-        mixing = draw_mixing(self.config.mixup, self.config.cutmix, pixels.shape, _seed_of(*key, stream=MIX))
-        mixing.blend(pixels)
-        return Augmented(pixels, mixing.targets(labels, self.num_classes))
+        return self._mix(Augmented(pixels, labels), replace(draws, stream=MIX))
 
-    def _num_drawn(self, images: Tensor) -> int:
-        """Images of the whole batch."""
-        return len(images) * self.share.num_processes
-
-    def _mine(self, drawn: Tensor) -> Tensor:
-        return drawn if self.share.num_processes == 1 else drawn[self.share.rank :: self.share.num_processes]
-
-    def _cut(self, images: Tensor, draws: torch.Generator, key: tuple[int, int, int]) -> Tensor:
+    def _cut(self, images: Tensor, draws: Draws) -> Tensor:
         """Crop and mirror: [N, S, S, 3] to [N, C, C, 3]."""
         images = self._pad(images)
-        num_drawn, stored = self._num_drawn(images), images.shape[1]
+        num_drawn, stored = draws.num_images, images.shape[1]
         slack = stored - self.crop
-        corners = self._mine(torch.randint(slack + 1, (num_drawn, 2), generator=draws))
-        mirrored = self._mine(torch.rand(num_drawn, generator=draws) < 0.5) & self.flip
+        corners = draws.each(lambda generator: torch.randint(slack + 1, (num_drawn, 2), generator=generator))
+        mirrored = (draws.each(lambda generator: torch.rand(num_drawn, generator=generator)) < 0.5) & self.flip
         if self.config.resized_crop is not None:
-            boxes = draw_boxes(
-                num_drawn,
-                stored,
-                area=(self.config.resized_crop, 1),
-                aspect=CROP_ASPECT,
-                largest=stored,
-                otherwise=(0, 0, stored, stored),
-                draws=_draws(*key, stream=RESIZED),
+            area, all_of_it = (self.config.resized_crop, 1), (0, 0, stored, stored)
+            boxes = replace(draws, stream=RESIZED).each(
+                lambda generator: draw_boxes(
+                    num_drawn,
+                    stored,
+                    area=area,
+                    aspect=CROP_ASPECT,
+                    largest=stored,
+                    otherwise=all_of_it,
+                    draws=generator,
+                )
             )
-            return resize_each(images, self._mine(boxes), mirrored, self.crop)
+            return resize_each(images, boxes, mirrored, self.crop)
         if not self.config.crop:
             corners = torch.full_like(corners, slack // 2)
         return crop_each(images, corners, mirrored, self.crop)
@@ -190,33 +193,46 @@ class Augmentation(nn.Module):
             return images
         return F.pad(images, (0, 0) + (self.config.padding,) * 4)
 
-    def _jitter(self, squares: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _jitter(self, squares: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Brightness b and contrast c make b c x + (1 - c) b m of a pixel x, with m the mean grey of its image.
 
         Without clamping their order does not matter. Returns the gain b c, [N], and what is added, in units of
         normalized pixels, [N, 3].
         """
-        reach = torch.tensor([[self.config.brightness], [self.config.contrast]])
-        factors = 1 + reach * (2 * torch.rand(2, self._num_drawn(squares), generator=draws) - 1)
-        brightness, contrast = self._mine(factors.T).T.to(squares.device)
+        reach = torch.tensor([self.config.brightness, self.config.contrast])
+        drawn = draws.each(lambda generator: torch.rand(2, draws.num_images, generator=generator).T)
+        brightness, contrast = (1 + reach * (2 * drawn - 1)).T.to(squares.device)
         if self.config.contrast == 0:
             return brightness, torch.zeros(len(squares), 3, device=squares.device)
         grey = _mean_grey(squares)
         return brightness * contrast, ((1 - contrast) * brightness * grey)[:, None] * self.normalize.scale
 
-    def _draw_erased(self, num_images: int, draws: torch.Generator) -> Tensor:
+    def _draw_erased(self, draws: Draws) -> Tensor:
         """Rectangles, int64 [N, 4], without area where nothing is erased."""
-        erased = torch.rand(num_images, 1, generator=draws) < self.config.erasing
-        boxes = draw_boxes(
-            num_images,
-            self.crop,
-            area=ERASED_AREA,
-            aspect=ERASED_ASPECT,
-            largest=self.crop - 1,
-            otherwise=(0, 0, 0, 0),
-            draws=draws,
-        )
-        return boxes * erased
+
+        def draw(generator: torch.Generator) -> Tensor:
+            erased = torch.rand(draws.num_images, 1, generator=generator) < self.config.erasing
+            boxes = draw_boxes(
+                draws.num_images,
+                self.crop,
+                area=ERASED_AREA,
+                aspect=ERASED_ASPECT,
+                largest=self.crop - 1,
+                otherwise=(0, 0, 0, 0),
+                draws=generator,
+            )
+            return boxes * erased
+
+        return draws.each(draw)
+
+    def _mix(self, augmented: Augmented, draws: Draws) -> Augmented:
+        """Mix the images of each batch, in place, and their labels."""
+        targets = []
+        for batch, seed in zip(augmented.batches(len(draws.steps)), draws.seeds(), strict=True):
+            mixing = draw_mixing(self.config.mixup, self.config.cutmix, batch.pixels.shape, seed)
+            mixing.blend(batch.pixels)
+            targets.append(mixing.targets(batch.targets, self.num_classes))
+        return Augmented(augmented.pixels, torch.cat(targets))
 
 
 def _mean_grey(images: Tensor) -> Tensor:
@@ -225,12 +241,3 @@ def _mean_grey(images: Tensor) -> Tensor:
     blocks = torch.split(images.flatten(2), 16)
     colors = torch.cat([block.float().mean(dim=1) for block in blocks]).reshape(len(images), -1, 3).mean(dim=1)
     return (colors * torch.tensor(GREY, device=images.device)).sum(dim=1)
-
-
-def _draws(*key: int, stream: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(_seed_of(*key, stream=stream))
-
-
-def _seed_of(*key: int, stream: int) -> int:
-    sequence = np.random.SeedSequence(key, spawn_key=(stream,) if stream else ())
-    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-SMALL = 48
-"""Squares of fewer pixels a side are mirrored together: one by one, most of the time would go to calls."""
+MIRRORED = 2**20
+"""Bytes that are mirrored together: of small images one by one, most of the time would go to calls."""
 
 
 def crop_each(images: Tensor, corners: Tensor, mirrored: Tensor, size: int) -> Tensor:
@@ -32,21 +32,26 @@ def crop_each(images: Tensor, corners: Tensor, mirrored: Tensor, size: int) -> T
 
 
 def _copy_rows(images: Tensor, corners: Tensor, mirrored: Tensor, size: int) -> Tensor:
-    """Copy all rows of all squares in one operation, each row as one value of 3 C bytes."""
-    stored, places = images.contiguous().numpy(), corners.numpy()
+    """Copy all squares in one operation, each row as one value of 3 C bytes; then mirror where it is asked for."""
+    stored, (tops, lefts) = images.contiguous().numpy(), corners.numpy().T
     num_images, side = stored.shape[:2]
-    rows: Any = np.ndarray(
-        (num_images, side, side - size + 1), f"V{3 * size}", stored.data, strides=(3 * side * side, 3 * side, 3)
+    num_places = side - size + 1
+    squares: Any = np.ndarray(
+        (num_images, num_places, num_places, size),
+        f"V{3 * size}",
+        stored.data,
+        strides=(3 * side * side, 3 * side, 3, 3 * side),
     )
-    chosen = rows[np.arange(num_images)[:, None], places[:, :1] + np.arange(size), places[:, 1:]]
-    squares = torch.from_numpy(chosen.view(np.uint8).reshape(num_images, size, size, 3))
-    if size < SMALL:
-        pixels, which = chosen.view("V3").reshape(num_images, size, size), mirrored.numpy()
-        pixels[which] = pixels[which, :, ::-1]
-        return squares
-    for index in mirrored.nonzero()[:, 0].tolist():
-        squares[index] = squares[index].flip(1)
-    return squares
+    chosen: Any = squares[np.arange(num_images), tops, lefts].view(f"V{3 * size * size}")[:, 0]
+    cut = torch.from_numpy(chosen.view(np.uint8)).view(num_images, size, size, 3)
+    for some in torch.split(mirrored.nonzero()[:, 0], max(1, MIRRORED // chosen.itemsize)):
+        chosen[some.numpy()] = _mirror(cut.index_select(0, some)).flatten(1).numpy().view(chosen.dtype)[:, 0]
+    return cut
+
+
+def _mirror(images: Tensor) -> Tensor:
+    """Mirror images [N, C, C, 3] left to right: as channels that lie last, torch turns whole pixels around at once."""
+    return images.permute(0, 3, 1, 2).flip(3).permute(0, 2, 3, 1)
 
 
 def _gather(images: Tensor, corners: Tensor, mirrored: Tensor, size: int) -> Tensor:

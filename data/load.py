@@ -1,9 +1,11 @@
 """Batches straight from the memory-mapped shards. Shapes: N images, B images a batch, S pixels a side, 3 colours."""
 
+import itertools
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +16,31 @@ from data.stage import num_cores
 MAX_READERS = 8
 """Batches that are read for a GPU at the same time, one by each core: one alone copies less than a GPU trains on."""
 
-Batch = tuple[torch.Tensor, torch.Tensor]
+TOGETHER_BYTES = 2**22
+"""So many bytes of small batches are read and augmented together on a CPU, where each operation on one of a network
+like LeNet's costs more to call than to compute."""
+
+
+class Together(NamedTuple):
+    """The batches of several steps in one piece."""
+
+    images: torch.Tensor
+    """uint8 [K B, S, S, 3]"""
+    labels: torch.Tensor
+    """int64 [K B]"""
+    first_step: int
+    num_steps: int
+
+
+class Batch(NamedTuple):
+    """What one step learns from, or is measured on."""
+
+    images: torch.Tensor
+    """uint8 [B, S, S, 3]"""
+    labels: torch.Tensor
+    """int64 [B]"""
+    together: Together | None = None
+    """what it is a part of, where several were read together"""
 
 
 @dataclass(frozen=True)
@@ -61,6 +87,9 @@ class Batches:
         self._start = self._next = 0
         self._to_gpu = device is not None and device.type == "cuda"
         self._resident = _read_all(images, device) if resident else None
+        is_for_cpu = device is None or device.type == "cpu"
+        batch_bytes = self.batch_size * images.num_bytes // len(images)
+        self._num_together = max(1, TOGETHER_BYTES // batch_bytes) if is_for_cpu and shuffle_seed is not None else 1
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.images), self.batch_size)
@@ -88,32 +117,51 @@ class Batches:
         return np.random.default_rng([self.shuffle_seed, self.epoch]).permutation(len(self.images))
 
     def _read(self, order: Indices, steps: range) -> Iterator[Batch]:
-        chosen = (np.sort(order[step * self.batch_size : (step + 1) * self.batch_size]) for step in steps)
-        shares = (batch[self._share.rank :: self._share.num_processes] for batch in chosen)
-        if not self._to_gpu or self._resident is not None:
-            yield from map(self._gather, shares)
+        if self._to_gpu and self._resident is None:
+            yield from self._read_ahead(order, steps)
             return
+        size, first_step = self._num_together, steps.start - steps.start % self._num_together
+        for start in range(first_step, steps.stop, size):
+            group = range(start, min(start + size, steps.stop))
+            # Where an epoch goes on in the middle, all of a group are read: what it is cut into is always the same.
+            yield from itertools.islice(self._read_together(order, group), max(0, steps.start - start), None)
+
+    def _read_together(self, order: Indices, steps: range) -> Iterator[Batch]:
+        if len(steps) == 1:
+            yield self._gather(self._chosen(order, steps.start))
+            return
+        images, labels, _ = self._gather(np.concatenate([self._chosen(order, step) for step in steps]))
+        together = Together(images, labels, steps.start, len(steps))
+        for one, its_labels in zip(images.chunk(len(steps)), labels.chunk(len(steps)), strict=True):
+            yield Batch(one, its_labels, together)
+
+    def _read_ahead(self, order: Indices, steps: range) -> Iterator[Batch]:
         num_readers = min(MAX_READERS, num_cores())
         with ThreadPoolExecutor(num_readers) as readers:
             ahead: deque[Future[Batch]] = deque()
-            for share in shares:
-                ahead.append(readers.submit(self._gather_pinned, share))
+            for step in steps:
+                ahead.append(readers.submit(self._gather_pinned, self._chosen(order, step)))
                 if len(ahead) > num_readers:
                     yield ahead.popleft().result()
             yield from (batch.result() for batch in ahead)
 
+    def _chosen(self, order: Indices, step: int) -> Indices:
+        """Which images of a step's batch are this process's, in the order of the shards."""
+        batch = np.sort(order[step * self.batch_size : (step + 1) * self.batch_size])
+        return batch[self._share.rank :: self._share.num_processes]
+
     def _gather(self, indices: Indices) -> Batch:
         labels = torch.from_numpy(self.images.labels[indices])
         if self._resident is None:
-            return torch.from_numpy(self.images.gather(indices)), labels
+            return Batch(torch.from_numpy(self.images.gather(indices)), labels)
         chosen = torch.from_numpy(indices).to(self._resident.device)
         # On a CPU, the one copies whole images, the other each value.
         is_on_cpu = self._resident.device.type == "cpu"
-        return self._resident.index_select(0, chosen) if is_on_cpu else self._resident[chosen], labels
+        return Batch(self._resident.index_select(0, chosen) if is_on_cpu else self._resident[chosen], labels)
 
     def _gather_pinned(self, indices: Indices) -> Batch:
-        images, labels = self._gather(indices)
-        return images.pin_memory(), labels.pin_memory()
+        images, labels, _ = self._gather(indices)
+        return Batch(images.pin_memory(), labels.pin_memory())
 
 
 def _read_all(images: PreparedImages, device: torch.device | None) -> torch.Tensor:

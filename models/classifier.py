@@ -1,18 +1,20 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.augment import Augmentation, Normalize, center_crop
+from data.augment import Augmentation, Augmented, Normalize, center_crop
+from data.draws import seed_of
 from data.errors import UserError
-from data.load import Batch, Share
+from data.load import Batch, Share, Together
 from models.recipes import Recipe, make_optimizer, make_scheduler
 
 CHECK_EVERY_N_STEPS = 50
+DROPOUT = 16
+"""Stream of random numbers, the first of one for each process, that dropout draws from."""
 
 
 class ImageClassifier(LightningModule):
@@ -27,6 +29,7 @@ class ImageClassifier(LightningModule):
         super().__init__()
         self.network, self.augmentation, self.recipe = network, augmentation, recipe
         self._sums = torch.zeros(3)
+        self._augmented: dict[tuple[int, int], Augmented] = {}
 
     @property
     def normalize(self) -> Normalize:
@@ -49,25 +52,34 @@ class ImageClassifier(LightningModule):
                 a GPU wait.
 
         """
-        images, labels = batch
+        labels = batch.labels
         self._draw_from(batch_idx)
-        augmented = self.augmentation(images, labels, self.current_epoch, batch_idx)
+        augmented = self._augment(batch, batch_idx)
         logits = self._logits(augmented.pixels).float()
         loss = F.cross_entropy(logits, augmented.targets, label_smoothing=self.recipe.label_smoothing)
-        self._add(loss.detach() * len(labels), logits.detach(), labels)
+        self._add(loss.detach(), logits.detach(), labels)
         if batch_idx % CHECK_EVERY_N_STEPS == 0:
             self._require_finite(loss)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._tell({"train/step_loss": loss.item()}, self.global_step + 1)
         return loss
 
+    def _augment(self, batch: Batch, step: int) -> Augmented:
+        """Augment a batch, and with it those that it was read together with: they come next."""
+        place = self.current_epoch, step
+        images, labels, first, number = batch.together or Together(batch.images, batch.labels, step, 1)
+        if place not in self._augmented:
+            augmented: Augmented = self.augmentation(images, labels, self.current_epoch, first, number)
+            batches = augmented.batches(number)
+            self._augmented = {(self.current_epoch, first + index): each for index, each in enumerate(batches)}
+        return self._augmented.pop(place)
+
     def _draw_from(self, batch_idx: int) -> None:
         """Let what dropout draws follow from seed, epoch, step and process alone.
 
         Not by `torch.manual_seed`, which seeds all kinds of devices: one that is not used costs it 1.5 ms.
         """
-        numbers = [self.augmentation.seed, self.current_epoch, batch_idx, self.global_rank]
-        seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+        seed = seed_of(self.augmentation.seed, self.current_epoch, batch_idx, stream=DROPOUT + self.global_rank)
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(seed)
@@ -93,15 +105,17 @@ class ImageClassifier(LightningModule):
 
     def validation_step(self, batch: Batch, _batch_idx: int) -> None:
         """Loss and accuracy on images that are not trained on."""
-        images, labels = batch
+        images, labels, _ = batch
         if len(labels):  # one of several processes may have got none of the last few
             logits = self(images).float()
-            self._add(F.cross_entropy(logits, labels, reduction="sum"), logits, labels)
+            self._add(F.cross_entropy(logits, labels), logits, labels)
 
-    def _add(self, loss_sum: Tensor, logits: Tensor, labels: Tensor) -> None:
+    def _add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Count on the device; nothing waits for it."""
-        hits = (logits.argmax(dim=1) == labels).sum()
-        self._sums += torch.stack([loss_sum, hits, torch.full_like(hits, len(labels))])
+        losses, hits, count = self._sums.unbind()
+        losses.add_(loss, alpha=len(labels))
+        hits.add_((logits.argmax(dim=1) == labels).sum())
+        count.add_(len(labels))
 
     def on_train_start(self) -> None:
         """Count on the device that computes, and draw for this process's share of each batch."""

@@ -18,7 +18,7 @@ HOMES = {
     "prefect": ["pipelines/"],
     "prefect_dask": ["pipelines/"],
     "bentoml": ["serving/"],
-    "torch": ["models/", "data/augment.py", "data/boxes.py", "data/crop.py", "data/load.py", "data/mix.py"],
+    "torch": ["models/", *(f"data/{name}.py" for name in ("augment", "boxes", "crop", "draws", "load", "mix"))],
     # networks; and the one source that leaves downloading and checking published data sets to it
     "torchvision": ["models/", "data/source_torchvision.py"],
     "torchmetrics": ["models/"],

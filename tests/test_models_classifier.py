@@ -8,7 +8,7 @@ from conftest import tiny_job
 from torch import nn
 
 from data.config import AugmentationConfig
-from data.load import Share
+from data.load import Batch, Share
 from models.classifier import ImageClassifier
 from models.train import build_classifier, train
 
@@ -31,7 +31,7 @@ def test_accuracy_is_counted_against_the_labels_and_the_loss_against_what_was_mi
         monkeypatch.setattr(ImageClassifier, name, value)
     draws = SimpleNamespace(beta=lambda *_: 0.25, permutation=lambda count: np.roll(np.arange(count), 1))
     monkeypatch.setattr("data.mix.np.random.default_rng", lambda _: draws)
-    loss = classifier.training_step((images, labels), 1)
+    loss = classifier.training_step(Batch(images, labels), 1)
     _, hits, count = classifier._sums.tolist()
     assert (hits, count) == (8, 8)
     # With smoothing s a class gets (1 - s) of its share and s / 3; where the network is sure of another, it costs 20.
@@ -53,3 +53,27 @@ def test_processes_draw_for_their_share_of_the_batch(prepared):
         part = augment(images[rank::3], labels[rank::3], 2, 5)
         torch.testing.assert_close(part.pixels, whole.pixels[rank::3])
         assert torch.equal(part.targets, whole.targets[rank::3])
+
+
+EVERYTHING = {
+    **{"crop": True, "resized_crop": 0.4, "brightness": 0.3, "contrast": 0.3, "erasing": 0.5},
+    **{"mixup": 0.2, "cutmix": 1, "flip": True},
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"crop": False}, {"flip": True}, EVERYTHING], ids=str)
+@pytest.mark.parametrize("share", [Share(), Share(1, 2)], ids=["one process", "two"])
+def test_batches_are_augmented_together_as_each_is_alone(prepared, options, share):
+    job = replace(tiny_job(prepared), augmentation=AugmentationConfig.model_validate(options))
+    augment = build_classifier(job).augmentation
+    augment.share = share
+    num_steps, draws = 4, torch.Generator().manual_seed(0)
+    images = torch.randint(256, (num_steps * 6, 24, 24, 3), dtype=torch.uint8, generator=draws)
+    labels = torch.arange(len(images)) % 3
+    together = augment(images, labels, 2, 5, num_steps)
+    assert torch.equal(together.targets, torch.cat([batch.targets for batch in together.batches(num_steps)]))
+    pieces = zip(images.chunk(num_steps), labels.chunk(num_steps), together.batches(num_steps), strict=True)
+    for step, (some, their_labels, found) in enumerate(pieces, 5):
+        alone = augment(some, their_labels, 2, step)
+        assert torch.equal(found.pixels, alone.pixels)
+        assert torch.equal(found.targets, alone.targets)

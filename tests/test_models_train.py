@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from conftest import tiny_job
 from pytorch_lightning import Callback, Trainer
 from torch import nn
 
+from data.config import AugmentationConfig
 from data.errors import UserError
 from data.shards import PreparedImages
 from models.checkpoints import PREVIOUS
@@ -30,6 +33,17 @@ def test_training_lowers_the_loss_and_is_repeatable(prepared, tmp_path):
     torch.manual_seed(0)
     assert loss_of(load_classifier(job, first.checkpoint), prepared) < 0.9 * loss_of(build_classifier(job), prepared)
     assert {path.name for path in (tmp_path / "first").iterdir()} == {BEST, LAST, PREVIOUS}
+
+
+def test_small_batches_train_together_what_they_train_apart(prepared, tmp_path, monkeypatch):
+    augmentation = AugmentationConfig(brightness=0.3, erasing=0.3, mixup=0.2)
+    job = replace(tiny_job(prepared), augmentation=augmentation)
+    batch_bytes = job.training.batch_size * job.manifest.size**2 * 3
+    for name, num_together in (("together", 4), ("apart", 1)):
+        monkeypatch.setattr("data.load.TOGETHER_BYTES", num_together * batch_bytes)
+        train(job, tmp_path / name)
+    assert steps_per_epoch(job) % 4
+    assert_equal(tmp_path / "together" / LAST, tmp_path / "apart" / LAST)
 
 
 def test_another_seed_trains_other_weights(prepared, tmp_path):
