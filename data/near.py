@@ -1,6 +1,6 @@
 """Images that look alike though their bytes differ: found by a perceptual hash, confirmed by their pixels.
 
-Shapes: N images, P pairs, S stored pixels a side.
+Shapes: N images, P pairs, S stored pixels a side, F values of a reduced image.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +14,7 @@ from data.decode import Pixels
 
 Hashes = npt.NDArray[np.uint64]
 Pairs = npt.NDArray[np.int64]
+Reduced = npt.NDArray[np.float64]
 
 MAX_BITS = 6
 """Hashes that differ in more of their 64 bits are not looked at: of photographs that were scaled, compressed anew or
@@ -25,6 +26,9 @@ pages would be compared each with each."""
 
 MAX_PAIRS = 100_000
 """So many pairs are confirmed by their pixels, some 0.1 ms each; a set with more is full of near duplicates."""
+
+COMPARED_TOGETHER = 1024
+"""Pairs, whose images are in memory at the same time, reduced."""
 
 SIDE = 16
 """Pixels a side at which two images are compared: what a compression has changed is averaged out."""
@@ -45,8 +49,16 @@ def near_groups(hashes: Hashes, pixels_of: Callable[[int], Pixels]) -> list[list
         pixels_of: gives the prepared image of an index, uint8 [S, S, 3].
 
     """
-    pairs = near_pairs(hashes)[:MAX_PAIRS].tolist()
-    return connected((one, other) for one, other in pairs if look_alike(pixels_of(one), pixels_of(other)))
+    pairs = near_pairs(hashes)[:MAX_PAIRS]
+    blocks = (pairs[start : start + COMPARED_TOGETHER] for start in range(0, len(pairs), COMPARED_TOGETHER))
+    return connected((one, other) for block in blocks for one, other in _confirmed(block, pixels_of).tolist())
+
+
+def _confirmed(pairs: Pairs, pixels_of: Callable[[int], Pixels]) -> Pairs:
+    """Keep the pairs that look alike; each of their images is read once."""
+    members, places = np.unique(pairs, return_inverse=True)
+    looks = np.stack([reduced(pixels_of(index)) for index in members.tolist()])
+    return pairs[look_alike(*looks[places.reshape(pairs.shape).T])]
 
 
 def near_pairs(hashes: Hashes, max_bits: int = MAX_BITS) -> Pairs:
@@ -85,19 +97,22 @@ def _pairs_of_equal_keys(hashes: Hashes, keys: Hashes, max_bits: int) -> Iterato
         yield np.stack([order[near], order[near + step]], axis=1)
 
 
-def look_alike(one: Pixels, other: Pixels) -> bool:
-    """Compare two images of the same size, uint8 [S, S, 3], whatever their brightness and contrast."""
-    left, right = _reduced(one), _reduced(other)
-    if np.sqrt(np.square(left - right).mean()) <= MAX_DIFFERENCE:
-        return True
-    left, right = left - left.mean(), right - right.mean()
-    scale = np.sqrt(np.square(left).sum() * np.square(right).sum())
-    return bool((left * right).sum() >= MIN_CORRELATION * scale > 0)
+def look_alike(left: Reduced, right: Reduced) -> npt.NDArray[np.bool_]:
+    """Compare reduced images [..., F] whatever their brightness and contrast; bool [...]."""
+    is_close = np.sqrt(np.square(left - right).mean(axis=-1)) <= MAX_DIFFERENCE
+    left, right = left - left.mean(axis=-1, keepdims=True), right - right.mean(axis=-1, keepdims=True)
+    scale = np.sqrt(np.square(left).sum(axis=-1) * np.square(right).sum(axis=-1))
+    alike: npt.NDArray[np.bool_] = is_close | ((scale > 0) & ((left * right).sum(axis=-1) >= MIN_CORRELATION * scale))
+    return alike
 
 
-def _reduced(pixels: Pixels) -> npt.NDArray[np.float64]:
-    reduced = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX)
-    return np.asarray(reduced, dtype=np.float64)
+def reduced(pixels: Pixels) -> Reduced:
+    """Reduce an image, uint8 [S, S, 3], to F values, at which images are compared."""
+    image = Image.fromarray(pixels)
+    # Whole pixels are added up first, for which Pillow has a faster way.
+    small = image.reduce(max(1, image.width // SIDE))
+    small = small if small.width == SIDE else small.resize((SIDE, SIDE), Image.Resampling.BOX)
+    return np.asarray(small, dtype=np.float64).ravel()
 
 
 def connected(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:

@@ -262,16 +262,17 @@ def _of_lookalikes(kept: Sequence[Seen], prepared: Path) -> Iterator[Finding]:
 
 
 def _reader(images: Sequence[Seen], prepared: Path) -> Callable[[int], Pixels]:
-    """Give a function that copies the prepared pixels of one of the images."""
+    """Give a function that reads the prepared pixels of one of the images."""
 
-    @lru_cache(maxsize=64)
+    @lru_cache(maxsize=1024)  # memory-mapped: it is addresses that they take
     def mapped(name: str) -> Pixels:
         array: Pixels = np.load(prepared / name, mmap_mode="r")
         return array
 
     def read(index: int) -> Pixels:
         _, split, shard, position = images[index]
-        return np.array(mapped(f"{split}-{shard}.npy")[position])
+        pixels: Pixels = mapped(f"{split}-{shard}.npy")[position]
+        return pixels
 
     return read
 

@@ -1,6 +1,7 @@
 """Small pictures of the images that the report on quality names, whole as they came, for its page."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from data.decode import Pixels, opened, upright
 from data.quality import Evidence, QualityReport
+from data.stage import num_cores
 
 THUMBNAILS_FILE = "quality-thumbnails.npy"
 SIDE = 64
@@ -22,11 +24,9 @@ def make_thumbnails(report: QualityReport, raw: Path, max_pixels: int) -> tuple[
     for image in shown(report):
         if image.shard and image.label is not None:
             wanted.setdefault(image.shard, set()).add(image.origin)
-    drawn = {
-        origin: _draw(content, max_pixels)
-        for shard, origins in sorted(wanted.items())
-        for origin, content in _read(raw / f"{shard}.parquet", origins)
-    }
+    with ThreadPoolExecutor(num_cores()) as threads:
+        drawings = threads.map(lambda shard: _draw_all(raw / f"{shard}.parquet", wanted[shard], max_pixels), wanted)
+        drawn = {origin: picture for some in drawings for origin, picture in some}
     pictures = np.array([drawn[origin] for origin in sorted(drawn)], dtype=np.uint8).reshape(-1, SIDE, SIDE, 3)
     return report.model_copy(update={"thumbnails": tuple(sorted(drawn))}), pictures
 
@@ -36,6 +36,10 @@ def shown(report: QualityReport) -> Iterator[Evidence]:
     for finding in report.findings:
         for group in finding.groups[:NUM_GROUPS]:
             yield from group[:NUM_IN_GROUP]
+
+
+def _draw_all(shard: Path, origins: set[str], max_pixels: int) -> list[tuple[str, Pixels]]:
+    return [(origin, _draw(content, max_pixels)) for origin, content in _read(shard, origins)]
 
 
 def _read(shard: Path, origins: set[str]) -> Iterator[tuple[str, bytes]]:
