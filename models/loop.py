@@ -60,12 +60,13 @@ class BatchLoop(_TrainingEpochLoop):
     def _step(self, batch: Any) -> Any:
         trainer, done = self.trainer, self.automatic_optimization.optim_progress.optimizer
         (optimizer,) = trainer.optimizers
-        with trainer.precision_plugin.train_step_context():
-            loss = trainer.lightning_module.training_step(batch, self.batch_idx)
+        # Lightning does so after the forward pass, by when the gradients have left the cache.
         done.zero_grad.increment_ready()
         done.zero_grad.increment_started()
         optimizer.zero_grad()
         done.zero_grad.increment_completed()
+        with trainer.precision_plugin.train_step_context():
+            loss = trainer.lightning_module.training_step(batch, self.batch_idx)
         loss.backward()
         done.step.increment_ready()
         optimizer.step()
