@@ -8,25 +8,28 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 import torch
 
+from benchmarks.peers.model import served_on_cpu
 from benchmarks.photos import IMAGENET_SIZE, make_photo
 from benchmarks.report import Report, alternate, run
 from benchmarks.serve_load import Load, at_pace, at_rate, together
 from benchmarks.serve_models import export_model
 from benchmarks.serve_servers import Running, convoy, peers, running
-from data.decode import decode
+from data.decode import Pixels, Preprocessing, decode
 from data.errors import UserError
 from data.stage import num_cores
-from models.predictor import MODEL_FILE, OnnxPredictor, read_manifest
+from models.predictor import Probabilities, read_manifest
 
 NUM_IMAGES = 16
 NUM_CLIENTS = 16
 FLOOR, CONVOY, UNBATCHED, BENTOML = "Starlette + onnxruntime", "Convoy", "Convoy, one by one", "BentoML"
-LIMIT = "limit"
+LIMIT, ALONE = "limit", "no server"
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,16 @@ class Case:
     """of the throughput with batches against that without"""
     limit_goal: float | None = None
     """of the throughput with batches against onnxruntime's"""
+    in_int8: bool = False
+    """as `cpu` serves it where the gate has accepted that; otherwise in fp32"""
     more: int = 1
     """times as many requests: the system counts processor time in hundredths of a second"""
 
 
 ALEXNET = Case("AlexNet", "alexnet", 256, 224, IMAGENET_SIZE, 1.6, 0.9)
 """Gains from batches."""
+ALEXNET_INT8 = Case("AlexNet int8", "alexnet", 256, 224, IMAGENET_SIZE, 1.0, in_int8=True)
+"""As `cpu` serves it, unless the gate refuses it."""
 MOBILENET = Case("MobileNet", "mobilenet_v3_small", 256, 224, IMAGENET_SIZE, 1.0)
 """Does not."""
 LENET = Case("LeNet", "lenet5", 36, 32, (36, 36), 1.0, more=10)
@@ -66,11 +73,13 @@ def measure(arguments: argparse.Namespace) -> Report:
     if on_gpu and not torch.cuda.is_available():
         raise UserError("torch finds no CUDA device here, and without one the target gpu is slow, as is known")
     report = Report("serve-gpu" if on_gpu else "serve")
-    for case in (ALEXNET, MOBILENET, LENET):
+    for case in (ALEXNET, MOBILENET, LENET) if on_gpu else (ALEXNET, ALEXNET_INT8, MOBILENET, LENET):
         with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
             scratch, rng = Path(name), np.random.default_rng(0)
             images = [make_photo(rng, *case.photo) for _ in range(NUM_IMAGES)]
-            model = export_model(case.network, scratch / "model", case.size, case.crop, for_gpu=on_gpu)
+            model = export_model(
+                case.network, scratch / "model", case.size, case.crop, in_int8=case.in_int8, for_gpu=on_gpu
+            )
             others = peers(model, scratch)
             wanted = [*convoy(model, scratch, arguments.target), *(others[:1] if on_gpu else others)]
             servers = {
@@ -104,7 +113,7 @@ class _Comparison:
 
     def measure_all(self, model: Path) -> None:
         """Add all figures of a network."""
-        self._measure_one_client()
+        self._measure_one_client(model)
         self._measure_many_clients(model)
         self._measure_latency()
         self._measure_memory(model)
@@ -123,12 +132,15 @@ class _Comparison:
     def _add(self, metric: str, value: float, unit: str, **more: object) -> None:
         self._report.add(f"{metric}, {self._case.title}", value, unit, **more)  # type: ignore[arg-type]
 
-    def _measure_one_client(self) -> None:
-        cpu = self._alternate(self._cpu_ms)
+    def _measure_one_client(self, model: Path) -> None:
+        candidates = {name: partial(self._cpu_ms, server) for name, server in self._servers.items()}
+        alone = partial(cpu_ms_alone, model, self._images, self._num_requests)
+        cpu = alternate({**candidates, ALONE: alone}, self._rounds)
         for name, value in cpu.items():
             self._add(f"{name}: processor time of a prediction", value, "ms")
         reference = "processor time of a prediction, one client"
         self._add(f"{CONVOY} / {FLOOR}", cpu[CONVOY] / cpu[FLOOR], "x", at_most=1.06, reference=reference)
+        reference += f"; decoding and predicting without a server: {cpu[ALONE] / cpu[BENTOML]:.2f} x"
         self._add(f"{CONVOY} / {BENTOML}", cpu[CONVOY] / cpu[BENTOML], "x", at_most=0.75, reference=reference)
 
     def measure_overhead(self) -> None:
@@ -181,7 +193,8 @@ class _Comparison:
 
     def _measure_memory(self, model: Path) -> None:
         together(self._servers[CONVOY].call(self._images), NUM_CLIENTS, 1000)
-        over = (self._servers[CONVOY].memory_bytes() - (model / MODEL_FILE).stat().st_size) / 1e6
+        model_bytes = (model / served_on_cpu(read_manifest(model)).model_file).stat().st_size
+        over = (self._servers[CONVOY].memory_bytes() - model_bytes) / 1e6
         reference = "after 1,000 requests of 16 clients, all processes"
         self._add(f"{CONVOY}: memory over the model", over, "MB", at_most=200, reference=reference)
 
@@ -202,13 +215,28 @@ class _Comparison:
         return 1e3 * (server.cpu_seconds() - before) / self._num_requests, load.rate
 
 
+def cpu_ms_alone(model: Path, images: Sequence[bytes], number: int) -> float:
+    """Milliseconds of processor time that decoding and predicting an image take by themselves, on all cores."""
+    predict, spec = _open(model)
+    predict(decode(images[0], spec)[None])
+    start = time.process_time()
+    for image in islice(cycle(images), number):
+        predict(decode(image, spec)[None])
+    return 1e3 * (time.process_time() - start) / number
+
+
 def batch_limit(model: Path, images: Sequence[bytes]) -> float:
     """Images a second that the network predicts in full batches, on all cores, if these also decode each image."""
-    predict, spec = OnnxPredictor(model), read_manifest(model).preprocessing
+    predict, spec = _open(model)
     pixels = np.stack([decode(image, spec) for image in images])
     network = _seconds(lambda: predict(pixels)) / len(images)
     decoding = _seconds(lambda: [decode(image, spec) for image in images]) / len(images)
     return 1 / (network + decoding / num_cores())
+
+
+def _open(model: Path) -> tuple[Callable[[Pixels], Probabilities], Preprocessing]:
+    manifest = read_manifest(model)
+    return resolve_name(served_on_cpu(manifest).predictor)(model), manifest.preprocessing
 
 
 def _seconds(work: Callable[[], object], times: int = 9) -> float:

@@ -1,32 +1,40 @@
 """Networks to serve, exported as the pipeline does it; they have learned nothing, which changes no time."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.photos import photo_folder
 from data.augment import Augmentation
-from data.config import AugmentationConfig
-from data.decode import Preprocessing
+from data.config import AugmentationConfig, DataConfig
+from data.decode import Pixels, Preprocessing
+from data.ingest import ingest
 from data.manifest import ColorStatistics
+from data.prepare import prepare
 from models.classifier import ImageClassifier
 from models.config import ModelConfig, TrainingConfig
 from models.export import ServedNetwork, TorchPredictor, export_onnx, export_program, make_golden
-from models.manifest import ModelManifest
-from models.predictor import MANIFEST_FILE, file_sha256
+from models.manifest import INT8_FILE, MODEL_FILE, Int8, ModelManifest
+from models.predictor import MANIFEST_FILE, file_sha256, open_session, run_session
+from models.quantize import Calibrated, quantize
 from models.recipes import resolve_recipe
 from models.zoo import build_network
 
 CLASSES = tuple(f"class {number:03}" for number in range(1000))
 """As many as ImageNet has."""
+NUM_CALIBRATION_PHOTOS = 100
 
 
-def export_model(network: str, folder: Path, size: int, crop: int, *, for_gpu: bool = False) -> Path:
+def export_model(
+    network: str, folder: Path, size: int, crop: int, *, in_int8: bool = False, for_gpu: bool = False
+) -> Path:
     """Write model and manifest of a network into `folder`, as version 1 of a model named after it.
 
-    Images are resized to `size` pixels, of which the network sees the `crop` in the middle. `for_gpu` adds the program
-    that the target `gpu` runs.
+    Images are resized to `size` pixels, of which the network sees the `crop` in the middle. `in_int8` adds the model in
+    8-bit integers, as accepted; `for_gpu` adds the program that the target `gpu` runs.
     """
     served = ServedNetwork(_classifier(network, crop))
     path = export_onnx(served, crop, folder)
@@ -46,9 +54,26 @@ def export_model(network: str, folder: Path, size: int, crop: int, *, for_gpu: b
         onnx_sha256=file_sha256(path),
         program_sha256=file_sha256(export_program(served, crop, folder)) if for_gpu else None,
         golden=make_golden(pixels[0], TorchPredictor(served)(pixels)[0]),
+        int8=_add_int8(folder, preprocessing, pixels) if in_int8 else None,
     )
     (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(), encoding="utf-8")
     return folder
+
+
+def _add_int8(folder: Path, preprocessing: Preprocessing, golden_image: Pixels) -> Int8:
+    """Quantize the model in `folder`; a network that has learned nothing has nothing to lose by it."""
+    path = folder / INT8_FILE
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        photos = photo_folder(None, scratch / "photos", NUM_CALIBRATION_PHOTOS)
+        config = DataConfig(source="folder", path=photos, size=preprocessing.size)
+        ingest(config, scratch / "raw", scratch / "state.json")
+        prepare(config, scratch / "raw", scratch / "prepared", scratch / "parts")
+        quantize(folder / MODEL_FILE, path, Calibrated(scratch / "prepared", preprocessing.crop))
+    (golden,) = run_session(open_session(path), golden_image).tolist()
+    return Int8(
+        refusal=None, accuracy_drop={}, seconds={}, num_bytes={}, onnx_sha256=file_sha256(path), golden=tuple(golden)
+    )
 
 
 def _classifier(network: str, crop: int) -> ImageClassifier:

@@ -8,7 +8,9 @@ import numpy as np
 from onnxruntime import InferenceSession
 
 from data.decode import decode
-from models.predictor import MODEL_FILE, read_manifest
+from models.manifest import ModelManifest
+from models.predictor import read_manifest
+from serving.targets import TARGETS, Runtime
 
 TOP_K = 5
 
@@ -18,8 +20,9 @@ class Model:
 
     def __init__(self, folder: Path) -> None:
         """Load it with onnxruntime's own settings: a thread for each core."""
-        self._session = InferenceSession(folder / MODEL_FILE, providers=["CPUExecutionProvider"])
         self.manifest = read_manifest(folder)
+        path = folder / served_on_cpu(self.manifest).model_file
+        self._session = InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def classify(self, image: bytes) -> dict[str, Any]:
         """From the bytes of an image to its likeliest classes."""
@@ -32,6 +35,11 @@ class Model:
                 for index in likeliest
             ]
         }
+
+
+def served_on_cpu(manifest: ModelManifest) -> Runtime:
+    """How Convoy's target `cpu` computes a model: all serve the same file."""
+    return next(runtime for runtime in TARGETS["cpu"].runtimes if runtime.model_file in manifest.files)
 
 
 def from_command_line() -> tuple[Path, int]:
