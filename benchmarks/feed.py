@@ -29,7 +29,7 @@ def measure(arguments: argparse.Namespace) -> Report:
         batches = Batches(images, BATCH_SIZE, shuffle_seed=0)
         medians = alternate(
             {
-                "Convoy": lambda: rate(lambda: sum(len(labels) for _, labels in batches)),
+                "Convoy": lambda: rate(lambda: sum(len(batch.labels) for batch in batches)),
                 "memory copy": lambda: rate(lambda: _copy_all(images)),
                 "DataLoader over JPEGs": lambda: rate(lambda: sum(len(labels) for _, labels in loader)),
             },
