@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.feed import prepare_photos
 from benchmarks.photos import photo_folder
 from data.augment import Augmentation
-from data.config import AugmentationConfig, DataConfig
+from data.config import AugmentationConfig
 from data.decode import Pixels, Preprocessing
-from data.ingest import ingest
 from data.manifest import ColorStatistics
-from data.prepare import prepare
 from models.classifier import ImageClassifier
 from models.config import ModelConfig, TrainingConfig
 from models.export import ServedNetwork, TorchPredictor, export_onnx, export_program, make_golden
@@ -66,9 +65,7 @@ def _add_int8(folder: Path, preprocessing: Preprocessing, golden_image: Pixels) 
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         photos = photo_folder(None, scratch / "photos", NUM_CALIBRATION_PHOTOS)
-        config = DataConfig(source="folder", path=photos, size=preprocessing.size)
-        ingest(config, scratch / "raw", scratch / "state.json")
-        prepare(config, scratch / "raw", scratch / "prepared", scratch / "parts")
+        prepare_photos(photos, scratch, preprocessing.size)
         quantize(folder / MODEL_FILE, path, Calibrated(scratch / "prepared", preprocessing.crop))
     (golden,) = run_session(open_session(path), golden_image).tolist()
     return Int8(

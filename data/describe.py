@@ -97,10 +97,7 @@ class Looks:
     def add(self, image: Image.Image | None) -> None:
         """Add a square image, RGB; None: what cannot be decoded looks black."""
         if image is not None:
-            # Whole pixels are added up first, for which Pillow has a faster way.
-            small = image.reduce(max(1, image.width // _SIDE))
-            small = small if small.width == _SIDE else small.resize((_SIDE, _SIDE), Image.Resampling.BOX)
-            self._strip.paste(small, (0, _SIDE * self._num_added))
+            self._strip.paste(shrink(image, _SIDE), (0, _SIDE * self._num_added))
         self._num_added += 1
 
     def hashes(self) -> list[int]:
@@ -109,6 +106,13 @@ class Looks:
         frequencies = (_COSINES @ grey @ _COSINES.T).reshape(-1, 64)
         bits = frequencies > np.sort(frequencies[:, 1:])[:, 31:32]
         return np.packbits(bits).view(">u8").tolist()
+
+
+def shrink(image: Image.Image, side: int) -> Image.Image:
+    """Average a square image down to `side` pixels."""
+    # Whole pixels are added up first, for which Pillow has a faster way.
+    small = image.reduce(max(1, image.width // side))
+    return small if small.width == side else small.resize((side, side), Image.Resampling.BOX)
 
 
 _SIDE = 32

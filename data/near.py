@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from data.decode import Pixels
+from data.describe import shrink
 
 Hashes = npt.NDArray[np.uint64]
 Pairs = npt.NDArray[np.int64]
@@ -108,11 +109,7 @@ def look_alike(left: Reduced, right: Reduced) -> npt.NDArray[np.bool_]:
 
 def reduced(pixels: Pixels) -> Reduced:
     """Reduce an image, uint8 [S, S, 3], to F values, at which images are compared."""
-    image = Image.fromarray(pixels)
-    # Whole pixels are added up first, for which Pillow has a faster way.
-    small = image.reduce(max(1, image.width // SIDE))
-    small = small if small.width == SIDE else small.resize((SIDE, SIDE), Image.Resampling.BOX)
-    return np.asarray(small, dtype=np.float64).ravel()
+    return np.asarray(shrink(Image.fromarray(pixels), SIDE), dtype=np.float64).ravel()
 
 
 def connected(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
