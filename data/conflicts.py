@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from data.columns import read_columns
 from data.config import DataConfig
 from data.sources import Split
 from data.splits import split_of
@@ -39,8 +39,7 @@ def find_dropped(shards: Sequence[Path], config: DataConfig, missing: frozenset[
 
 def _copies(shards: Sequence[Path], config: DataConfig, missing: frozenset[Split]) -> Iterator[list[Copy]]:
     """Groups of equal bytes. The checksums stay in Arrow's arrays: only those of copies become objects."""
-    columns = ["origin", "label", "split", "sha256"]
-    tables = [pq.ParquetFile(shard).read(columns) for shard in shards]
+    tables = [read_columns(shard, ["origin", "label", "split", "sha256"]) for shard in shards]
     checksums = pa.chunked_array([chunk for table in tables for chunk in table["sha256"].chunks], pa.string())
     counts = checksums.value_counts()
     repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))

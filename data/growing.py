@@ -1,6 +1,5 @@
 """An array on disk that grows by images: memory does not grow with it."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedRandom
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.checksum import checksum_of
 from data.decode import Pixels
 from data.stage import whole_file
 
@@ -15,9 +15,9 @@ from data.stage import whole_file
 class GrowingArray:
     """A .npy file, uint8 [num_images, S, S, 3], and its checksum.
 
-    Not written by `np.save`, which does not say so where the disk is full. It is hashed while it is written, for which
-    the header must be right from the start: how many images will follow is known but for those that turn out to be
-    broken. Only where there are such, header and checksum are made anew.
+    Not written by `np.save`, which does not say so where the disk is full. The checksum is taken while it is
+    written, for which the header must be right from the start: how many images will follow is known but for those that
+    turn out to be broken. Only where there are such, header and checksum are made anew.
     """
 
     def __init__(self, file: BufferedRandom, shape: tuple[int, ...], expected: int) -> None:
@@ -27,17 +27,17 @@ class GrowingArray:
         self._write_header(expected)
         file.flush()
         file.seek(0)
-        self._digest = hashlib.sha256(file.read())
+        self._checksum = checksum_of(file)
 
     @property
-    def sha256(self) -> str:
+    def checksum(self) -> str:
         """Of the whole file, once it is finished."""
-        return self._digest.hexdigest()
+        return self._checksum.hexdigest()
 
     def append(self, pixels: Pixels) -> None:
         """Add one image."""
         self._file.write(pixels.data)
-        self._digest.update(pixels.data)
+        self._checksum.update(pixels.data)
         self.num_images += 1
 
     def finish(self) -> None:
@@ -46,7 +46,7 @@ class GrowingArray:
             self._file.seek(0)
             self._write_header(self.num_images)
             self._file.seek(0)
-            self._digest = hashlib.file_digest(self._file, "sha256")
+            self._checksum = checksum_of(self._file)
 
     def _write_header(self, num_images: int) -> None:
         header = {"descr": "|u1", "fortran_order": False, "shape": (num_images, *self._shape)}

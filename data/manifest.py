@@ -29,7 +29,8 @@ class Shard(Model):
     split: Split
     name: str
     num_images: int
-    sha256: str
+    checksum: str
+    """of `data.checksum`, of the file"""
 
 
 class ColorStatistics(Model):

@@ -13,7 +13,9 @@ import PIL
 import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
+from data.checksum import file_checksum
 from data.color import ColorCounter, ColorSums
+from data.columns import read_columns
 from data.config import DataConfig
 from data.conflicts import Dropped
 from data.decode import DecodeError, Preprocessing
@@ -24,7 +26,7 @@ from data.sources import Split
 from data.splits import split_of
 from data.stage import whole_file
 
-CODE = ("color.py", "decode.py", "describe.py", "growing.py", "part.py", "splits.py")
+CODE = ("checksum.py", "color.py", "decode.py", "describe.py", "growing.py", "part.py", "splits.py")
 """What a part depends on: a change here prepares everything anew."""
 
 READ_TOGETHER, BYTES_TOGETHER = 16, 2**22
@@ -91,7 +93,7 @@ def prepare_part(raw: Path, *, plan: Plan, prepared: Path, parts: Path) -> Path:
     Returns the file that holds the `Part`: the parts of many shards are not worth carrying between processes.
     """
     record = parts / f"{raw.stem}.json"
-    listed = pq.ParquetFile(raw).read(["origin", "label", "sha256", "split"]).to_pydict()
+    listed = read_columns(raw, ["origin", "label", "sha256", "split"]).to_pydict()
     # The images are named by the checksums that were taken when they were read from their source.
     named = {"origin": listed["origin"], "sha256": listed["sha256"]}
     key = _digest(json.dumps([plan.key, _digest(json.dumps(named).encode()), plan.dropped.get(raw.stem)]).encode())
@@ -168,18 +170,13 @@ def _decoded(raw: Path, spec: Preprocessing) -> Iterator[Described | DecodeError
 
 def _shard(split: Split, raw: Path, array: GrowingArray) -> Shard:
     name = f"{split}-{raw.stem}.npy"
-    return Shard(split=split, name=name, num_images=array.num_images, sha256=array.sha256)
+    return Shard(split=split, name=name, num_images=array.num_images, checksum=array.checksum)
 
 
 def _is_unaltered(prepared: Path, shard: Shard) -> bool:
     path = prepared / shard.name
-    return path.is_file() and _file_digest(path) == shard.sha256
+    return path.is_file() and file_checksum(path) == shard.checksum
 
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

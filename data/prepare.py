@@ -1,5 +1,6 @@
 """Stage `prepare`: from `data/raw` to arrays that are memory-mapped and never decoded again."""
 
+import gc
 import io
 import json
 from collections import Counter
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from data.color import color_statistics
-from data.columns import texts
+from data.columns import read_columns, texts
 from data.config import DataConfig
 from data.conflicts import find_dropped
 from data.errors import UserError
@@ -55,12 +56,13 @@ def prepare(config: DataConfig, raw: Path, prepared: Path, parts: Path) -> DataM
     prepared.mkdir(parents=True, exist_ok=True)
     parts.mkdir(parents=True, exist_ok=True)
     (prepared / MANIFEST_FILE).unlink(missing_ok=True)
-    given = pa.concat_tables(pq.ParquetFile(shard).read(["origin", "label", "split"]) for shard in shards)
+    given = pa.concat_tables(read_columns(shard, ["origin", "label", "split"]) for shard in shards)
     missing = _missing_splits(given)
     dropped = find_dropped(shards, config, missing) if config.on_conflict == "drop" else {}
     plan = Plan(config=config, missing=missing, dropped=dropped)
     done = _prepare_parts(shards, plan, prepared, parts, num_images=len(given))
     _remove_stale(done, prepared, parts)
+    gc.freeze()  # the rows of all images, through which Python would look for garbage again and again
     unusable = [RejectedImage(**row) for row in unread]
     report = inspect(config, done, unusable, prepared)
     _write_quality(report, config, raw, prepared)

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from data.columns import read_columns
 from data.decode import Pixels
 from data.errors import UserError
 from data.manifest import read_manifest
@@ -38,8 +39,8 @@ def first_test_image(raw: Path, prepared: Path, crop: int) -> Sample:
 def _original(raw: Path, sha256: str) -> bytes:
     """Look through the digests, and read the images of one shard only."""
     for shard in sorted(raw.glob("*.parquet")):
-        digests = pq.read_table(shard, columns=["sha256"])["sha256"].to_pylist()
+        digests = read_columns(shard, ["sha256"])["sha256"].to_pylist()
         if sha256 in digests:
-            image: bytes = pq.read_table(shard, columns=["image"])["image"][digests.index(sha256)].as_py()
+            image: bytes = read_columns(shard, ["image"])["image"][digests.index(sha256)].as_py()
             return image
     raise UserError(f"{raw} does not hold the images that were prepared: ingest them again with `convoy data ingest`")

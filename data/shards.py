@@ -1,12 +1,12 @@
 """The prepared splits, memory-mapped. Shapes: B images a batch, S pixels a side, 3 colours."""
 
-import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from data.checksum import file_checksum
 from data.decode import Pixels
 from data.errors import UserError
 from data.manifest import DataManifest, Shard, labels_file
@@ -79,10 +79,7 @@ def verify(prepared: Path, manifest: DataManifest) -> None:
 
     def is_intact(shard: Shard) -> bool:
         path = prepared / shard.name
-        if not path.is_file():
-            return False
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == shard.sha256
+        return path.is_file() and file_checksum(path) == shard.checksum
 
     with ThreadPoolExecutor(num_cores()) as pool:
         for shard, intact in zip(manifest.shards, pool.map(is_intact, manifest.shards), strict=True):

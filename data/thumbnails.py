@@ -44,7 +44,7 @@ def _draw_all(shard: Path, origins: set[str], max_pixels: int) -> list[tuple[str
 
 def _read(shard: Path, origins: set[str]) -> Iterator[tuple[str, bytes]]:
     """Read single images; a row group without any is left alone but for its names."""
-    with pq.ParquetFile(shard) as file:
+    with pq.ParquetFile(shard, pre_buffer=False) as file:
         for group in range(file.num_row_groups):
             names = file.read_row_group(group, columns=["origin"])["origin"].to_pylist()
             rows = [row for row, name in enumerate(names) if name in origins]

@@ -166,12 +166,32 @@ def _colleagues(
             resource_tracker.ensure_running()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            for kind in kinds:
-                colleagues.append(kind(work))
-                stack.callback(colleagues[-1].end)
+            with _one_thread_each():
+                for kind in kinds:
+                    colleagues.append(kind(work))
+                    stack.callback(colleagues[-1].end)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         yield colleagues
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Let processes that start in the block compute on one thread: all other cores have processes of their own.
+
+    NumPy's library for matrices starts a thread for each core, which looks for work for 0.1 s and finds none.
+    """
+    given = os.environ.get(_NUM_THREADS)
+    os.environ.setdefault(_NUM_THREADS, "1")
+    try:
+        yield
+    finally:
+        if given is None:
+            del os.environ[_NUM_THREADS]
+
+
+_NUM_THREADS = "OMP_NUM_THREADS"
+"""Environment variable: of OpenMP, OpenBLAS, MKL and Arrow."""
 
 
 def _serve(colleague: Connection, work: Callable[[Path], Result]) -> None:

@@ -15,6 +15,7 @@ from data.errors import UserError
 from data.ingest import ingest
 from data.manifest import read_manifest
 from data.prepare import prepare
+from data.shards import verify
 
 SIZE = 8
 
@@ -79,6 +80,7 @@ def test_the_manifest_counts_every_image(tmp_path):
     assert manifest.num_images + len(manifest.rejected) == len(files) + len(broken)
     assert (manifest.source, manifest.size, manifest.mirror_keeps_label) == ("folder", SIZE, True)
     assert sum(shard.num_images for shard in manifest.shards) == 24
+    verify(folder, manifest)
 
 
 def test_color_statistics_are_those_of_all_training_pixels(tmp_path):

@@ -1,12 +1,12 @@
 """A prepared folder of noise: what Convoy's pipeline reads, made in a second and without what prepares real images."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from data.checksum import file_checksum
 from data.config import AugmentationConfig
 from data.manifest import MANIFEST_FILE, ColorStatistics, DataManifest, Shard, labels_file
 from data.sources import Split
@@ -39,9 +39,8 @@ def make_prepared(folder: Path, shape: Shape) -> Path:
     for split, (count, repeats) in sizes.items():
         path = folder / f"{split}-000.npy"
         np.save(path, rng.integers(0, 256, (count, shape.pixels, shape.pixels, 3), dtype=np.uint8))
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        shards += [Shard(split=split, name=path.name, num_images=count, sha256=sha256)] * repeats
+        shard = Shard(split=split, name=path.name, num_images=count, checksum=file_checksum(path))
+        shards += [shard] * repeats
         labels = np.tile(rng.integers(shape.num_classes, size=count), repeats)
         np.save(folder / labels_file(split), labels)
         counts = np.bincount(labels, minlength=shape.num_classes).tolist()
