@@ -116,12 +116,17 @@ def machine() -> str:
 
 
 def _processor() -> str:
+    """Name the processor; where a cloud hides its name, family and model still tell one generation from another."""
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    if not cpuinfo.is_file():
+        return platform.processor() or platform.machine()
+    pairs = (line.partition(":") for line in cpuinfo.read_text(encoding="utf-8").splitlines())
+    facts = {name.strip(): value.strip() for name, _, value in pairs}
+    numbers = ", ".join(
+        f"{name.removeprefix('cpu ')} {facts[name]}" for name in ("cpu family", "model") if name in facts
+    )
+    name = facts.get("model name", platform.machine())
+    return f"{name} ({numbers})" if numbers else name
 
 
 def alternate(candidates: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
