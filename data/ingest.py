@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
-from typing import Never, TypedDict
+from threading import Event, Lock
+from typing import TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +22,7 @@ from data.stage import num_cores, read_params, remove_unfinished, run_stage, who
 
 RAW = Path("data/raw")
 REJECTED_FILE = "rejected.json"
-STATE_FILE = Path("outputs/ingest-shards.json")
+STATE_FILE = Path("outputs/ingest-shards.jsonl")
 """A cache: the state of the files behind each shard, so that unchanged ones are not read again."""
 
 SHARD_PATTERN = "[0-9a-f]" * 16 + ".parquet"
@@ -32,10 +31,8 @@ SHARD_PATTERN = "[0-9a-f]" * 16 + ".parquet"
 MEAN_SHARD_IMAGES = 256
 """A shard is the unit of parallel work, and of what is done again when images are added."""
 MAX_SHARD_BYTES = 128 * 2**20
-READ_AHEAD = 64
-"""Files read at a time."""
-READ_TOGETHER = 8
-"""Files that a thread reads before it asks for more: to ask costs as much as to read a small one."""
+ROWS_TOGETHER, BYTES_TOGETHER = 64, 2**24
+"""Images that a thread has in memory, so many at most or so many bytes: a row group of the shard."""
 
 States = dict[str, "ShardState"]
 
@@ -51,7 +48,6 @@ class ShardState(TypedDict):
 
 
 _Row = tuple[str, str, Split | None, str, bytes]
-_Rows = list[_Row | Rejected]
 SCHEMA = pa.schema(
     [
         ("origin", pa.string()),
@@ -79,22 +75,23 @@ def ingest(config: DataConfig, raw: Path, state_file: Path) -> None:
     known = _read_states(state_file)
     states: States = {}
     changed: dict[str, list[SourceImage]] = {}
-    with tqdm(total=len(listing.images), unit="image", desc="ingest", disable=None) as progress:
-        for images in cut_into_shards(listing.images):
-            name = f"{_shard_name(images)}.parquet"
-            kept = known.get(name)
-            if kept and kept["state"] == _shard_state(images, config) and _is_as_written(raw / name, kept):
-                states[name] = kept
-                progress.update(len(images))
-            else:
-                changed[name] = images
-        with closing(_read_ahead(changed.values(), config)) as rows:
-            for name, images in changed.items():
-                rejected = _write_shard(raw / name, rows, len(images), progress)
-                state = _shard_state(images, config)
-                states[name] = {"state": state, "written": _written(raw / name), "rejected": rejected}
-                _write_json(state_file, known | states)
-    _write_json(state_file, states)
+    for images in cut_into_shards(listing.images):
+        name = f"{_shard_name(images)}.parquet"
+        kept = known.get(name)
+        if kept and kept["state"] == _shard_state(images, config) and _is_as_written(raw / name, kept):
+            states[name] = kept
+        else:
+            changed[name] = images
+    _write_states(state_file, known)
+    num_kept = len(listing.images) - sum(map(len, changed.values()))
+    with (
+        tqdm(total=len(listing.images), initial=num_kept, unit="image", desc="ingest", disable=None) as progress,
+        closing(_write_shards(raw, changed, config, state_file)) as written,
+    ):
+        for name, state in written:
+            states[name] = state
+            progress.update(len(changed[name]))
+    _write_states(state_file, states)
     _finish(raw, listing, states)
 
 
@@ -121,30 +118,62 @@ def _check_apart(config: DataConfig, raw: Path) -> None:
 
 def cut_into_shards(images: Iterable[SourceImage]) -> Iterator[list[SourceImage]]:
     """Group images, ordered by origin, so that adding some changes few groups: the cuts depend on the origins alone."""
-    shard: list[SourceImage] = []
+
+    def is_cut(image: SourceImage, num_images: int, num_bytes: int) -> bool:
+        draw = int(hashlib.sha256(image.origin.encode()).hexdigest()[:8], 16)
+        return draw % MEAN_SHARD_IMAGES == 0 or num_images >= 4 * MEAN_SHARD_IMAGES or num_bytes >= MAX_SHARD_BYTES
+
+    return _cut(images, is_cut)
+
+
+def _cut(images: Iterable[SourceImage], is_cut: Callable[[SourceImage, int, int], bool]) -> Iterator[list[SourceImage]]:
+    """Group images: from the latest one, and from the number and bytes of its group, `is_cut` tells if that is full."""
+    group: list[SourceImage] = []
     num_bytes = 0
     for image in images:
-        shard.append(image)
+        group.append(image)
         num_bytes += image.num_bytes
-        is_cut = int(hashlib.sha256(image.origin.encode()).hexdigest()[:8], 16) % MEAN_SHARD_IMAGES == 0
-        if is_cut or len(shard) >= 4 * MEAN_SHARD_IMAGES or num_bytes >= MAX_SHARD_BYTES:
-            yield shard
-            shard, num_bytes = [], 0
-    if shard:
-        yield shard
+        if is_cut(image, len(group), num_bytes):
+            yield group
+            group, num_bytes = [], 0
+    if group:
+        yield group
 
 
-def _write_shard(path: Path, rows: Iterator[_Rows], num_images: int, progress: "tqdm[Never]") -> list[dict[str, str]]:
-    """Write one parquet file of the rows that come next; returns what could not be read, with the reasons."""
+def _write_shards(
+    raw: Path, shards: dict[str, list[SourceImage]], config: DataConfig, state_file: Path
+) -> Generator[tuple[str, ShardState]]:
+    """Write shards, one in each of as many threads as there are cores: little of it is done in Python.
+
+    Each is noted as soon as it is there, so that whatever happens then, it is not written again.
+    """
+    stopped, noting = Event(), Lock()
+
+    def write(name: str) -> ShardState:
+        state = _write_shard(raw / name, shards[name], config, stopped)
+        with noting:
+            _add_state(state_file, name, state)
+        return state
+
+    pool = ThreadPoolExecutor(num_cores())
+    try:
+        yield from zip(shards, pool.map(write, shards), strict=True)
+    finally:
+        stopped.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def _write_shard(path: Path, images: list[SourceImage], config: DataConfig, stopped: Event) -> ShardState:
+    """Write one parquet file, of which nothing is left where the work is stopped."""
     rejected = []
     with whole_file(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, **_COMPRESSION) as writer:
-        for start in range(0, num_images, READ_AHEAD):
-            num_together = min(READ_AHEAD, num_images - start)
-            read = [row for some in islice(rows, -(-num_together // READ_TOGETHER)) for row in some]
+        for group in _cut(images, lambda _, rows, size: rows >= ROWS_TOGETHER or size >= BYTES_TOGETHER):
+            if stopped.is_set():
+                raise CancelledError
+            read = [_read(image, config) for image in group]
             rejected += [asdict(row) for row in read if isinstance(row, Rejected)]
             writer.write_table(_table([row for row in read if isinstance(row, tuple)]))
-            progress.update(num_together)
-    return rejected
+    return {"state": _shard_state(images, config), "written": _written(path), "rejected": rejected}
 
 
 def _table(rows: list[_Row]) -> pa.Table:
@@ -152,30 +181,9 @@ def _table(rows: list[_Row]) -> pa.Table:
     return pa.table([*map(texts, words), binaries(images)], SCHEMA)
 
 
-def _read_ahead(shards: Iterable[list[SourceImage]], config: DataConfig) -> Generator[_Rows]:
-    """Read images in their order, some of a shard together: while they are written, the next ones are read."""
-    waiting: deque[Future[_Rows]] = deque()
-    with ThreadPoolExecutor(num_cores()) as pool:
-        try:
-            for images in shards:
-                for first in range(0, len(images), READ_TOGETHER):
-                    waiting.append(pool.submit(_read_all, images[first : first + READ_TOGETHER], config))
-                    if len(waiting) > READ_AHEAD // READ_TOGETHER:
-                        yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
 # The images are compressed already; a dictionary pays for words that repeat.
 _COMPRESSION = {"compression": {"image": "none", "origin": "zstd", "label": "zstd", "split": "zstd", "sha256": "none"},
                 "use_dictionary": ["label", "split"], "write_statistics": False}  # fmt: skip
-
-
-def _read_all(images: list[SourceImage], config: DataConfig) -> _Rows:
-    return [_read(image, config) for image in images]
 
 
 def _read(image: SourceImage, config: DataConfig) -> _Row | Rejected:
@@ -232,12 +240,28 @@ def _digest(items: Iterable[object]) -> str:
 
 
 def _read_states(state_file: Path) -> States:
-    """Read what an earlier run knew; a cache that cannot be read is none."""
-    try:
-        states: States = json.loads(state_file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
+    """Read what an earlier run knew, a shard a line; a line that cannot be read, as one half written, is none."""
+    states: States = {}
+    with suppress(FileNotFoundError):
+        for line in state_file.read_bytes().splitlines():
+            with suppress(ValueError, TypeError):
+                states |= json.loads(line)
     return states
+
+
+def _write_states(state_file: Path, states: States) -> None:
+    state_file.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(state_file) as temporary:
+        temporary.write_text("".join(_line(name, state) for name, state in states.items()), encoding="utf-8")
+
+
+def _add_state(state_file: Path, name: str, state: ShardState) -> None:
+    with state_file.open("a", encoding="utf-8") as file:
+        file.write(_line(name, state))
+
+
+def _line(name: str, state: ShardState) -> str:
+    return json.dumps({name: state}, ensure_ascii=False) + "\n"
 
 
 def _finish(raw: Path, listing: Listing, states: States) -> None:
@@ -249,7 +273,9 @@ def _finish(raw: Path, listing: Listing, states: States) -> None:
     unreadable = [row for state in states.values() for row in state["rejected"]]
     _check_classes(listing.images, {row["path"]: row["reason"] for row in unreadable})
     rejected = [*(asdict(row) for row in listing.rejected), *unreadable]
-    _write_json(raw / REJECTED_FILE, sorted(rejected, key=lambda row: row["path"]))
+    content = json.dumps(sorted(rejected, key=lambda row: row["path"]), indent=1, ensure_ascii=False)
+    with whole_file(raw / REJECTED_FILE) as temporary:
+        temporary.write_text(content, encoding="utf-8")
 
 
 def _check_classes(images: Sequence[SourceImage], reasons: dict[str, str]) -> None:
@@ -260,12 +286,6 @@ def _check_classes(images: Sequence[SourceImage], reasons: dict[str, str]) -> No
                 f"data.path: none of the files of class {image.label!r} can be read, the first is {image.origin!r} "
                 f"({reasons[image.origin]}): mend the files, or remove the class"
             )
-
-
-def _write_json(path: Path, content: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def main() -> None:
