@@ -2,7 +2,6 @@
 
 import errno
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -236,38 +235,6 @@ def test_what_a_killed_process_left_is_removed(workplace):
     workplace.prepare()
     assert files_in(workplace.prepared) == before
     assert not list(workplace.parts.glob(".*"))
-
-
-def die(path):
-    """Kill the process that works on a file, unless it is the one that the tests run in, which works too."""
-    if multiprocessing.parent_process():
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-@pytest.mark.slow
-def test_a_process_that_the_system_ends_is_told(workplace, monkeypatch):
-    monkeypatch.setattr(workers, "BYTES_PER_PROCESS", 1)
-    monkeypatch.setattr(workers, "num_cores", lambda: 2)
-    with pytest.raises(UserError, match=r"^the system has ended a process .*, most likely for lack of memory: close"):
-        list(map_files(die, sorted(workplace.raw.glob("*.parquet"))))
-
-
-def threads_of(path):
-    """Tell how many threads the libraries of a process may start; slowly, so that no process takes all files."""
-    time.sleep(0.2)
-    return multiprocessing.parent_process() is not None, os.environ.get("OMP_NUM_THREADS")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("given", [None, "3"])
-def test_processes_compute_on_one_thread_unless_told_otherwise(tmp_path, monkeypatch, given):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if given:
-        monkeypatch.setenv("OMP_NUM_THREADS", given)
-    monkeypatch.setattr(workers, "BYTES_PER_PROCESS", 1)
-    monkeypatch.setattr(workers, "num_cores", lambda: 2)
-    files = write(tmp_path, {str(number): b"1" for number in range(12)}).iterdir()
-    assert set(map_files(threads_of, list(files))) == {(False, given), (True, given or "1")}
 
 
 # As many processes as there are shards, whatever their size, on any machine.
