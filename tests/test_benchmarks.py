@@ -72,6 +72,7 @@ def test_training_is_measured(case, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("benchmark", [feed, prepare])
-def test_each_benchmark_runs(benchmark):
+def test_each_benchmark_runs(benchmark, monkeypatch):
+    monkeypatch.setattr(prepare, "NUM_PARTS", 1)
     report = benchmark.measure(argparse.Namespace(folder=None, images=200, rounds=1))
     assert all(row.value > 0 for row in report.rows)
