@@ -24,7 +24,7 @@ NUM_DECODED = 1000
 NUM_PARTS = 8
 """Each part of what one core decodes has a process of its own: where its memory lies decides how fast one decodes.
 libjpeg writes a row of pixels past the cache where it begins at a multiple of 32 bytes, which takes a tenth longer in
-all, and Pillow's row does so in every second process."""
+all, and whether Pillow's row does so is up to the process."""
 
 
 def measure(arguments: argparse.Namespace) -> Report:
