@@ -25,6 +25,8 @@ NUM_PARTS = 8
 """Each part of what one core decodes has a process of its own: where its memory lies decides how fast one decodes.
 libjpeg writes a row of pixels past the cache where it begins at a multiple of 32 bytes, which takes a tenth longer in
 all, and whether Pillow's row does so is up to the process."""
+NUM_FIRST = 16
+"""Images that a process decodes before its time is taken: with the first one, Pillow loads its plugins."""
 
 
 def measure(arguments: argparse.Namespace) -> Report:
@@ -49,23 +51,23 @@ def _candidates(photos: Path, paths: list[Path], scratch: Path) -> dict[str, Cal
     return {
         "one core, decode and resize": lambda: _decoding_rate(parts, 1),
         "all cores, decode and resize": lambda: _decoding_rate(parts, num_cores()),
-        "prepare": lambda: sum(_rates(partial(_prepare, config, scratch), 1)),
-        "ingest and prepare": lambda: sum(_rates(partial(_ingest_and_prepare, config, scratch), 1)),
+        "prepare": lambda: sum(_rates(partial(rate, partial(_prepare, config, scratch)), 1)),
+        "ingest and prepare": lambda: sum(_rates(partial(rate, partial(_ingest_and_prepare, config, scratch)), 1)),
         "ImageFolder in a DataLoader": lambda: rate(partial(_load_all, photos)),
     }
 
 
 def _decoding_rate(parts: list[list[bytes]], num_processes: int) -> float:
     """Images per second of some processes together."""
-    rates = [one for part in parts for one in _rates(partial(_decode_all, part), num_processes)]
+    rates = [one for part in parts for one in _rates(partial(_decode_rate, part), num_processes)]
     return num_processes * harmonic_mean(rates)
 
 
-def _rates(work: Callable[[], int], num_processes: int) -> list[float]:
-    """What each of some processes does per second, which have just started and begin together."""
+def _rates(rate_of: Callable[[], float], num_processes: int) -> list[float]:
+    """What each of some processes measures, which have just started and begin together."""
     context = get_context("spawn")
     with ProcessPoolExecutor(num_processes, context, context.Barrier(num_processes).wait) as pool:
-        return [done.result() for done in [pool.submit(rate, work) for _ in range(num_processes)]]
+        return [done.result() for done in [pool.submit(rate_of) for _ in range(num_processes)]]
 
 
 def _add(report: Report, medians: dict[str, float], photographs: str) -> None:
@@ -82,6 +84,11 @@ def _add(report: Report, medians: dict[str, float], photographs: str) -> None:
         reference="processes that run already: what this machine's cores leave each other",
     )
     report.add("prepare / DataLoader", medians["prepare"] / medians["ImageFolder in a DataLoader"], "x")
+
+
+def _decode_rate(encoded: list[bytes]) -> float:
+    _decode_all(encoded[:NUM_FIRST])
+    return rate(partial(_decode_all, encoded))
 
 
 def _decode_all(encoded: list[bytes]) -> int:

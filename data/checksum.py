@@ -5,8 +5,8 @@ disk, a copy or an editor has changed. It is no proof against somebody who makes
 for that, every image has its SHA-256.
 """
 
-from io import BufferedIOBase
 from pathlib import Path
+from typing import BinaryIO
 
 import xxhash
 
@@ -16,7 +16,7 @@ Checksum = xxhash.xxh3_128
 """Takes bytes by `update`, and tells by `hexdigest` what they come to."""
 
 
-def checksum_of(file: BufferedIOBase) -> Checksum:
+def checksum_of(file: BinaryIO) -> Checksum:
     """Take in the rest of an open file; what follows can be added."""
     checksum = Checksum()
     while block := file.read(BLOCK_BYTES):

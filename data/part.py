@@ -164,8 +164,10 @@ def _splits(listed: dict[str, list[Any]], plan: Plan) -> list[Split]:
 def _decoded(raw: Path, spec: Preprocessing) -> Iterator[Described | DecodeError]:
     """Decode the images of a raw shard in their order, a few together."""
     num_together = max(1, min(READ_TOGETHER, BYTES_TOGETHER // (3 * spec.size**2)))
-    for batch in pq.ParquetFile(raw, memory_map=True).iter_batches(batch_size=num_together, columns=["image"]):
-        yield from decode_and_describe(batch["image"].to_pylist(), spec)
+    # As in `read_columns`, nothing is read ahead in other threads.
+    with pq.ParquetFile(raw, memory_map=True, pre_buffer=False) as file:
+        for batch in file.iter_batches(batch_size=num_together, columns=["image"], use_threads=False):
+            yield from decode_and_describe(batch["image"].to_pylist(), spec)
 
 
 def _shard(split: Split, raw: Path, array: GrowingArray) -> Shard:
