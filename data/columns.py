@@ -32,5 +32,11 @@ def _joined(values: Sequence[bytes]) -> tuple[pa.Buffer, pa.Buffer]:
 
 
 def read_columns(shard: Path, names: Sequence[str]) -> pa.Table:
-    """Read columns of a raw shard whole. Reading ahead in threads, as Arrow would, costs more than it saves."""
-    return pq.ParquetFile(shard, pre_buffer=False).read(list(names), use_threads=False)
+    """Read columns of a raw shard whole."""
+    with open_shard(shard) as file:
+        return file.read(list(names), use_threads=False)
+
+
+def open_shard(shard: Path, *, memory_map: bool = False) -> pq.ParquetFile:
+    """Open a raw shard. Reading ahead in threads, as Arrow would, costs more than it saves."""
+    return pq.ParquetFile(shard, memory_map=memory_map, pre_buffer=False)

@@ -11,7 +11,7 @@ from data.checksum import checksum_of
 from data.decode import Pixels
 from data.stage import whole_file
 
-BYTES_TOGETHER = 2**19
+BUFFER_BYTES = 2**19
 """Written at once: image by image, the file system takes half as long again."""
 
 
@@ -59,7 +59,7 @@ class GrowingArray:
 @contextmanager
 def growing_array(path: Path, shape: tuple[int, ...], expected: int) -> Iterator[GrowingArray]:
     """Give an array to append images of one `shape` to, which becomes `path` after the block."""
-    with whole_file(path) as temporary, temporary.open("w+b", buffering=BYTES_TOGETHER) as file:
+    with whole_file(path) as temporary, temporary.open("w+b", buffering=BUFFER_BYTES) as file:
         array = GrowingArray(file, shape, expected)
         yield array
         array.finish()

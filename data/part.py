@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import PIL
-import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
 from data.checksum import file_checksum
 from data.color import ColorCounter, ColorSums
-from data.columns import read_columns
+from data.columns import open_shard, read_columns
 from data.config import DataConfig
 from data.conflicts import Dropped
 from data.decode import DecodeError, Preprocessing
@@ -164,8 +163,7 @@ def _splits(listed: dict[str, list[Any]], plan: Plan) -> list[Split]:
 def _decoded(raw: Path, spec: Preprocessing) -> Iterator[Described | DecodeError]:
     """Decode the images of a raw shard in their order, a few together."""
     num_together = max(1, min(READ_TOGETHER, BYTES_TOGETHER // (3 * spec.size**2)))
-    # As in `read_columns`, nothing is read ahead in other threads.
-    with pq.ParquetFile(raw, memory_map=True, pre_buffer=False) as file:
+    with open_shard(raw, memory_map=True) as file:
         for batch in file.iter_batches(batch_size=num_together, columns=["image"], use_threads=False):
             yield from decode_and_describe(batch["image"].to_pylist(), spec)
 

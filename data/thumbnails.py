@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image
 
+from data.columns import open_shard
 from data.decode import Pixels, opened, upright
 from data.quality import Evidence, QualityReport
 from data.stage import num_cores
@@ -44,7 +44,7 @@ def _draw_all(shard: Path, origins: set[str], max_pixels: int) -> list[tuple[str
 
 def _read(shard: Path, origins: set[str]) -> Iterator[tuple[str, bytes]]:
     """Read single images; a row group without any is left alone but for its names."""
-    with pq.ParquetFile(shard, pre_buffer=False) as file:
+    with open_shard(shard) as file:
         for group in range(file.num_row_groups):
             names = file.read_row_group(group, columns=["origin"])["origin"].to_pylist()
             rows = [row for row, name in enumerate(names) if name in origins]
