@@ -31,9 +31,6 @@ than one of 3 and still too small for threads."""
 _SIDE = 32
 """Pixels a side that are looked at: what lies between says the same, as do other images of the set."""
 
-_TOGETHER = 64
-"""Images whose pixels are added up at once: one by one, most of the time would go to calls."""
-
 
 class ColorCounter:
     """Adds up the colours of images."""
@@ -41,32 +38,23 @@ class ColorCounter:
     def __init__(self) -> None:
         """Start from nothing."""
         self._num_pixels = 0
-        self._waiting: list[Pixels] = []
         # Of the 4 x 3 columns; sums of whole numbers below 2**53 are exact in float64.
         self._sums, self._products = np.zeros(3 * _ABREAST), np.zeros((3 * _ABREAST, 3 * _ABREAST))
 
-    def add(self, pixels: Pixels) -> None:
-        """Add an image, uint8 [H, W, 3]; of one larger than `_SIDE`, pixels at equal distances."""
-        step = max(1, min(pixels.shape[:2]) // _SIDE)
-        self._waiting.append(pixels[::step, ::step].flatten())
-        if len(self._waiting) == _TOGETHER:
-            self._add_waiting()
-
-    def _add_waiting(self) -> None:
-        num_values = sum(len(values) for values in self._waiting)
-        num_blocks = -(-num_values // (_ROWS * _ABREAST * 3))
+    def add(self, images: Pixels) -> None:
+        """Add images, uint8 [N, H, W, 3]; of those larger than `_SIDE`, pixels at equal distances."""
+        step = max(1, min(images.shape[1:3]) // _SIDE)
+        values = images[:, ::step, ::step].ravel()
+        num_blocks = -(-len(values) // (_ROWS * _ABREAST * 3))
         blocks = np.zeros((num_blocks, _ROWS, _ABREAST * 3), dtype=np.float32)
-        blocks.ravel()[:num_values] = np.concatenate(self._waiting)
+        blocks.ravel()[: len(values)] = values
         self._sums += (_ONES @ blocks).sum(axis=(0, 1), dtype=np.float64)
         self._products += (blocks.transpose(0, 2, 1) @ blocks).sum(axis=0, dtype=np.float64)
-        self._num_pixels += num_values // 3
-        self._waiting.clear()
+        self._num_pixels += len(values) // 3
 
     @property
     def sums(self) -> ColorSums:
         """What has been added up so far."""
-        if self._waiting:
-            self._add_waiting()
         sums = self._sums.reshape(_ABREAST, 3).sum(axis=0)
         products = np.einsum("iaib->ab", self._products.reshape(_ABREAST, 3, _ABREAST, 3))
         return ColorSums.model_validate(

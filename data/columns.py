@@ -37,6 +37,6 @@ def read_columns(shard: Path, names: Sequence[str]) -> pa.Table:
         return file.read(list(names), use_threads=False)
 
 
-def open_shard(shard: Path, *, memory_map: bool = False) -> pq.ParquetFile:
+def open_shard(shard: Path) -> pq.ParquetFile:
     """Open a raw shard. Reading ahead in threads, as Arrow would, costs more than it saves."""
-    return pq.ParquetFile(shard, memory_map=memory_map, pre_buffer=False)
+    return pq.ParquetFile(shard, memory_map=True, pre_buffer=False)

@@ -9,14 +9,12 @@ import pyarrow.compute as pc
 
 from data.columns import read_columns
 from data.config import DataConfig
+from data.part import Dropped
 from data.sources import Split
 from data.splits import split_of
 
 STRONGER: tuple[Split, ...] = ("test", "val", "train")
 """A copy in an earlier one of these stays: what models are measured on is left as it was given."""
-
-Dropped = dict[str, dict[str, str]]
-"""For each raw shard by its stem, the reasons by origin."""
 
 
 class Copy(NamedTuple):

@@ -217,9 +217,9 @@ def _center_square(upright: Upright, spec: Preprocessing) -> Image.Image:
     left, right = _kept(upright.across, shorter, spec.size)
     top, bottom = _kept(upright.down, shorter, spec.size)
     square = upright.image.resize((spec.size, spec.size), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
-    start = (spec.size - spec.crop) // 2
-    end = start + spec.crop
-    return square.convert("RGB").crop((start, start, end, end))
+    square = square if square.mode == "RGB" else square.convert("RGB")
+    start, end = (spec.size - spec.crop) // 2, (spec.size + spec.crop) // 2
+    return square if spec.crop == spec.size else square.crop((start, start, end, end))
 
 
 def _kept(span: Span, shorter: float, size: int) -> Span:

@@ -1,62 +1,42 @@
 """What is noted of an image while it is decoded, so that the report on the data decodes nothing again."""
 
-from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
 
-from data.decode import BROKEN, DecodeError, Pixels, Preprocessing, opened, orientation, to_square
+from data.decode import BROKEN, Pixels, Preprocessing, opened, orientation, to_square
 from data.workers import keep_going
 
 TRAITS = ("CMYK", "palette", "16 bit", "transparency", "EXIF rotation", "animation")
 """Forms of images that many decoders get wrong; `data.decode` handles them all."""
 
 
-class ImageFacts(BaseModel):
-    """Of one image."""
+class Described(NamedTuple):
+    """An image as it is prepared, and what it was."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+    square: Image.Image
+    """RGB; its pixels are those of `data.decode.decode`"""
     width: int
     height: int
     traits: tuple[str, ...]
     """some of TRAITS"""
-    look: str
-    """perceptual hash of the prepared pixels, 16 hexadecimal digits"""
 
 
-Described = tuple[Pixels, ImageFacts]
+def decode_and_describe(image: bytes, spec: Preprocessing) -> Described:
+    """Turn the bytes of an image file into pixels, as `data.decode.decode`, and note what it is.
 
+    Raises:
+        DecodeError: not an image, too large, truncated, or broken.
 
-def decode_and_describe(images: Sequence[bytes], spec: Preprocessing) -> list[Described | DecodeError]:
-    """Turn the bytes of some images into pixels, as `data.decode.decode`, and note what they are.
-
-    One that cannot be decoded has the reason in its place.
     """
-    looks = Looks(len(images))
-    described = [_describe(image, spec, looks) for image in images]
-    return [
-        one if isinstance(one, DecodeError) else (one[0], ImageFacts(**one[1], look=f"{look:016x}"))
-        for one, look in zip(described, looks.hashes(), strict=True)
-    ]
-
-
-def _describe(image: bytes, spec: Preprocessing, looks: "Looks") -> tuple[Pixels, dict[str, Any]] | DecodeError:
     keep_going()
-    try:
-        with opened(image, spec.max_pixels) as picture:
-            (width, height), traits = picture.size, _traits(picture)
-            square = to_square(picture, spec)
-            traits["animation"] = _is_animated(picture)
-    except DecodeError as error:
-        looks.add(None)
-        return error
-    looks.add(square)
-    facts = {"width": width, "height": height, "traits": tuple(name for name in TRAITS if traits[name])}
-    return np.asarray(square), facts
+    with opened(image, spec.max_pixels) as picture:
+        (width, height), traits = picture.size, _traits(picture)
+        square = to_square(picture, spec)
+        traits["animation"] = _is_animated(picture)
+    return Described(square, width, height, tuple(name for name in TRAITS if traits[name]))
 
 
 def _traits(picture: Image.Image) -> dict[str, bool]:
@@ -80,39 +60,29 @@ def _is_animated(picture: Image.Image) -> bool:
     return False
 
 
-class Looks:
-    """Perceptual hashes of a few images, which cost less together: 64 bits, few of which differ if images look alike.
+def perceptual_hashes(images: Pixels) -> list[int]:
+    """Hash square images, uint8 [N, S, S, 3]: 64 bits each, few of which differ if two images look alike.
 
     The signs of the 8 by 8 lowest frequencies of its brightness against their median (known as pHash). Half of the bits
     are set whatever the image, so that drawings on an empty ground are told apart as well as photographs: of the pairs
     of different digits of scikit-learn, 0.02 % lie within 6 bits, where the gradients' signs (dHash) leave 4.6 %.
     """
-
-    def __init__(self, num_images: int) -> None:
-        """Make room for `num_images`."""
-        self._num_added = 0
-        # One strip of pixels: small images that stay would keep Pillow from using the same, cached memory again.
-        self._strip = Image.new("RGB", (_SIDE, _SIDE * num_images))
-
-    def add(self, image: Image.Image | None) -> None:
-        """Add a square image, RGB; None: what cannot be decoded looks black."""
-        if image is not None:
-            self._strip.paste(shrink(image, _SIDE), (0, _SIDE * self._num_added))
-        self._num_added += 1
-
-    def hashes(self) -> list[int]:
-        """Hash all images, in their order."""
-        grey = np.asarray(self._strip.convert("L"), dtype=np.float64).reshape(-1, _SIDE, _SIDE)
-        frequencies = (_COSINES @ grey @ _COSINES.T).reshape(-1, 64)
-        bits = frequencies > np.sort(frequencies[:, 1:])[:, 31:32]
-        return np.packbits(bits).view(">u8").tolist()
+    small = Image.fromarray(shrink(images, _SIDE).reshape(-1, _SIDE, 3))
+    grey = np.asarray(small.convert("L"), dtype=np.float64).reshape(-1, _SIDE, _SIDE)
+    frequencies = (_COSINES @ grey @ _COSINES.T).reshape(-1, 64)
+    bits = frequencies > np.sort(frequencies[:, 1:])[:, 31:32]
+    hashes: list[int] = np.packbits(bits).view(">u8").tolist()
+    return hashes
 
 
-def shrink(image: Image.Image, side: int) -> Image.Image:
-    """Average a square image down to `side` pixels."""
+def shrink(images: Pixels, side: int) -> Pixels:
+    """Average square images, uint8 [N, S, S, 3], down to uint8 [N, side, side, 3]."""
+    size = images.shape[1]
+    if size % side == 0:  # one below another, in one go
+        return np.asarray(Image.fromarray(images.reshape(-1, size, 3)).reduce(size // side)).reshape(-1, side, side, 3)
     # Whole pixels are added up first, for which Pillow has a faster way.
-    small = image.reduce(max(1, image.width // side))
-    return small if small.width == side else small.resize((side, side), Image.Resampling.BOX)
+    reduced = (Image.fromarray(image).reduce(max(1, size // side)) for image in images)
+    return np.stack([np.asarray(image.resize((side, side), Image.Resampling.BOX)) for image in reduced])
 
 
 _SIDE = 32

@@ -1,5 +1,8 @@
 """An array on disk that grows by images: memory does not grow with it."""
 
+import io
+import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,12 +10,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from data.checksum import checksum_of
+from data.checksum import Checksum, checksum_of
 from data.decode import Pixels
 from data.stage import whole_file
-
-BUFFER_BYTES = 2**19
-"""Written at once: image by image, the file system takes half as long again."""
 
 
 class GrowingArray:
@@ -27,39 +27,55 @@ class GrowingArray:
         """Begin a file of `expected` images of one `shape`."""
         self.num_images = 0
         self._file, self._shape, self._expected = file, shape, expected
-        self._write_header(expected)
-        file.flush()
-        file.seek(0)
-        self._checksum = checksum_of(file)
+        self._checksum = Checksum(_header((expected, *shape)))
+        file.write(_header((expected, *shape)))
 
     @property
     def checksum(self) -> str:
         """Of the whole file, once it is finished."""
         return self._checksum.hexdigest()
 
-    def append(self, pixels: Pixels) -> None:
-        """Add one image."""
-        self._file.write(pixels.data)
-        self._checksum.update(pixels.data)
-        self.num_images += 1
+    def append(self, images: Pixels) -> None:
+        """Add images, uint8 [N, S, S, 3]."""
+        self._file.write(images.data)
+        self._checksum.update(images.data)
+        self.num_images += len(images)
 
     def finish(self) -> None:
         """Correct the header. NumPy pads it, so that it has the same length whatever the number."""
         if self.num_images != self._expected:
             self._file.seek(0)
-            self._write_header(self.num_images)
+            self._file.write(_header((self.num_images, *self._shape)))
             self._file.seek(0)
             self._checksum = checksum_of(self._file)
-
-    def _write_header(self, num_images: int) -> None:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (num_images, *self._shape)}
-        np.lib.format.write_array_header_1_0(self._file, header)
 
 
 @contextmanager
 def growing_array(path: Path, shape: tuple[int, ...], expected: int) -> Iterator[GrowingArray]:
     """Give an array to append images of one `shape` to, which becomes `path` after the block."""
-    with whole_file(path) as temporary, temporary.open("w+b", buffering=BUFFER_BYTES) as file:
+    with whole_file(path) as temporary, temporary.open("w+b") as file:
         array = GrowingArray(file, shape, expected)
         yield array
         array.finish()
+
+
+def map_array(path: Path, shape: tuple[int, ...]) -> Pixels:
+    """Map a file of a `GrowingArray`, uint8 [num_images, *shape], in a quarter of the time that `np.load` takes.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it holds something else, or is cut off.
+
+    """
+    start = len(_header((0, *shape)))
+    with path.open("rb") as file:
+        num_images = (os.fstat(file.fileno()).st_size - start) // math.prod(shape)
+        if file.read(start) != _header((num_images, *shape)):
+            raise ValueError(f"{path.name} is cut off, or holds no images of {' x '.join(map(str, shape))} bytes")
+        return np.memmap(file, np.uint8, "r", start, (num_images, *shape))
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    content = io.BytesIO()
+    np.lib.format.write_array_header_1_0(content, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return content.getvalue()

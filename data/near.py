@@ -8,7 +8,6 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from data.decode import Pixels
 from data.describe import shrink
@@ -30,6 +29,9 @@ MAX_PAIRS = 100_000
 
 COMPARED_TOGETHER = 1024
 """Pairs, whose images are in memory at the same time, reduced."""
+
+READ_TOGETHER = 16
+"""Images, whose pixels are in memory at the same time."""
 
 SIDE = 16
 """Pixels a side at which two images are compared: what a compression has changed is averaged out."""
@@ -58,7 +60,8 @@ def near_groups(hashes: Hashes, pixels_of: Callable[[int], Pixels]) -> list[list
 def _confirmed(pairs: Pairs, pixels_of: Callable[[int], Pixels]) -> Pairs:
     """Keep the pairs that look alike; each of their images is read once."""
     members, places = np.unique(pairs, return_inverse=True)
-    looks = np.stack([reduced(pixels_of(index)) for index in members.tolist()])
+    groups = (members[start : start + READ_TOGETHER].tolist() for start in range(0, len(members), READ_TOGETHER))
+    looks = np.concatenate([reduced(np.stack([pixels_of(index) for index in group])) for group in groups])
     return pairs[look_alike(*looks[places.reshape(pairs.shape).T])]
 
 
@@ -107,9 +110,9 @@ def look_alike(left: Reduced, right: Reduced) -> npt.NDArray[np.bool_]:
     return alike
 
 
-def reduced(pixels: Pixels) -> Reduced:
-    """Reduce an image, uint8 [S, S, 3], to F values, at which images are compared."""
-    return np.asarray(shrink(Image.fromarray(pixels), SIDE), dtype=np.float64).ravel()
+def reduced(images: Pixels) -> Reduced:
+    """Reduce images, uint8 [N, S, S, 3], to [N, F] values, at which they are compared."""
+    return shrink(images, SIDE).reshape(len(images), -1).astype(np.float64)
 
 
 def connected(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:

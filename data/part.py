@@ -2,23 +2,25 @@
 
 import hashlib
 import json
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import PIL
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
 from data.checksum import file_checksum
 from data.color import ColorCounter, ColorSums
-from data.columns import open_shard, read_columns
+from data.columns import open_shard
 from data.config import DataConfig
-from data.conflicts import Dropped
-from data.decode import DecodeError, Preprocessing
-from data.describe import Described, ImageFacts, decode_and_describe
+from data.decode import DecodeError, Pixels, Preprocessing
+from data.describe import Described, decode_and_describe, perceptual_hashes
 from data.growing import GrowingArray, growing_array
 from data.manifest import Model, RejectedImage, Shard
 from data.sources import Split
@@ -28,9 +30,9 @@ from data.stage import whole_file
 CODE = ("checksum.py", "color.py", "decode.py", "describe.py", "growing.py", "part.py", "splits.py")
 """What a part depends on: a change here prepares everything anew."""
 
-READ_TOGETHER, BYTES_TOGETHER = 16, 2**22
-"""Images decoded together, so many at most and so many bytes of them prepared: more do not gain, and take memory that
-the system has to clear first."""
+BLOCK_BYTES = 2**21
+"""Pixels that are hashed, written and counted at once. More do not gain, and less do while what is decoded next pushes
+them out of the cache."""
 
 NOT_IN_PARTS = {
     *("source", "path", "max_file_mb", "on_conflict", "min_side", "max_aspect_ratio", "max_imbalance", "scheduler")
@@ -38,13 +40,21 @@ NOT_IN_PARTS = {
 """Fields of the configuration that pixels do not depend on."""
 
 
-class Row(Model):
-    """One usable image, in the order of its shard."""
+Dropped = dict[str, dict[str, str]]
+"""For each raw shard by its stem, the reasons by origin."""
+
+
+class Row(NamedTuple):
+    """One usable image, in the order of its shard. A model would take ten times as long to make and to read."""
 
     origin: str
     label: str
     sha256: str
-    facts: ImageFacts
+    width: int
+    height: int
+    traits: tuple[str, ...]
+    look: int
+    """perceptual hash of the prepared pixels, 64 bits"""
 
 
 class Plan(Model):
@@ -92,14 +102,15 @@ def prepare_part(raw: Path, *, plan: Plan, prepared: Path, parts: Path) -> Path:
     Returns the file that holds the `Part`: the parts of many shards are not worth carrying between processes.
     """
     record = parts / f"{raw.stem}.json"
-    listed = read_columns(raw, ["origin", "label", "sha256", "split"]).to_pydict()
-    # The images are named by the checksums that were taken when they were read from their source.
-    named = {"origin": listed["origin"], "sha256": listed["sha256"]}
-    key = _digest(json.dumps([plan.key, _digest(json.dumps(named).encode()), plan.dropped.get(raw.stem)]).encode())
-    if not _is_done(record, key, prepared):
-        part = _prepare(raw, listed, key, plan, prepared)
-        with whole_file(record) as temporary:
-            temporary.write_text(part.model_dump_json(), encoding="utf-8")
+    with open_shard(raw) as file:
+        listed = file.read(["origin", "label", "sha256", "split"], use_threads=False).to_pydict()
+        # The images are named by the checksums that were taken when they were read from their source.
+        named = {"origin": listed["origin"], "sha256": listed["sha256"]}
+        key = _digest(json.dumps([plan.key, _digest(json.dumps(named).encode()), plan.dropped.get(raw.stem)]).encode())
+        if not _is_done(record, key, prepared):
+            part = _prepare(raw.stem, file, listed, key, plan, prepared)
+            with whole_file(record) as temporary:
+                temporary.write_text(part.model_dump_json(), encoding="utf-8")
     return record
 
 
@@ -117,42 +128,81 @@ def _is_done(record: Path, key: str, prepared: Path) -> bool:
     return part.key == key and all(_is_unaltered(prepared, shard) for shard in part.shards)
 
 
-def _prepare(raw: Path, listed: dict[str, list[Any]], key: str, plan: Plan, prepared: Path) -> Part:
-    rows: dict[Split, list[Row]] = defaultdict(list)
-    dropped: dict[Split, list[Row]] = defaultdict(list)
-    rejected, color = [], ColorCounter()
-    reasons = plan.dropped.get(raw.stem, {})
+def _prepare(
+    name: str, file: pq.ParquetFile, listed: dict[str, list[Any]], key: str, plan: Plan, prepared: Path
+) -> Part:
+    spec, reasons = plan.preprocessing, plan.dropped.get(name, {})
     splits = _splits(listed, plan)
     expected = Counter(split for origin, split in zip(listed["origin"], splits, strict=True) if origin not in reasons)
     arrays: dict[Split, GrowingArray] = {}
-    known = zip(listed["origin"], listed["label"], listed["sha256"], splits, strict=True)
+    kept: dict[Split, _Images] = {}
+    dropped: dict[Split, _Images] = {}
+    rejected, color = [], ColorCounter()
     with ExitStack() as files:
-        for (origin, label, sha256, split), decoded in zip(known, _decoded(raw, plan.preprocessing), strict=True):
-            if isinstance(decoded, DecodeError):
-                rejected.append(RejectedImage(path=origin, reason=str(decoded)))
+
+        def begin(split: Split) -> _Images:
+            array = growing_array(prepared / f"{split}-{name}.npy", (spec.size, spec.size, 3), expected[split])
+            arrays[split] = files.enter_context(array)
+            takers = [arrays[split].append, color.add] if split == "train" else [arrays[split].append]
+            return _Images(spec.size, takers)
+
+        known = zip(listed["origin"], listed["label"], listed["sha256"], splits, strict=True)
+        for (origin, label, sha256, split), image in zip(known, _encoded(file), strict=True):
+            try:
+                described = decode_and_describe(image, spec)
+            except DecodeError as error:
+                rejected.append(RejectedImage(path=origin, reason=str(error)))
                 continue
-            pixels, facts = decoded
-            row = Row(origin=origin, label=label, sha256=sha256, facts=facts)
             if origin in reasons:
                 rejected.append(RejectedImage(path=origin, reason=reasons[origin]))
-                dropped[split].append(row)
-                continue
-            if split not in arrays:
-                array = growing_array(prepared / f"{split}-{raw.stem}.npy", pixels.shape, expected[split])
-                arrays[split] = files.enter_context(array)
-            arrays[split].append(pixels)
-            rows[split].append(row)
-            if split == "train":
-                color.add(pixels)
+                group = dropped.get(split) or dropped.setdefault(split, _Images(spec.size))
+            else:
+                group = kept.get(split) or kept.setdefault(split, begin(split))
+            group.add(described, origin, label, sha256)
+        rows, dropped_rows = (
+            {split: group.rows() for split, group in sorted(some.items())} for some in (kept, dropped)
+        )
     return Part(
-        name=raw.stem,
+        name=name,
         key=key,
-        shards=tuple(_shard(split, raw, arrays[split]) for split in sorted(arrays)),
-        rows={split: tuple(rows[split]) for split in sorted(rows)},
-        dropped={split: tuple(dropped[split]) for split in sorted(dropped)},
+        shards=tuple(_shard(split, name, arrays[split]) for split in sorted(arrays)),
+        rows=rows,
+        dropped=dropped_rows,
         rejected=tuple(rejected),
         color=color.sums,
     )
+
+
+class _Images:
+    """Usable images of one split. They are looked at a block at a time: one by one, calls would take most of it."""
+
+    def __init__(self, size: int, takers: Sequence[Callable[[Pixels], None]] = ()) -> None:
+        """Begin without images, of `size` pixels a side; `takers` are given their blocks, uint8 [N, S, S, 3]."""
+        self._block = np.empty((max(1, BLOCK_BYTES // (3 * size**2)), size, size, 3), dtype=np.uint8)
+        self._num_waiting = 0
+        self._takers = takers
+        self._noted: list[tuple[str, str, str, int, int, tuple[str, ...]]] = []
+        self._looks: list[int] = []
+
+    def add(self, described: Described, origin: str, label: str, sha256: str) -> None:
+        self._block[self._num_waiting] = np.asarray(described.square)
+        self._num_waiting += 1
+        self._noted.append((origin, label, sha256, described.width, described.height, described.traits))
+        if self._num_waiting == len(self._block):
+            self._pass_on()
+
+    def rows(self) -> tuple[Row, ...]:
+        """Note of all images, once there are no more."""
+        if self._num_waiting:
+            self._pass_on()
+        return tuple(Row(*noted, look) for noted, look in zip(self._noted, self._looks, strict=True))
+
+    def _pass_on(self) -> None:
+        images = self._block[: self._num_waiting]
+        self._looks += perceptual_hashes(images)
+        for take in self._takers:
+            take(images)
+        self._num_waiting = 0
 
 
 def _splits(listed: dict[str, list[Any]], plan: Plan) -> list[Split]:
@@ -160,17 +210,15 @@ def _splits(listed: dict[str, list[Any]], plan: Plan) -> list[Split]:
     return [split_of(sha256, plan.config, given=given, missing=plan.missing) for sha256, given in pairs]
 
 
-def _decoded(raw: Path, spec: Preprocessing) -> Iterator[Described | DecodeError]:
-    """Decode the images of a raw shard in their order, a few together."""
-    num_together = max(1, min(READ_TOGETHER, BYTES_TOGETHER // (3 * spec.size**2)))
-    with open_shard(raw, memory_map=True) as file:
-        for batch in file.iter_batches(batch_size=num_together, columns=["image"], use_threads=False):
-            yield from decode_and_describe(batch["image"].to_pylist(), spec)
+def _encoded(file: pq.ParquetFile) -> Iterator[pa.Buffer]:
+    """Read the bytes of a raw shard's images in their order; a row group is in memory at a time."""
+    for group in range(file.num_row_groups):
+        column = file.read_row_group(group, columns=["image"], use_threads=False)["image"]
+        yield from (image.as_buffer() for image in column)
 
 
-def _shard(split: Split, raw: Path, array: GrowingArray) -> Shard:
-    name = f"{split}-{raw.stem}.npy"
-    return Shard(split=split, name=name, num_images=array.num_images, checksum=array.checksum)
+def _shard(split: Split, raw: str, array: GrowingArray) -> Shard:
+    return Shard(split=split, name=f"{split}-{raw}.npy", num_images=array.num_images, checksum=array.checksum)
 
 
 def _is_unaltered(prepared: Path, shard: Shard) -> bool:

@@ -13,6 +13,7 @@ from data.config import DataConfig
 from data.decode import Pixels
 from data.describe import TRAITS
 from data.errors import UserError
+from data.growing import map_array
 from data.manifest import Model, RejectedImage
 from data.near import near_groups
 from data.part import Part, Row
@@ -91,12 +92,12 @@ def inspect(
     seen = list(_seen(parts))
     kept = [image for image in seen if image.position is not None]
     classes = _classes(kept)
-    traits = Counter(name for image in kept for name in image.row.facts.traits)
+    traits = Counter(name for image in kept for name in image.row.traits)
     findings = [
         *_of_copies(seen, config),
         *_of_rejected(parts, unread),
         *_of_shapes(kept, config),
-        *_of_lookalikes(kept, prepared),
+        *_of_lookalikes(kept, prepared, config.size),
         *_of_balance(classes["train"], config),
     ]
     order: tuple[Severity, ...] = ("error", "warning", "note")
@@ -222,7 +223,7 @@ def _of_rejected(parts: Sequence[Part], unread: Sequence[RejectedImage]) -> Iter
 def _of_shapes(kept: Sequence[Seen], config: DataConfig) -> Iterator[Finding]:
     small, long = [], []
     for image in kept:
-        short_side, long_side = sorted((image.row.facts.width, image.row.facts.height))
+        short_side, long_side = sorted((image.row.width, image.row.height))
         if short_side < config.min_side:
             small.append([_with_size(image)])
         if long_side > config.max_aspect_ratio * short_side:
@@ -234,18 +235,18 @@ def _of_shapes(kept: Sequence[Seen], config: DataConfig) -> Iterator[Finding]:
 
 
 def _with_size(image: Seen) -> Evidence:
-    return _evidence(image, f"{image.row.facts.width} x {image.row.facts.height} pixels")
+    return _evidence(image, f"{image.row.width} x {image.row.height} pixels")
 
 
-def _of_lookalikes(kept: Sequence[Seen], prepared: Path) -> Iterator[Finding]:
+def _of_lookalikes(kept: Sequence[Seen], prepared: Path, size: int) -> Iterator[Finding]:
     """Images that look alike, each of equal bytes taken once."""
     by_bytes: dict[str, Seen] = {}
     for image in kept:
         by_bytes.setdefault(image.row.sha256, image)
     first = list(by_bytes.values())
-    hashes = np.array([int(image.row.facts.look, 16) for image in first], dtype=np.uint64)
+    hashes = np.array([image.row.look for image in first], dtype=np.uint64)
     leaks, conflicts, others = [], [], []
-    for indices in near_groups(hashes, _reader(first, prepared)):
+    for indices in near_groups(hashes, _reader(first, prepared, size)):
         group = [first[index] for index in indices]
         evidence = [_evidence(image) for image in group]
         if in_two_splits := len({image.split for image in group}) > 1:
@@ -261,13 +262,12 @@ def _of_lookalikes(kept: Sequence[Seen], prepared: Path) -> Iterator[Finding]:
     yield from _finding("near_duplicates", "note", what, others)
 
 
-def _reader(images: Sequence[Seen], prepared: Path) -> Callable[[int], Pixels]:
+def _reader(images: Sequence[Seen], prepared: Path, size: int) -> Callable[[int], Pixels]:
     """Give a function that reads the prepared pixels of one of the images."""
 
     @lru_cache(maxsize=1024)  # memory-mapped: it is addresses that they take
     def mapped(name: str) -> Pixels:
-        array: Pixels = np.load(prepared / name, mmap_mode="r")
-        return array
+        return map_array(prepared / name, (size, size, 3))
 
     def read(index: int) -> Pixels:
         _, split, shard, position = images[index]

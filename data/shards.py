@@ -9,6 +9,7 @@ import numpy.typing as npt
 from data.checksum import file_checksum
 from data.decode import Pixels
 from data.errors import UserError
+from data.growing import map_array
 from data.manifest import DataManifest, Shard, labels_file
 from data.sources import Split
 from data.stage import num_cores
@@ -28,7 +29,8 @@ class PreparedImages:
         """
         shards = [shard for shard in manifest.shards if shard.split == split]
         try:
-            self._shards = [np.load(prepared / shard.name, mmap_mode="r") for shard in shards]
+            square = (manifest.size, manifest.size, 3)
+            self._shards = [map_array(prepared / shard.name, square) for shard in shards]
             self.labels: Indices = np.load(prepared / labels_file(split))
             counts = np.bincount(self.labels, minlength=len(manifest.classes)).tolist()
         except (OSError, ValueError, EOFError) as error:

@@ -84,9 +84,9 @@ def test_what_telephones_write():
 
 def test_facts_and_the_limit_are_those_of_the_original():
     jpeg = make_photo(np.random.default_rng(0), 683, 512)
-    ((pixels, facts),) = decode_and_describe([jpeg], Preprocessing(size=16, crop=16, max_pixels=683 * 512))
-    assert (facts.width, facts.height) == (683, 512)
-    np.testing.assert_array_equal(pixels, decoded(jpeg, 16))
+    described = decode_and_describe(jpeg, Preprocessing(size=16, crop=16, max_pixels=683 * 512))
+    assert (described.width, described.height) == (683, 512)
+    np.testing.assert_array_equal(np.asarray(described.square), decoded(jpeg, 16))
     with pytest.raises(TooLargeError, match=r"^683x512 pixels, more than 349,695 allowed$"):
         decode(jpeg, Preprocessing(size=16, crop=16, max_pixels=683 * 512 - 1))
 

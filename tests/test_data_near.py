@@ -9,8 +9,8 @@ from images import encode, noise
 from PIL import Image, ImageEnhance
 from scipy.fft import dctn
 
-from data.decode import DecodeError, Preprocessing, decode
-from data.describe import TRAITS, Looks, decode_and_describe
+from data.decode import Preprocessing, decode
+from data.describe import TRAITS, decode_and_describe, perceptual_hashes, shrink
 from data.near import MAX_BITS, connected, look_alike, near_groups, near_pairs, reduced
 
 SPEC = Preprocessing(size=64, crop=64, max_pixels=10**6)
@@ -29,13 +29,11 @@ def bits_between(one, other):
 
 
 def hash_of(prepared):
-    looks = Looks(1)
-    looks.add(Image.fromarray(prepared))
-    return looks.hashes()[0]
+    return perceptual_hashes(prepared[None])[0]
 
 
 def are_alike(one, other):
-    return look_alike(reduced(one), reduced(other))
+    return look_alike(*reduced(np.stack([one, other])))
 
 
 COPIES = {
@@ -140,29 +138,30 @@ def test_groups_are_confirmed_by_their_pixels():
     assert near_groups(same_hash[:0], images.__getitem__) == []
 
 
-def test_facts_are_those_of_the_file():
+def test_what_is_noted_is_that_of_the_file():
     content = encode(photo(0).quantize(16), "PNG")
-    ((prepared, facts),) = decode_and_describe([content], SPEC)
-    np.testing.assert_array_equal(prepared, decode(content, SPEC))
-    assert (facts.width, facts.height, facts.traits) == (160, 120, ("palette",))
-    assert int(facts.look, 16) == hash_of(prepared)
-    assert set(facts.traits) <= set(TRAITS)
+    described = decode_and_describe(content, SPEC)
+    np.testing.assert_array_equal(np.asarray(described.square), decode(content, SPEC))
+    assert (described.width, described.height, described.traits) == (160, 120, ("palette",))
+    assert set(described.traits) <= set(TRAITS)
 
 
 def test_a_broken_second_frame_does_not_matter():
     content = encode(photo(0), "GIF", save_all=True, append_images=[photo(1), photo(2)])
     still = encode(photo(0), "GIF")
-    (_, broken), (_, whole) = decode_and_describe([content[: len(still) + 40], content], SPEC)
+    broken, whole = (decode_and_describe(some, SPEC) for some in (content[: len(still) + 40], content))
     assert "palette" in broken.traits
     assert whole.traits == ("palette", "animation")
 
 
-def test_images_are_described_as_each_by_itself_and_broken_ones_leave_the_others():
-    contents = [encode(photo(0), "PNG"), b"no image", encode(photo(1), "PNG"), encode(photo(2), "PNG")[:-999]]
-    together = decode_and_describe(contents, SPEC)
-    assert [str(one) if isinstance(one, DecodeError) else "" for one in together[:3]] == ["", "not an image", ""]
-    assert isinstance(together[3], DecodeError)
-    for content, (prepared, facts) in zip(contents[::2], together[::2], strict=True):
-        ((alone, same),) = decode_and_describe([content], SPEC)
-        np.testing.assert_array_equal(prepared, alone)
-        assert facts == same
+@pytest.mark.parametrize("size", [8, 50, 64])
+def test_images_are_hashed_as_each_by_itself(size):
+    images = np.stack([noise(size, size, seed) for seed in range(5)])
+    assert perceptual_hashes(images) == [perceptual_hashes(image[None])[0] for image in images]
+
+
+@pytest.mark.parametrize("size", [4, 24, 48])
+def test_images_are_shrunk_by_averaging(size):
+    images = np.stack([noise(size, size, seed) for seed in range(3)])
+    expected = [np.asarray(Image.fromarray(image).resize((16, 16), Image.Resampling.BOX)) for image in images]
+    np.testing.assert_allclose(shrink(images, 16).astype(int), np.stack(expected).astype(int), atol=1)

@@ -96,26 +96,28 @@ def test_color_statistics_are_those_of_all_training_pixels(tmp_path):
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=3e-6)
 
 
-def statistics_of(*images):
-    counters = [ColorCounter() for _ in images]
-    for counter, image in zip(counters, images, strict=True):
-        counter.add(image)
+def statistics_of(*parts):
+    """Each part, [N, H, W, 3], counted by itself."""
+    counters = [ColorCounter() for _ in parts]
+    for counter, images in zip(counters, parts, strict=True):
+        counter.add(images)
     return color_statistics(counter.sums for counter in counters)
 
 
 def test_color_statistics_do_not_depend_on_order_or_parts():
-    images = [noise(31, 17, seed) for seed in range(5)]
-    assert statistics_of(*images) == statistics_of(*images[::-1]) == statistics_of(np.concatenate(images))
+    images = np.stack([noise(31, 17, seed) for seed in range(5)])
+    one_by_one = images[:, None]
+    assert statistics_of(*one_by_one) == statistics_of(*one_by_one[::-1]) == statistics_of(images)
 
 
 def test_signs_of_the_axes_are_fixed():
-    vectors = np.array(statistics_of(noise(64, 64)).eigenvectors)
+    vectors = np.array(statistics_of(noise(64, 64)[None]).eigenvectors)
     assert all(column[np.abs(column).argmax()] > 0 for column in vectors.T)
 
 
 def test_grey_images_vary_along_one_axis():
     grey = np.repeat(noise(32, 32)[..., :1], 3, axis=2)
-    color = statistics_of(grey)
+    color = statistics_of(grey[None])
     third = 3**-0.5  # red, green and blue alike
     np.testing.assert_allclose(color.eigenvectors, [[0, 0, third]] * 3, atol=1e-6)
     np.testing.assert_allclose(color.eigenvalues, [0, 0, 3 * (grey / 255).var()], atol=1e-5)
@@ -124,11 +126,11 @@ def test_grey_images_vary_along_one_axis():
 
 def test_of_large_images_32_pixels_a_side_are_enough():
     image = noise(128, 192)
-    assert statistics_of(image) == statistics_of(image[::4, ::4])
+    assert statistics_of(image[None]) == statistics_of(image[None, ::4, ::4])
 
 
 def test_images_without_any_difference_can_be_divided_by_their_deviation():
-    assert statistics_of(np.full((4, 4, 3), 7, dtype=np.uint8)).std == (0.001, 0.001, 0.001)
+    assert statistics_of(np.full((1, 4, 4, 3), 7, dtype=np.uint8)).std == (0.001, 0.001, 0.001)
 
 
 @pytest.mark.parametrize(("least_bytes", "num_cores"), [(2**13, 2), (0, 2), (0, 3)], ids=["process", "thread", "both"])

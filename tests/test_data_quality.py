@@ -231,9 +231,10 @@ def test_only_parts_with_conflicts_are_made_again(tmp_path, monkeypatch):
         workshop.run()
     made = []
     real = part_module._prepare
-    monkeypatch.setattr(part_module, "_prepare", lambda raw, *rest: made.append(raw) or real(raw, *rest))
+    monkeypatch.setattr(part_module, "_prepare", lambda name, *rest: made.append(name) or real(name, *rest))
     workshop.run(on_conflict="drop", min_side=4, max_imbalance=50)
-    origins = {origin for raw in made for origin in pq.read_table(raw, columns=["origin"])["origin"].to_pylist()}
+    raw = [pq.read_table(workshop.raw / f"{name}.parquet", columns=["origin"]) for name in made]
+    origins = {origin for table in raw for origin in table["origin"].to_pylist()}
     assert origins == DROPPED.keys()
     assert not {"too_small", "imbalance"} & workshop.found().keys()
 
