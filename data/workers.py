@@ -14,8 +14,6 @@ from pathlib import Path
 from traceback import format_exc
 from typing import Generic, TypeVar, cast
 
-import numpy as np
-
 from data.errors import UserError
 from data.stage import num_cores
 
@@ -209,9 +207,10 @@ def _keep_freed_memory() -> None:
     """Let the C library keep what is freed for the next image, where it would give it back to the system at first.
 
     The system clears each page that it gives out again: 15 of 1,000 us an image. glibc keeps blocks as large as the
-    largest one that it has given back, up to 32 MiB, and twice as much in all; elsewhere, this does nothing.
+    largest one that it has given back, up to 32 MiB, and twice as much in all: so it is given one, which nobody has
+    written to. Elsewhere, this does nothing.
     """
-    np.empty(KEPT_BYTES, dtype=np.uint8)
+    bytes(KEPT_BYTES)
 
 
 def _work_for(colleague: Connection, work: Callable[[Path], Result]) -> None:
