@@ -96,7 +96,7 @@ def decode(image: bytes, spec: Preprocessing) -> Pixels:
 
 
 @contextmanager
-def opened(image: bytes, max_pixels: int) -> Iterator[Image.Image]:
+def opened(image: bytes | memoryview, max_pixels: int) -> Iterator[Image.Image]:
     """Open an image whose pixels are read in the block; what goes wrong there is named in a few words.
 
     Raises:

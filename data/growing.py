@@ -27,8 +27,9 @@ class GrowingArray:
         """Begin a file of `expected` images of one `shape`."""
         self.num_images = 0
         self._file, self._shape, self._expected = file, shape, expected
-        self._checksum = Checksum(_header((expected, *shape)))
-        file.write(_header((expected, *shape)))
+        header = _header((expected, *shape))
+        file.write(header)
+        self._checksum = Checksum(header)
 
     @property
     def checksum(self) -> str:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
-import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
@@ -210,11 +209,11 @@ def _splits(listed: dict[str, list[Any]], plan: Plan) -> list[Split]:
     return [split_of(sha256, plan.config, given=given, missing=plan.missing) for sha256, given in pairs]
 
 
-def _encoded(file: pq.ParquetFile) -> Iterator[pa.Buffer]:
+def _encoded(file: pq.ParquetFile) -> Iterator[memoryview]:
     """Read the bytes of a raw shard's images in their order; a row group is in memory at a time."""
     for group in range(file.num_row_groups):
         column = file.read_row_group(group, columns=["image"], use_threads=False)["image"]
-        yield from (image.as_buffer() for image in column)
+        yield from (memoryview(image.as_buffer()) for image in column)
 
 
 def _shard(split: Split, raw: str, array: GrowingArray) -> Shard:

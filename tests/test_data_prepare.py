@@ -7,13 +7,17 @@ import pytest
 from images import encode, files_in, noise, photos, ppm, reference, write
 from PIL import Image
 
+from data import part as part_module
 from data import prepare as prepare_module
 from data import workers
 from data.color import ColorCounter, color_statistics
 from data.config import DataConfig
+from data.decode import Preprocessing, decode
+from data.describe import perceptual_hashes
 from data.errors import UserError
 from data.ingest import ingest
 from data.manifest import read_manifest
+from data.part import read_part
 from data.prepare import prepare
 from data.shards import verify
 
@@ -94,6 +98,25 @@ def test_color_statistics_are_those_of_all_training_pixels(tmp_path):
     assert sorted(color.eigenvalues) == list(color.eigenvalues)
     np.testing.assert_allclose(covariance @ vectors, vectors * color.eigenvalues, atol=3e-6)
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=3e-6)
+
+
+@pytest.mark.parametrize("block_bytes", [1, 2 * 3 * SIZE**2, 2**21])
+def test_images_are_noted_as_each_by_itself_and_broken_ones_leave_the_others(tmp_path, monkeypatch, block_bytes):
+    monkeypatch.setattr(part_module, "BLOCK_BYTES", block_bytes)
+    files = given_splits() | {"train/cat/broken.png": b"no image"}
+    files["train/dog/cut.png"] = encode(Image.fromarray(noise(40, 60)), "PNG")[:-999]
+    folder = prepared(tmp_path, files)
+    parts = [read_part(record) for record in sorted((tmp_path / "parts").glob("*.json"))]
+    reasons = {image.path: image.reason for part in parts for image in part.rejected}
+    assert reasons.keys() == {"train/cat/broken.png", "train/dog/cut.png"}
+    assert reasons["train/cat/broken.png"] == "not an image"
+    for part in parts:
+        for shard in part.shards:
+            images, rows = np.load(folder / shard.name), part.rows[shard.split]
+            assert [row.look for row in rows] == [perceptual_hashes(image[None])[0] for image in images]
+            for image, row in zip(images, rows, strict=True):
+                spec = Preprocessing(size=SIZE, crop=SIZE, max_pixels=10**6)
+                np.testing.assert_array_equal(image, decode(files[row.origin], spec))
 
 
 def statistics_of(*parts):
