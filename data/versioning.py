@@ -47,6 +47,7 @@ def reproduce(workspace: Path, config: DataConfig, target: str = "prepare") -> l
         _readable_errors(workspace, message),
         _whole_lock_file(repo, workspace / LOCK_FILE),
     ):
+        _drop_cut_off_rwlock(repo)
         _write_params(workspace, config, fingerprint)
         reasons = _reasons(repo, workspace, target)
         ran = {stage.name for stage in repo.reproduce(targets=[_address(workspace, target)])}
@@ -158,11 +159,26 @@ def _whole_lock_file(repo: Any, lock: Path) -> Iterator[None]:
         before.unlink(missing_ok=True)
 
 
+def _drop_cut_off_rwlock(repo: Any) -> None:
+    """Remove DVC's table of who uses which file where a full disk has cut it off: DVC would read it, and stop."""
+    from dvc.rwlock import RWLOCK_FILE
+
+    table = Path(repo.tmp_dir) / RWLOCK_FILE
+    with repo.lock:  # held by whoever changes the table
+        try:
+            json.loads(table.read_bytes())
+        except FileNotFoundError:
+            pass
+        except ValueError:
+            table.unlink()
+
+
 @contextmanager
 def _readable_errors(workspace: Path, message: Path | None = None) -> Iterator[None]:
     """Turn what DVC raises, and what it only logs, into one line."""
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
+    from dvc.rwlock import RWLockFileCorruptedError
 
     logged: list[BaseException] = []
     try:
@@ -178,7 +194,8 @@ def _readable_errors(workspace: Path, message: Path | None = None) -> Iterator[N
         if message and message.is_file():
             raise UserError(message.read_text(encoding="utf-8"), exit_code=1) from None
         _raise_if_interrupted(error)
-        if any(map(is_disk_full, [error, *logged])):
+        cut_off = isinstance(error, RWLockFileCorruptedError)  # it was whole when we began
+        if cut_off or any(map(is_disk_full, [error, *logged])):
             raise UserError(DISK_FULL.format(workspace.resolve()), exit_code=1) from error
         raise UserError(f"DVC: {_words(*logged[:1], error)}", exit_code=1) from error
 

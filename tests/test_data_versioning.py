@@ -1,36 +1,18 @@
 """Real git and DVC repositories; what runs a stage takes seconds and is slow, but for the one first run."""
 
-import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 from images import files_in, photos, write
+from workspaces import make_workspace
 
 from data import versioning
 from data.config import DataConfig
 from data.errors import UserError
-from data.ingest import STATE_FILE
 from data.manifest import read_manifest
 
-ROOT = Path(__file__).parents[1]
 UNCHANGED = "source, parameters and code are unchanged"
-
-
-def make_workspace(folder):
-    """What a clone holds of this room."""
-    for path in [*ROOT.glob("data/*.py"), *(ROOT / name for name in ("dvc.yaml", ".dvcignore", ".gitignore"))]:
-        target = folder / path.relative_to(ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
-    write(folder, {name: (ROOT / name).read_bytes() for name in (".dvc/config", ".dvc/.gitignore")})
-    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -206,94 +188,3 @@ def test_what_a_stage_says_arrives_as_one_line(workspace, tmp_path, capfd):
     assert error.value.exit_code == 1
     assert "\n" not in str(error.value)
     assert "Traceback" not in "".join(capfd.readouterr())
-
-
-# Slow enough to be met by a Ctrl-C, as the terminal sends it: to every process.
-INTERRUPTED = """
-import sys
-from pathlib import Path
-from data import versioning
-from data.config import DataConfig
-try:
-    versioning.reproduce(Path(), DataConfig(source="folder", path=sys.argv[1]))
-except KeyboardInterrupt:
-    sys.exit(77)
-"""
-
-
-@pytest.mark.slow
-def test_an_interrupted_stage_is_an_interruption(tmp_path):
-    workspace = make_workspace(tmp_path / "workspace")
-    many = write(tmp_path / "many", photos(2000, width=8, height=8))
-    with (tmp_path / "output").open("wb") as output:
-        command = [sys.executable, "-c", INTERRUPTED, str(many)]
-        process = subprocess.Popen(command, cwd=workspace, stdout=output, stderr=output, start_new_session=True)
-        # A shard is finished when it is noted, a moment after it is there.
-        states = workspace / STATE_FILE
-        deadline = time.monotonic() + 60
-        while not (states.is_file() and states.stat().st_size) and time.monotonic() < deadline:
-            time.sleep(0.001)
-        os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(30) == 77
-    assert b"Traceback" not in (tmp_path / "output").read_bytes()
-    assert not list(workspace.glob("data/raw/.*"))
-    known = [name for line in states.read_text().splitlines() for name in json.loads(line)]
-    kept = {name: (workspace / "data" / "raw" / name).stat().st_mtime_ns for name in known}
-    assert kept
-    versioning.reproduce(workspace, DataConfig(source="folder", path=many))
-    assert read_manifest(workspace / "data" / "prepared").num_images == 4000
-    assert kept == {name: (workspace / "data" / "raw" / name).stat().st_mtime_ns for name in kept}
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of a given size, which only root can make."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(size):
-        options = ["-o", f"{'remount,' if os.path.ismount(folder) else ''}size={size}"]
-        try:
-            done = subprocess.run(
-                ["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)], capture_output=True, check=False
-            )
-        except FileNotFoundError:
-            pytest.skip("there is no mount")
-        if done.returncode:
-            pytest.skip("only root may mount a small disk")
-        return folder
-
-    yield mount
-    if os.path.ismount(folder):
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-# 240 images of 108 x 108 pixels are 8.4 MB, and as much again in DVC's cache, as prepared arrays, and in the cache.
-@pytest.mark.slow
-@pytest.mark.parametrize("size", ["4m", "12m", "20m", "28m"])
-def test_a_full_disk_is_told_and_what_was_made_is_kept(small_disk, tmp_path, capfd, size):
-    source = write(tmp_path / "source", photos(120, width=108, height=108))
-    config = DataConfig(source="folder", path=source, size=108)
-    workspace = make_workspace(small_disk(size))
-    with pytest.raises(UserError, match=r"^the disk of .* is full: free some space and run the same command again"):
-        versioning.reproduce(workspace, config)
-    assert capfd.readouterr().err == ""
-    assert not list(workspace.glob("data/*/.*"))
-    versioning.data_version(workspace)  # raises where DVC has left half a dvc.lock
-    kept = {path.name: path.stat().st_mtime_ns for path in workspace.glob("data/raw/*.parquet")}
-
-    small_disk("200m")
-    versioning.reproduce(workspace, config)
-    assert read_manifest(workspace / "data" / "prepared").num_images == 240
-    assert kept.items() <= {path.name: path.stat().st_mtime_ns for path in workspace.glob("data/raw/*.parquet")}.items()
-    assert versioning.push(workspace) > 4
-
-
-@pytest.mark.slow
-def test_a_full_remote_is_told(small_disk, workspace):
-    remote = small_disk("64k")
-    (workspace / "outputs" / "dvc-remote").symlink_to(remote)
-    with pytest.raises(UserError, match=r"^the disk of .* is full: free some space"):
-        versioning.push(workspace)
-    small_disk("64m")
-    assert versioning.push(workspace) > 0
