@@ -10,9 +10,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from statistics import harmonic_mean
 
+import numpy as np
+import numpy.typing as npt
+
 from benchmarks.photos import IMAGENET_SIZE, OPTIONS, photo_folder
 from benchmarks.photos import SIZE as PHOTO_SIZE
-from benchmarks.report import Report, alternate, rate, run
+from benchmarks.report import Report, measure_in_turn, rate, run
 from data.config import DataConfig
 from data.decode import Preprocessing, decode
 from data.ingest import ingest
@@ -29,6 +32,13 @@ NUM_FIRST = 16
 """Images that a process decodes before its time is taken: with the first one, Pillow loads its plugins."""
 
 
+ONE_CORE = ("one core, decode and resize", "one core, again", "one core, once more")
+"""Measured before and after what is compared with it, in each round: a machine's speed drifts by more, within minutes,
+than what is to be told."""
+ALL_CORES = "all cores, decode and resize"
+LOADER = "ImageFolder in a DataLoader"
+
+
 def measure(arguments: argparse.Namespace) -> Report:
     """Prepare all photographs from scratch, decode some of them on one core, and read all through a DataLoader."""
     report = Report("prepare")
@@ -38,9 +48,9 @@ def measure(arguments: argparse.Namespace) -> Report:
             photos = photo_folder(arguments.folder, scratch / "photos", arguments.images, (width, height))
             paths = sorted(photos.rglob("*.jpg"))
             ingest(DataConfig(source="folder", path=photos, size=SIZE), scratch / "raw", scratch / "state.json")
-            medians = alternate(_candidates(photos, paths, scratch), arguments.rounds)
+            figures = measure_in_turn(_candidates(photos, paths, scratch), arguments.rounds)
         what = str(arguments.folder) if arguments.folder else f"{width} x {height} px"
-        _add(report, medians, f"{len(paths):,} photographs, {what}")
+        _add(report, figures, f"{len(paths):,} photographs, {what}")
     return report
 
 
@@ -48,12 +58,15 @@ def _candidates(photos: Path, paths: list[Path], scratch: Path) -> dict[str, Cal
     config = DataConfig(source="folder", path=photos, size=SIZE)
     encoded = [path.read_bytes() for path in paths[:: max(1, len(paths) // NUM_DECODED)]]
     parts = [encoded[first::NUM_PARTS] for first in range(NUM_PARTS)]
+    one_core = partial(_decoding_rate, parts, 1)
     return {
-        "one core, decode and resize": lambda: _decoding_rate(parts, 1),
-        "all cores, decode and resize": lambda: _decoding_rate(parts, num_cores()),
+        ONE_CORE[0]: one_core,
         "prepare": lambda: sum(_rates(partial(_prepare_rate, config, scratch), 1)),
+        ONE_CORE[1]: one_core,
         "ingest and prepare": lambda: sum(_rates(partial(_ingest_and_prepare_rate, config, scratch), 1)),
-        "ImageFolder in a DataLoader": lambda: rate(partial(_load_all, photos)),
+        ONE_CORE[2]: one_core,
+        ALL_CORES: lambda: _decoding_rate(parts, num_cores()),
+        LOADER: lambda: rate(partial(_load_all, photos)),
     }
 
 
@@ -70,20 +83,22 @@ def _rates(rate_of: Callable[[], float], num_processes: int) -> list[float]:
         return [done.result() for done in [pool.submit(rate_of) for _ in range(num_processes)]]
 
 
-def _add(report: Report, medians: dict[str, float], photographs: str) -> None:
-    limit = num_cores() * medians["one core, decode and resize"]
-    for name, value in medians.items():
-        report.add(f"{name}, {SIZE} px", value, "images/s", reference=photographs)
-    for name in ("prepare", "ingest and prepare"):
+def _add(report: Report, figures: dict[str, list[float]], photographs: str) -> None:
+    one_core = np.array([figures.pop(name) for name in ONE_CORE])
+    for name, values in {ONE_CORE[0]: one_core.ravel(), **figures}.items():
+        report.add(f"{name}, {SIZE} px", float(np.median(values)), "images/s", reference=photographs)
+    limits = num_cores() * one_core
+    for name, around in {"prepare": limits[:2], "ingest and prepare": limits[1:]}.items():
         reference = f"{num_cores()} x one core; {photographs}"
-        report.add(f"{name} / limit", medians[name] / limit, "x", goal=0.85, reference=reference)
-    report.add(
-        "all cores, decode and resize / limit",
-        medians["all cores, decode and resize"] / limit,
-        "x",
-        reference="processes that run already: what this machine's cores leave each other",
-    )
-    report.add("prepare / DataLoader", medians["prepare"] / medians["ImageFolder in a DataLoader"], "x")
+        report.add(f"{name} / limit", _ratio(figures[name], around.mean(axis=0)), "x", goal=0.85, reference=reference)
+    what = "processes that run already: what this machine's cores leave each other"
+    report.add(f"{ALL_CORES} / limit", _ratio(figures[ALL_CORES], limits[2]), "x", reference=what)
+    report.add("prepare / DataLoader", _ratio(figures["prepare"], figures[LOADER]), "x")
+
+
+def _ratio(figures: npt.ArrayLike, others: npt.ArrayLike) -> float:
+    """Compare round by round; returns the median."""
+    return float(np.median(np.divide(figures, others)))
 
 
 def _decode_rate(encoded: list[bytes]) -> float:

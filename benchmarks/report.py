@@ -130,7 +130,12 @@ def _processor() -> str:
 
 
 def alternate(candidates: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """Measure candidates in turn, so that a machine whose speed drifts is fair to all; returns the medians.
+    """Measure candidates in turn, so that a machine whose speed drifts is fair to all; returns the medians."""
+    return {name: statistics.median(figures) for name, figures in measure_in_turn(candidates, rounds).items()}
+
+
+def measure_in_turn(candidates: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Measure candidates one after another, round by round; returns the figures of each, in order.
 
     Each candidate returns its figure, such as images per second. The first round warms up and is not counted.
     """
@@ -141,7 +146,7 @@ def alternate(candidates: Mapping[str, Callable[[], float]], rounds: int) -> dic
             if number:
                 figures[name].append(figure)
             print(f"  round {number}: {name} {_number(figure)}", file=sys.stderr)
-    return {name: statistics.median(values) for name, values in figures.items()}
+    return figures
 
 
 def rate(work: Callable[[], int]) -> float:

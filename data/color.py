@@ -44,7 +44,11 @@ class ColorCounter:
     def add(self, images: Pixels) -> None:
         """Add images, uint8 [N, H, W, 3]; of those larger than `_SIDE`, pixels at equal distances."""
         step = max(1, min(images.shape[1:3]) // _SIDE)
-        values = images[:, ::step, ::step].ravel()
+        looked_at = images[:, ::step, ::step]
+        pixels = np.empty(looked_at.shape, dtype=np.uint8)
+        for color in range(3):  # NumPy takes three times as long for all of them at once
+            pixels[..., color] = looked_at[..., color]
+        values = pixels.ravel()
         num_blocks = -(-len(values) // (_ROWS * _ABREAST * 3))
         blocks = np.zeros((num_blocks, _ROWS, _ABREAST * 3), dtype=np.float32)
         blocks.ravel()[: len(values)] = values

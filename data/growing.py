@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -76,6 +77,26 @@ def map_array(path: Path, shape: tuple[int, ...]) -> Pixels:
         return np.memmap(file, np.uint8, "r", start, (num_images, *shape))
 
 
+def read_image(path: Path, shape: tuple[int, ...], index: int) -> Pixels:
+    """Read one image of a `GrowingArray`'s file, where a few of many are wanted: mapped, one would take twice as long.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: it is cut off.
+
+    """
+    image = np.empty(shape, dtype=np.uint8)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        num_read = os.preadv(descriptor, [image.data], len(_header((0, *shape))) + index * image.nbytes)
+    finally:
+        os.close(descriptor)
+    if num_read != image.nbytes:
+        raise ValueError(f"{path.name} is cut off: it has no image {index} of {' x '.join(map(str, shape))} bytes")
+    return image
+
+
+@cache
 def _header(shape: tuple[int, ...]) -> bytes:
     content = io.BytesIO()
     np.lib.format.write_array_header_1_0(content, {"descr": "|u1", "fortran_order": False, "shape": shape})

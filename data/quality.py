@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -13,7 +12,7 @@ from data.config import DataConfig
 from data.decode import Pixels
 from data.describe import TRAITS
 from data.errors import UserError
-from data.growing import map_array
+from data.growing import read_image
 from data.manifest import Model, RejectedImage
 from data.near import near_groups
 from data.part import Part, Row
@@ -265,14 +264,10 @@ def _of_lookalikes(kept: Sequence[Seen], prepared: Path, size: int) -> Iterator[
 def _reader(images: Sequence[Seen], prepared: Path, size: int) -> Callable[[int], Pixels]:
     """Give a function that reads the prepared pixels of one of the images."""
 
-    @lru_cache(maxsize=1024)  # memory-mapped: it is addresses that they take
-    def mapped(name: str) -> Pixels:
-        return map_array(prepared / name, (size, size, 3))
-
     def read(index: int) -> Pixels:
         _, split, shard, position = images[index]
-        pixels: Pixels = mapped(f"{split}-{shard}.npy")[position]
-        return pixels
+        assert position is not None  # they are kept
+        return read_image(prepared / f"{split}-{shard}.npy", (size, size, 3), position)
 
     return read
 
