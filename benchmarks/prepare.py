@@ -25,9 +25,8 @@ from data.stage import num_cores
 SIZE = 128
 NUM_DECODED = 1000
 NUM_PARTS = 8
-"""Each part of what one core decodes has a process of its own: where its memory lies decides how fast one decodes.
-libjpeg writes a row of pixels past the cache where it begins at a multiple of 32 bytes, which takes a tenth longer in
-all, and whether Pillow's row does so is up to the process."""
+"""Each part of what one core decodes has a process of its own, as all that is prepared has: where its memory lies is a
+part of how fast a process decodes."""
 NUM_FIRST = 16
 """Images that a process decodes before its time is taken: with the first one, Pillow loads its plugins."""
 

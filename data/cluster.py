@@ -37,7 +37,8 @@ CONNECT_SECONDS = 8
 PATIENCE_SECONDS = 30
 """So long a cluster may be without any worker, as while its machines are replaced."""
 
-PACKAGES = ("python", "dask", "distributed", "pillow")
+DECODERS = ("pillow", "simplejpeg")
+PACKAGES = ("python", "dask", "distributed", *DECODERS)
 """What must be of one version everywhere: what work is handed over with, and what decodes."""
 
 Result = TypeVar("Result")
@@ -217,7 +218,7 @@ def _check_versions(client: Client) -> None:
         wrong = [
             f"{name} {there[name]} there, {here[name]} here"
             for name in PACKAGES
-            if there[name] != here[name] and not (place == "the scheduler" and name == "pillow")
+            if there[name] != here[name] and not (place == "the scheduler" and name in DECODERS)
         ]
         if wrong:
             raise UserError(f"{place} runs {', '.join(wrong)}: start it from the same image or environment")

@@ -29,7 +29,7 @@ class Described(NamedTuple):
     """some of TRAITS"""
 
 
-def decode_and_describe(image: bytes | memoryview, spec: Preprocessing) -> Described:
+def decode_and_describe(image: bytes, spec: Preprocessing) -> Described:
     """Turn the bytes of an image file into pixels, as `data.decode.decode`, and note what it is.
 
     Raises:

@@ -16,7 +16,7 @@ _OTHER_TRANSPARENT = 18
 """Bytes for each pixel at the highest: what Pillow holds, which keeps RGB in 4, and the copies that `data.decode` makes
 on the way to 8 bits. Measured on images of 9 million pixels, rounded up."""
 
-_BY_FORMAT = {"AVIF": 9, "JPEG2000": 24, "TIFF": 8, "WEBP": 13}
+_BY_FORMAT = {"AVIF": 9, "JPEG": 3, "JPEG2000": 24, "TIFF": 8, "WEBP": 13}
 """Bytes for each pixel that the decoder of a format takes besides."""
 
 _PROGRESSIVE = 6
@@ -34,10 +34,11 @@ def footprint(picture: Image.Image, spec: Preprocessing) -> int:
         cost = _TRANSPARENT.get(picture.mode, _OTHER_TRANSPARENT)
     else:
         cost = _BY_MODE.get(picture.mode, _OTHER_MODE)
+    cost += _BY_FORMAT.get(picture.format or "", 0)
     if picture.format == "JPEG":
         held = pixels * _PROGRESSIVE if "progressive" in picture.info else 0
         return _FIXED + held + pixels * cost // _reduction(picture, spec) ** 2
-    return _FIXED + pixels * (cost + _BY_FORMAT.get(picture.format or "", 0))
+    return _FIXED + pixels * cost
 
 
 def icon_pixels(image: bytes) -> int:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL
 import pyarrow.parquet as pq
+import simplejpeg
 from pydantic import Field, ValidationError
 
 from data.checksum import file_checksum
@@ -71,7 +72,11 @@ class Plan(Model):
     @cached_property
     def key(self) -> str:
         """Names everything, besides the images, that a part depends on."""
-        code = [PIL.__version__, *((Path(__file__).parent / name).read_text(encoding="utf-8") for name in CODE)]
+        code = [
+            PIL.__version__,
+            simplejpeg.__version__,
+            *((Path(__file__).parent / name).read_text(encoding="utf-8") for name in CODE),
+        ]
         config = self.config.model_dump(mode="json", exclude=NOT_IN_PARTS)
         return _digest(json.dumps([config, sorted(self.missing), code]).encode())
 
@@ -209,11 +214,11 @@ def _splits(listed: dict[str, list[Any]], plan: Plan) -> list[Split]:
     return [split_of(sha256, plan.config, given=given, missing=plan.missing) for sha256, given in pairs]
 
 
-def _encoded(file: pq.ParquetFile) -> Iterator[memoryview]:
+def _encoded(file: pq.ParquetFile) -> Iterator[bytes]:
     """Read the bytes of a raw shard's images in their order; a row group is in memory at a time."""
     for group in range(file.num_row_groups):
         column = file.read_row_group(group, columns=["image"], use_threads=False)["image"]
-        yield from (memoryview(image.as_buffer()) for image in column)
+        yield from (image.as_py() for image in column)
 
 
 def _shard(split: Split, raw: str, array: GrowingArray) -> Shard:

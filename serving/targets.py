@@ -57,6 +57,7 @@ SERVER_PACKAGES = (
     "pillow",
     "prometheus-client",
     "pydantic",
+    "simplejpeg",
     "starlette",
     "python-multipart",
     "uvicorn",

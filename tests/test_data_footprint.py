@@ -85,7 +85,8 @@ print(memory("VmHWM:") - before)
 def test_a_jpeg_that_is_read_smaller_takes_less():
     assert estimate(FILES["JPEG"]) < estimate(FILES["PNG"]) / 8
     large = SPEC.model_copy(update={"size": 1000})
-    assert estimate(FILES["JPEG"], large) == estimate(FILES["PNG"], large)
+    # For a moment, all pixels are there twice: as they were read, and as Pillow holds them.
+    assert estimate(FILES["JPEG"], large) == estimate(FILES["PNG"], large) + 3 * SIDE**2
 
 
 def icon(frame: bytes) -> bytes:
