@@ -70,7 +70,7 @@ def perceptual_hashes(images: Pixels) -> list[int]:
 
     The signs of the 8 by 8 lowest frequencies of its brightness against their median (known as pHash). Half of the bits
     are set whatever the image, so that drawings on an empty ground are told apart as well as photographs: of the pairs
-    of different digits of scikit-learn, 0.02 % lie within 6 bits, where the gradients' signs (dHash) leave 4.6 %.
+    of different digits of scikit-learn, 0.0001 % lie within 6 bits, and 0.18 % by the gradients' signs (dHash).
     """
     grey = np.rint(16 * shrink(images, _SIDE, _BRIGHTNESS)[..., 0].astype(np.float64))
     frequencies = (_COSINES @ grey @ _COSINES.T).reshape(-1, 64)
