@@ -1,3 +1,6 @@
+from collections.abc import Iterator
+
+
 class UserError(Exception):
     """Something that the person at the keyboard can mend: what was wrong, where, and what to do, in one line.
 
@@ -14,3 +17,10 @@ class UserError(Exception):
 def one_line(error: BaseException) -> str:
     """Put what a library has said into one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Give an error, what it came from, and so on to the innermost."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

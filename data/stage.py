@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data.errors import UserError
+from data.errors import UserError, causes
 
 PARAMS_FILE = Path("outputs/data-params.json")
 """The effective parameters, overrides included, that DVC tracks in place of params.yaml."""
@@ -41,11 +41,7 @@ DISK_FULL = "the disk of {} is full: free some space and run the same command ag
 
 def is_disk_full(error: BaseException | None) -> bool:
     """Look for the system's error among the causes of `error`."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT) for one in causes(error))
 
 
 def _tell(message: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data.config import DataConfig
-from data.errors import UserError
+from data.errors import UserError, causes
 from data.sources import open_source
 from data.stage import DISK_FULL, MESSAGE_FILE, PARAMS_FILE, UNTRACKED, is_disk_full, whole_file
 
@@ -194,7 +194,8 @@ def _readable_errors(workspace: Path, message: Path | None = None) -> Iterator[N
         if message and message.is_file():
             raise UserError(message.read_text(encoding="utf-8"), exit_code=1) from None
         _raise_if_interrupted(error)
-        cut_off = isinstance(error, RWLockFileCorruptedError)  # it was whole when we began
+        # It was whole when we began.
+        cut_off = any(isinstance(one, RWLockFileCorruptedError) for one in causes(error))
         if cut_off or any(map(is_disk_full, [error, *logged])):
             raise UserError(DISK_FULL.format(workspace.resolve()), exit_code=1) from error
         raise UserError(f"DVC: {_words(*logged[:1], error)}", exit_code=1) from error
@@ -222,20 +223,15 @@ def _listening(errors: list[BaseException]) -> Iterator[None]:
 
 def _raise_if_interrupted(error: BaseException) -> None:
     """Ctrl-C reaches the stage as well as this process, and DVC reports the stage's end as a failure."""
-    chain = error
-    while chain is not None:
-        if str(chain).endswith(("exited with 130", "exited with -2")):
-            raise KeyboardInterrupt
-        chain = chain.__cause__ or chain.__context__  # type: ignore[assignment]
+    if any(str(one).endswith(("exited with 130", "exited with -2")) for one in causes(error)):
+        raise KeyboardInterrupt
 
 
 def _words(*errors: BaseException) -> str:
     """What the outermost and the innermost errors say: which step failed, and why."""
     words: dict[str, None] = {}
     for error in errors:
-        innermost = error
-        while (cause := innermost.__cause__ or innermost.__context__) is not None:
-            innermost = cause
+        *_, innermost = causes(error)
         words |= dict.fromkeys(" ".join(str(one).split()) or type(one).__name__ for one in (error, innermost))
     return ": ".join(words)
 

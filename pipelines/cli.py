@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from data.errors import UserError
+from data.errors import UserError, causes
 from pipelines.cli_deploy import deploy, ledger, rollback
 from pipelines.start import AsJson, Overrides, Target, start
 
@@ -47,11 +47,10 @@ def _is_signal(error: BaseException) -> bool:
 
 def _is_disk_full(error: BaseException | None) -> bool:
     """Look through the causes: libraries wrap the system's error, SQLite words it in its own way."""
-    while error is not None:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(
+        getattr(one, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in str(one)
+        for one in causes(error)
+    )
 
 
 app = typer.Typer(
