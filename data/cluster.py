@@ -26,6 +26,7 @@ from distributed import Client, Future, KilledWorker, Security
 from distributed.comm import connect
 from distributed.versions import VersionMismatchWarning
 
+from data.decode import DECODERS
 from data.errors import UserError
 
 AHEAD = 2048
@@ -37,7 +38,6 @@ CONNECT_SECONDS = 8
 PATIENCE_SECONDS = 30
 """So long a cluster may be without any worker, as while its machines are replaced."""
 
-DECODERS = ("pillow", "simplejpeg")
 PACKAGES = ("python", "dask", "distributed", *DECODERS)
 """What must be of one version everywhere: what work is handed over with, and what decodes."""
 

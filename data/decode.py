@@ -19,6 +19,9 @@ from data.errors import one_line
 
 Pixels = npt.NDArray[np.uint8]
 
+DECODERS = ("pillow", "simplejpeg")
+"""Packages whose versions pixels depend on."""
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "DIB", "ICO", "PCX", "TGA")
 """Pictures, the likeliest first. Pillow knows more, some of which start other programs (EPS) or hold documents."""
 

@@ -6,20 +6,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import PIL
 import pyarrow.parquet as pq
-import simplejpeg
 from pydantic import Field, ValidationError
 
 from data.checksum import file_checksum
 from data.color import ColorCounter, ColorSums
 from data.columns import open_shard
 from data.config import DataConfig
-from data.decode import DecodeError, Pixels, Preprocessing
+from data.decode import DECODERS, DecodeError, Pixels, Preprocessing
 from data.describe import Described, decode_and_describe, perceptual_hashes
 from data.growing import GrowingArray, growing_array
 from data.manifest import Model, RejectedImage, Shard
@@ -72,11 +71,7 @@ class Plan(Model):
     @cached_property
     def key(self) -> str:
         """Names everything, besides the images, that a part depends on."""
-        code = [
-            PIL.__version__,
-            simplejpeg.__version__,
-            *((Path(__file__).parent / name).read_text(encoding="utf-8") for name in CODE),
-        ]
+        code = [*map(version, DECODERS), *((Path(__file__).parent / name).read_text(encoding="utf-8") for name in CODE)]
         config = self.config.model_dump(mode="json", exclude=NOT_IN_PARTS)
         return _digest(json.dumps([config, sorted(self.missing), code]).encode())
 
