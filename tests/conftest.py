@@ -8,6 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+# Imported here, as Hypothesis would import itself for pytest's summary: CPython before 3.11.8 fails to parse a module
+# (gh-106905) where garbage like that of Dask's connections, which have finalizers in Python, is collected meanwhile.
+import hypothesis  # noqa: F401
 import numpy as np
 import pytest
 from PIL import Image
