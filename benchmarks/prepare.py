@@ -11,11 +11,10 @@ from pathlib import Path
 from statistics import harmonic_mean
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.photos import IMAGENET_SIZE, OPTIONS, photo_folder
 from benchmarks.photos import SIZE as PHOTO_SIZE
-from benchmarks.report import Report, measure_in_turn, rate, run
+from benchmarks.report import Report, measure_in_turn, rate, ratio, run
 from data.config import DataConfig
 from data.decode import Preprocessing, decode
 from data.ingest import ingest
@@ -89,15 +88,10 @@ def _add(report: Report, figures: dict[str, list[float]], photographs: str) -> N
     limits = num_cores() * one_core
     for name, around in {"prepare": limits[:2], "ingest and prepare": limits[1:]}.items():
         reference = f"{num_cores()} x one core; {photographs}"
-        report.add(f"{name} / limit", _ratio(figures[name], around.mean(axis=0)), "x", goal=0.85, reference=reference)
+        report.add(f"{name} / limit", ratio(figures[name], around.mean(axis=0)), "x", goal=0.85, reference=reference)
     what = "processes that run already: what this machine's cores leave each other"
-    report.add(f"{ALL_CORES} / limit", _ratio(figures[ALL_CORES], limits[2]), "x", reference=what)
-    report.add("prepare / DataLoader", _ratio(figures["prepare"], figures[LOADER]), "x")
-
-
-def _ratio(figures: npt.ArrayLike, others: npt.ArrayLike) -> float:
-    """Compare round by round; returns the median."""
-    return float(np.median(np.divide(figures, others)))
+    report.add(f"{ALL_CORES} / limit", ratio(figures[ALL_CORES], limits[2]), "x", reference=what)
+    report.add("prepare / DataLoader", ratio(figures["prepare"], figures[LOADER]), "x")
 
 
 def _decode_rate(encoded: list[bytes]) -> float:

@@ -7,7 +7,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import distributions, version
@@ -147,6 +147,11 @@ def measure_in_turn(candidates: Mapping[str, Callable[[], float]], rounds: int) 
                 figures[name].append(figure)
             print(f"  round {number}: {name} {_number(figure)}", file=sys.stderr)
     return figures
+
+
+def ratio(figures: Iterable[float], others: Iterable[float]) -> float:
+    """Compare what was measured in the same rounds, round by round; returns the median."""
+    return float(statistics.median(figure / other for figure, other in zip(figures, others, strict=True)))
 
 
 def rate(work: Callable[[], int]) -> float:

@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
-from operator import truediv
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -18,7 +17,7 @@ import torch
 
 from benchmarks.peers.model import served_on_cpu
 from benchmarks.photos import IMAGENET_SIZE, make_photo
-from benchmarks.report import Report, alternate, measure_in_turn, run
+from benchmarks.report import Report, alternate, measure_in_turn, ratio, run
 from benchmarks.serve_load import Load, at_pace, at_rate, together
 from benchmarks.serve_models import export_model
 from benchmarks.serve_servers import Running, convoy, peers, running
@@ -161,19 +160,19 @@ class _Comparison:
             return found
 
         candidates = {name: partial(rate, name, server) for name, server in self._servers.items()}
-        # At once after what is held against it: this machine's speed changes from minute to minute.
-        limit = {CONVOY: candidates[CONVOY], LIMIT: partial(batch_limit, model, self._images)}
-        figures = measure_in_turn({**limit, **candidates}, self._rounds)
-        share = statistics.median(map(truediv, figures[CONVOY], figures[LIMIT]))
+        # The limit comes right after what is held against it: a machine's speed changes from minute to minute.
+        convoy_and_limit = {CONVOY: candidates[CONVOY], LIMIT: partial(batch_limit, model, self._images)}
+        figures = measure_in_turn({**convoy_and_limit, **candidates}, self._rounds)
         rates = {name: statistics.median(values) for name, values in figures.items()}
-        most = rates.pop(LIMIT)
+        limit = rates.pop(LIMIT)
         for name, value in rates.items():
             self._add(f"{name}: {NUM_CLIENTS} clients", value, "images/s")
         ours, theirs = (statistics.median(costs[name][1:]) for name in (CONVOY, BENTOML))  # the first round warms up
         reference = f"processor time of a prediction, {NUM_CLIENTS} clients"
         self._add(f"{CONVOY} / {BENTOML}, {NUM_CLIENTS} clients", ours / theirs, "x", at_most=0.75, reference=reference)
         self._add_gain(rates)
-        reference = f"onnxruntime in batches of {NUM_CLIENTS}, less the decoding: {most:.0f} images/s"
+        reference = f"onnxruntime in batches of {NUM_CLIENTS}, less the decoding: {limit:.0f} images/s"
+        share = ratio(figures[CONVOY], figures[LIMIT])
         self._add(f"{CONVOY} / {LIMIT}", share, "x", goal=self._case.limit_goal, reference=reference)
 
     def _add_gain(self, rates: dict[str, float]) -> None:
@@ -195,10 +194,9 @@ class _Comparison:
         self._add_tail("p99 / p50, steady", steady, f"the same from {NUM_CLIENTS} clients, each at a pace of its own")
 
     def _add_tail(self, metric: str, loads: Sequence[Load], when: str, at_most: float | None = None) -> None:
-        p50, p99 = (statistics.median(load.percentile(percent) for load in loads) for percent in (50, 99))
-        ratio = statistics.median(load.percentile(99) / load.percentile(50) for load in loads)
-        reference = f"{when}; p50 {1e3 * p50:.1f} ms, p99 {1e3 * p99:.1f} ms"
-        self._add(f"{CONVOY}: {metric}", ratio, "x", at_most=at_most, reference=reference)
+        p50, p99 = ([1e3 * load.percentile(percent) for load in loads] for percent in (50, 99))
+        reference = f"{when}; p50 {statistics.median(p50):.1f} ms, p99 {statistics.median(p99):.1f} ms"
+        self._add(f"{CONVOY}: {metric}", ratio(p99, p50), "x", at_most=at_most, reference=reference)
 
     def _measure_memory(self, model: Path) -> None:
         together(self._servers[CONVOY].call(self._images), NUM_CLIENTS, 1000)
