@@ -40,8 +40,11 @@ DISK_FULL = "the disk of {} is full: free some space and run the same command ag
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Look for the system's error among the causes of `error`."""
-    return any(isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT) for one in causes(error))
+    """Look for the system's error among the causes of `error`: libraries wrap it, SQLite words it in its own way."""
+    return any(
+        getattr(one, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in str(one)
+        for one in causes(error)
+    )
 
 
 def _tell(message: str) -> None:

@@ -1,6 +1,5 @@
 """The `convoy` command. Nothing heavy is imported before a command needs it: `convoy --help` answers at once."""
 
-import errno
 import json
 import signal
 import sys
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from data.errors import UserError, causes
+from data.errors import UserError
 from pipelines.cli_deploy import deploy, ledger, rollback
 from pipelines.start import AsJson, Overrides, Target, start
 
@@ -30,7 +29,9 @@ class Guarded(TyperGroup):
         except BaseException as error:
             if _is_signal(error):
                 _fail("stopped; what was finished is kept: the same command goes on from there")
-            if not _is_disk_full(error):
+            from data.stage import is_disk_full
+
+            if not is_disk_full(error):
                 raise
             _fail(f"the disk of {Path.cwd()} is full: free some space, and the same command goes on")
 
@@ -43,14 +44,6 @@ def _fail(message: str, exit_code: int = 1) -> None:
 def _is_signal(error: BaseException) -> bool:
     """Prefect turns SIGTERM into an exception of its own."""
     return type(error).__name__ == "TerminationSignal"
-
-
-def _is_disk_full(error: BaseException | None) -> bool:
-    """Look through the causes: libraries wrap the system's error, SQLite words it in its own way."""
-    return any(
-        getattr(one, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in str(one)
-        for one in causes(error)
-    )
 
 
 app = typer.Typer(

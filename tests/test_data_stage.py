@@ -1,11 +1,12 @@
 import errno
 import os
+import sqlite3
 
 import pytest
 from images import files_in
 
 from data.errors import UserError
-from data.stage import MESSAGE_FILE, read_params, remove_unfinished, run_stage, whole_file
+from data.stage import MESSAGE_FILE, is_disk_full, read_params, remove_unfinished, run_stage, whole_file
 
 
 def interrupted(path):
@@ -86,6 +87,16 @@ def test_what_a_person_can_mend_is_left_for_whoever_asked(tmp_path, monkeypatch,
     with pytest.raises(SystemExit, match=r"^1$"):
         run_stage(raising(error))
     assert f"convoy: {message.read_text()}" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("innermost", "is_full"),
+    [(FULL, True), (sqlite3.OperationalError("database or disk is full"), True), (ValueError(), False)],
+)
+def test_a_full_disk_is_found_among_the_causes(innermost, is_full):
+    error = RuntimeError("writing")
+    error.__cause__ = innermost
+    assert is_disk_full(error) is is_full
 
 
 def test_a_name_that_is_no_text_can_be_told(tmp_path, monkeypatch):
