@@ -131,7 +131,7 @@ def _processor() -> str:
 
 def alternate(candidates: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
     """Measure candidates in turn, so that a machine whose speed drifts is fair to all; returns the medians."""
-    return {name: statistics.median(figures) for name, figures in measure_in_turn(candidates, rounds).items()}
+    return medians(measure_in_turn(candidates, rounds))
 
 
 def measure_in_turn(candidates: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -147,6 +147,11 @@ def measure_in_turn(candidates: Mapping[str, Callable[[], float]], rounds: int) 
                 figures[name].append(figure)
             print(f"  round {number}: {name} {_number(figure)}", file=sys.stderr)
     return figures
+
+
+def medians(figures: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Sum up the rounds of each candidate."""
+    return {name: statistics.median(values) for name, values in figures.items()}
 
 
 def ratio(figures: Iterable[float], others: Iterable[float]) -> float:

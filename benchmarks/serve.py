@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.peers.model import served_on_cpu
 from benchmarks.photos import IMAGENET_SIZE, make_photo
-from benchmarks.report import Report, alternate, measure_in_turn, ratio, run
+from benchmarks.report import Report, alternate, measure_in_turn, medians, ratio, run
 from benchmarks.serve_load import Load, at_pace, at_rate, together
 from benchmarks.serve_models import export_model
 from benchmarks.serve_servers import Running, convoy, peers, running
@@ -163,7 +163,7 @@ class _Comparison:
         # The limit comes right after what is held against it: a machine's speed changes from minute to minute.
         convoy_and_limit = {CONVOY: candidates[CONVOY], LIMIT: partial(batch_limit, model, self._images)}
         figures = measure_in_turn({**convoy_and_limit, **candidates}, self._rounds)
-        rates = {name: statistics.median(values) for name, values in figures.items()}
+        rates = medians(figures)
         limit = rates.pop(LIMIT)
         for name, value in rates.items():
             self._add(f"{name}: {NUM_CLIENTS} clients", value, "images/s")
@@ -186,9 +186,10 @@ class _Comparison:
         call, number = self._servers[CONVOY].call(self._images), 2 * self._num_requests
         rates, random, steady = [], [], []
         for _ in range(self._rounds):
-            rates.append(0.8 * self._rate_together(self._servers[CONVOY]))
-            random.append(at_rate(call, rates[-1], number))
-            steady.append(at_pace(call, rates[-1], number, NUM_CLIENTS))
+            rate = 0.8 * self._rate_together(self._servers[CONVOY])
+            rates.append(rate)
+            random.append(at_rate(call, rate, number))
+            steady.append(at_pace(call, rate, number, NUM_CLIENTS))
         load = f"at 80 % load, {statistics.median(rates):.0f} requests/s"
         self._add_tail("p99 / p50", random, f"{load} at random times", at_most=3)
         self._add_tail("p99 / p50, steady", steady, f"the same from {NUM_CLIENTS} clients, each at a pace of its own")
