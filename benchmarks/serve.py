@@ -161,7 +161,8 @@ class _Comparison:
 
         candidates = {name: partial(rate, name, server) for name, server in self._servers.items()}
         # The limit comes right after what is held against it: a machine's speed changes from minute to minute.
-        convoy_and_limit = {CONVOY: candidates[CONVOY], LIMIT: partial(batch_limit, model, self._images)}
+        limit_of_batches = partial(batch_limit, model, self._images, self._num_requests)
+        convoy_and_limit = {CONVOY: candidates[CONVOY], LIMIT: limit_of_batches}
         figures = measure_in_turn({**convoy_and_limit, **candidates}, self._rounds)
         rates = medians(figures)
         limit = rates.pop(LIMIT)
@@ -233,12 +234,17 @@ def cpu_ms_alone(model: Path, images: Sequence[bytes], number: int) -> float:
     return 1e3 * (time.process_time() - start) / number
 
 
-def batch_limit(model: Path, images: Sequence[bytes]) -> float:
-    """Images a second that the network predicts in full batches, on all cores, if these also decode each image."""
+def batch_limit(model: Path, images: Sequence[bytes], number: int) -> float:
+    """Images a second that the network predicts in full batches, on all cores, if these also decode each image.
+
+    Over all the time that some `number` of images take, as the rate of a server is: a median would pass over whatever
+    disturbs the machine now and then.
+    """
     predict, spec = _open(model)
     pixels = np.stack([decode(image, spec) for image in images])
-    network = _seconds(lambda: predict(pixels)) / len(images)
-    decoding = _seconds(lambda: [decode(image, spec) for image in images]) / len(images)
+    times = max(1, number // len(images))
+    network = _seconds(lambda: predict(pixels), times) / len(images)
+    decoding = _seconds(lambda: [decode(image, spec) for image in images], times) / len(images)
     return 1 / (network + decoding / num_cores())
 
 
@@ -247,13 +253,13 @@ def _open(model: Path) -> tuple[Callable[[Pixels], Probabilities], Preprocessing
     return resolve_name(served_on_cpu(manifest).predictor)(model), manifest.preprocessing
 
 
-def _seconds(work: Callable[[], object], times: int = 9) -> float:
-    found = []
+def _seconds(work: Callable[[], object], times: int) -> float:
+    """Seconds that it takes in the mean, once it has been done once."""
+    work()
+    start = time.perf_counter()
     for _ in range(times):
-        start = time.perf_counter()
         work()
-        found.append(time.perf_counter() - start)
-    return statistics.median(found[1:])
+    return (time.perf_counter() - start) / times
 
 
 OPTIONS: list[tuple[str, dict[str, object]]] = [
