@@ -46,7 +46,9 @@ class Packing(BaseModel):
     lone_ms: dict[int, float]
     """of predicting an image while nothing else is done, by these cores; empty where it was not timed"""
     images_per_second: dict[int, float]
-    """by the size of the batch, with all cores at work; empty where it was not timed"""
+    """by the size of a batch that all cores compute together; empty where it was not timed"""
+    apart_per_second: float | None
+    """images, where each core computes one after another; None where it was not timed"""
 
 
 def choose_runtime(manifest: "ModelManifest", target: Target, name: str) -> Runtime:
@@ -84,20 +86,21 @@ def check_memory(model: Path, runtime: Runtime, target: Target, name: str) -> No
 def measure_packing(model: Path, runtime: Runtime, target: Target) -> Packing:
     """Time the model in the folder `model` as `target` would run it; choose cores and size of a batch."""
     if len(target.batch_sizes) == 1:
-        (max_batch,), num_cores = target.batch_sizes, target.num_cores
-        lone: dict[int, float] = {}
-        rates: dict[int, float] = {}
-    else:
-        predictors = {
-            cores: resolve_name(runtime.predictor)(model, num_threads=cores) for cores in {1, target.num_cores}
-        }
-        lone = _measure_lone(predictors)
-        num_cores = choose_num_cores(lone)
-        rates = _measure_rates(predictors[num_cores], target.streams(num_cores), target.batch_sizes)
-        max_batch = choose_max_batch(rates)
+        (max_batch,) = target.batch_sizes
+        return Packing(
+            precision=runtime.precision, max_batch=max_batch, num_cores=target.num_cores,
+            lone_ms={}, images_per_second={}, apart_per_second=None,
+        )  # fmt: skip
+    predictors = {cores: resolve_name(runtime.predictor)(model, num_threads=cores) for cores in {1, target.num_cores}}
+    lone = _measure_lone(predictors)
+    rates, apart = _measure_rates(predictors[target.num_cores], predictors[1], target)
+    max_batch = choose_max_batch(rates, apart)
+    # Batches that are computed at the same time leave no core to decode what comes next.
+    num_cores = target.num_cores if max_batch > 1 else choose_num_cores(lone)
     return Packing(
-        precision=runtime.precision, max_batch=max_batch, num_cores=num_cores, lone_ms=lone, images_per_second=rates
-    )
+        precision=runtime.precision, max_batch=max_batch, num_cores=num_cores,
+        lone_ms=lone, images_per_second=rates, apart_per_second=apart,
+    )  # fmt: skip
 
 
 def choose_num_cores(lone_ms: dict[int, float]) -> int:
@@ -109,10 +112,16 @@ def choose_num_cores(lone_ms: dict[int, float]) -> int:
     return min(cores for cores, needed in lone_ms.items() if needed < best + MIN_SOONER_MS)
 
 
-def choose_max_batch(rates: dict[int, float]) -> int:
-    """Choose the largest number of images to predict together, by the images a second for each size, 1 among them."""
+def choose_max_batch(rates: dict[int, float], apart: float) -> int:
+    """Choose the largest number of images to predict together.
+
+    Args:
+        rates: images a second in batches of each size, 1 among them, which all cores compute together.
+        apart: images a second where each core computes single ones.
+
+    """
     best = max(rates.values())
-    if best < MIN_GAIN * rates[1]:
+    if best < MIN_GAIN * max(rates[1], apart):
         return 1
     return min(size for size, rate in rates.items() if rate >= NEARLY_BEST * best)
 
@@ -123,17 +132,20 @@ def _measure_lone(predictors: dict[int, Any]) -> dict[int, float]:
     return {cores: 1e3 * seconds for cores, seconds in _medians(work).items()}
 
 
-def _measure_rates(predict: Any, streams: int, sizes: tuple[int, ...]) -> dict[int, float]:
-    """Images a second in batches of each size; so many streams of them at the same time, each of the same images."""
-    images = _images(predict, max(sizes))
+def _measure_rates(together: Any, alone: Any, target: Target) -> tuple[dict[int, float], float]:
+    """Images a second in batches of each size, `together` on all cores; and one by one, `alone` on each core."""
+    images = _images(together, max(target.batch_sizes))
 
-    def predict_all(size: int) -> None:
+    def predict_all(predict: Any, size: int) -> None:
         for start in range(0, len(images), size):
             predict(images[start : start + size])
 
+    streams = target.streams(1)
     with ThreadPoolExecutor(streams) as pool:
-        work = {size: lambda size=size: list(pool.map(predict_all, [size] * streams)) for size in sizes}
-        return {size: streams * len(images) / seconds for size, seconds in _medians(work).items()}
+        work = {size: partial(predict_all, together, size) for size in target.batch_sizes}
+        seconds = _medians({**work, 0: lambda: list(pool.map(predict_all, [alone] * streams, [1] * streams))})
+    apart = streams * len(images) / seconds.pop(0)
+    return {size: len(images) / needed for size, needed in seconds.items()}, apart
 
 
 def _images(predict: Any, number: int) -> Any:

@@ -18,16 +18,18 @@ from serving.targets import ONNXRUNTIME, ONNXRUNTIME_INT8, RUNTIMES, TARGETS, TO
 
 
 @pytest.mark.parametrize(
-    ("rates", "expected"),
+    ("rates", "apart", "expected"),
     [
-        pytest.param({1: 50.0, 2: 52.0, 4: 51.0, 8: 49.0}, 1, id="no gain"),
-        pytest.param({1: 50.0, 2: 40.0, 4: 30.0, 8: 20.0}, 1, id="a loss"),
-        pytest.param({1: 50.0, 2: 70.0, 4: 96.0, 8: 100.0, 16: 99.0}, 4, id="the smallest that is nearly the best"),
-        pytest.param({1: 50.0, 2: 60.0, 4: 80.0, 8: 100.0}, 8, id="the largest"),
+        pytest.param({1: 50.0, 2: 52.0, 4: 51.0, 8: 49.0}, 50.0, 1, id="no gain"),
+        pytest.param({1: 50.0, 2: 40.0, 4: 30.0, 8: 20.0}, 50.0, 1, id="a loss"),
+        pytest.param({1: 50.0, 2: 70.0, 4: 96.0, 8: 100.0, 16: 99.0}, 50.0, 4, id="the smallest that is nearly best"),
+        pytest.param({1: 50.0, 2: 60.0, 4: 80.0, 8: 100.0}, 50.0, 8, id="the largest"),
+        pytest.param({1: 816.0, 8: 1309.0, 32: 1410.0}, 1735.0, 1, id="single images, one on each core, are faster"),
+        pytest.param({1: 525.0, 8: 946.0, 16: 1035.0}, 576.0, 16, id="batches are faster than that too"),
     ],
 )
-def test_batches_are_as_large_as_they_pay(rates, expected):
-    assert choose_max_batch(rates) == expected
+def test_batches_are_as_large_as_they_pay(rates, apart, expected):
+    assert choose_max_batch(rates, apart) == expected
 
 
 @pytest.mark.parametrize(
@@ -51,13 +53,17 @@ def test_cores_and_curve_are_measured_for_the_sizes_of_the_target(tmp_path, name
     assert set(packing.lone_ms) == {1, target.num_cores}
     assert tuple(packing.images_per_second) == target.batch_sizes
     assert packing.max_batch in target.batch_sizes
-    assert all(figure > 0 for figure in [*packing.lone_ms.values(), *packing.images_per_second.values()])
+    assert packing.max_batch == 1 or packing.num_cores == target.num_cores
+    measured = [*packing.lone_ms.values(), *packing.images_per_second.values(), packing.apart_per_second]
+    assert all(figure is not None and figure > 0 for figure in measured)
     assert Packing.model_validate_json(packing.model_dump_json()) == packing
 
 
 def test_a_target_of_one_size_is_not_timed(tmp_path):
     packing = measure_packing(tmp_path, TORCH, TARGETS["gpu"])
-    expected = Packing(precision="bf16", max_batch=64, num_cores=0, lone_ms={}, images_per_second={})
+    expected = Packing(
+        precision="bf16", max_batch=64, num_cores=0, lone_ms={}, images_per_second={}, apart_per_second=None
+    )
     assert packing == expected
 
 
