@@ -18,6 +18,7 @@ import psutil
 from benchmarks.serve_load import Call, answers
 from pipelines.server import free_port
 from serving.config import ServingConfig
+from serving.endpoint import MALLOC
 from serving.package import build_bento
 from serving.packing import PACKING_FILE
 
@@ -161,7 +162,8 @@ def convoy(model: Path, scratch: Path, target: Literal["cpu", "gpu"]) -> list[Se
         Server(
             name,
             lambda port: [sys.executable, "-P", "-m", "serving.server", "--port", str(port)],
-            "/readyz", "/classify", bytes, RAW, {"BENTOML_HOME": str(scratch), "PYTHONPATH": str(path / "src")},
+            "/readyz", "/classify", bytes, RAW,
+            {**MALLOC, "BENTOML_HOME": str(scratch), "PYTHONPATH": str(path / "src")},
         )
         for name, path in folders.items()
     ]  # fmt: skip

@@ -29,9 +29,9 @@ RUN echo 'convoy:x:1034:1034::/tmp:/usr/sbin/nologin' >> /etc/passwd \
         /usr/local/bin/pip* /usr/local/bin/wheel /usr/local/bin/idle* /usr/local/include
 COPY --from=packages /opt/convoy /opt/convoy
 WORKDIR /app
-# One arena for malloc: several kept 10 MB more, and took as much of the processor.
+# MALLOC of serving/endpoint.py says why.
 ENV PATH=/opt/convoy/bin:$PATH \
-    MALLOC_ARENA_MAX=1 \
+    GLIBC_TUNABLES=glibc.malloc.arena_max=1:glibc.malloc.hugetlb=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONPYCACHEPREFIX=/opt/bytecode \
     PYTHONUNBUFFERED=1 \

@@ -17,7 +17,8 @@ from data.errors import UserError
 from pipelines.server import free_port
 from serving import endpoint as endpoint_module
 from serving.config import ServingConfig
-from serving.endpoint import Endpoint, serve
+from serving.endpoint import MALLOC, Endpoint, serve
+from serving.image import DOCKERFILE
 from serving.package import Bento, build_bento
 
 ROOT = Path(__file__).parents[1]
@@ -246,3 +247,11 @@ def test_bentoml_serves_it_too(bento, tmp_path):
         for process in left:
             process.kill()
         supervisor.wait()
+
+
+def test_an_endpoint_takes_its_memory_as_in_its_container(bento):
+    with Endpoint(bento) as endpoint:
+        environment = psutil.Process(endpoint._process.pid).environ()
+    # The C library cuts the value where it has read it, at its first colon.
+    assert all(value.partition(":")[0] == environment[name].partition(":")[0] for name, value in MALLOC.items())
+    assert all(f" {name}={value} " in DOCKERFILE.read_text() for name, value in MALLOC.items())
