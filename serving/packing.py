@@ -95,21 +95,22 @@ def measure_packing(model: Path, runtime: Runtime, target: Target) -> Packing:
     lone = _measure_lone(predictors)
     rates, apart = _measure_rates(predictors[target.num_cores], predictors[1], target)
     max_batch = choose_max_batch(rates, apart)
-    # Batches that are computed at the same time leave no core to decode what comes next.
-    num_cores = target.num_cores if max_batch > 1 else choose_num_cores(lone)
+    # Batches take their cores from decoding, and are to be done soon: on one core each, they kept both from it.
+    num_cores = choose_num_cores(lone, MIN_SOONER_MS if max_batch == 1 else 0)
     return Packing(
         precision=runtime.precision, max_batch=max_batch, num_cores=num_cores,
         lone_ms=lone, images_per_second=rates, apart_per_second=apart,
     )  # fmt: skip
 
 
-def choose_num_cores(lone_ms: dict[int, float]) -> int:
+def choose_num_cores(lone_ms: dict[int, float], min_sooner_ms: float) -> int:
     """Choose the cores that a prediction computes on, by the milliseconds that one alone takes on so many.
 
-    As few as possible: what several cores do together takes them more time in all than what each does by itself.
+    As few as possible, unless more answer sooner by more than `min_sooner_ms`: what several cores do together takes
+    them more time in all than what each does by itself.
     """
     best = min(lone_ms.values())
-    return min(cores for cores, needed in lone_ms.items() if needed < best + MIN_SOONER_MS)
+    return min(cores for cores, needed in lone_ms.items() if needed <= best + min_sooner_ms)
 
 
 def choose_max_batch(rates: dict[int, float], apart: float) -> int:
