@@ -28,6 +28,8 @@ MIN_SOONER_MS = 1.0
 """Cores that predict one image less than so much sooner together do more apart: decoding alone takes longer."""
 NEARLY_BEST = 0.95
 """The smallest batch that is this close to the best is as good, and answers sooner."""
+APART = 0
+"""In the place of a size: single images, on each core one after another, measured in turn with the batches."""
 ENDPOINT_MB = 130
 """What an endpoint takes besides its model."""
 
@@ -135,17 +137,16 @@ def _measure_lone(predictors: dict[int, Any]) -> dict[int, float]:
 
 def _measure_rates(together: Any, alone: Any, target: Target) -> tuple[dict[int, float], float]:
     """Images a second in batches of each size, `together` on all cores; and one by one, `alone` on each core."""
-    images = _images(together, max(target.batch_sizes))
+    images, cores = _images(together, max(target.batch_sizes)), target.streams(1)
 
     def predict_all(predict: Any, size: int) -> None:
         for start in range(0, len(images), size):
             predict(images[start : start + size])
 
-    streams = target.streams(1)
-    with ThreadPoolExecutor(streams) as pool:
+    with ThreadPoolExecutor(cores) as pool:
         work = {size: partial(predict_all, together, size) for size in target.batch_sizes}
-        seconds = _medians({**work, 0: lambda: list(pool.map(predict_all, [alone] * streams, [1] * streams))})
-    apart = streams * len(images) / seconds.pop(0)
+        seconds = _medians(work | {APART: lambda: list(pool.map(predict_all, [alone] * cores, [1] * cores))})
+    apart = cores * len(images) / seconds.pop(APART)
     return {size: len(images) / needed for size, needed in seconds.items()}, apart
 
 
