@@ -190,7 +190,7 @@ class TorchvisionSource:
                 ) from None
             origin = path.relative_to(self._root).as_posix()
             state = f"{path} {status.st_size} {status.st_mtime_ns}"
-            yield SourceImage(origin, names[target], split, path, status.st_size, state)
+            yield SourceImage(origin, names[target], split, str(path), status.st_size, state)
 
 
 @contextmanager

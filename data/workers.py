@@ -15,12 +15,10 @@ from traceback import format_exc
 from typing import Generic, TypeVar, cast
 
 from data.errors import UserError
-from data.stage import num_cores
+from data.stage import keep_freed_memory, num_cores
 
 BYTES_PER_PROCESS = 16 * 2**20
 """A process takes as long to start as another one needs for so many bytes."""
-KEPT_BYTES = 16 * 2**20
-"""Freed blocks of memory, up to this size, stay with the process."""
 Result = TypeVar("Result")
 
 
@@ -70,7 +68,7 @@ def _map_here(work: Callable[[Path], Result], files: Sequence[Path], *, in_threa
     The largest files come first, so that all cores end at about the same time.
     """
     sizes = {file: file.stat().st_size for file in files}
-    _keep_freed_memory()
+    keep_freed_memory()
     num_worth = max(sum(sizes.values()) // BYTES_PER_PROCESS, 2 if in_thread else 1)
     num_others = max(0, min(num_cores(), len(files), num_worth) - 1)
     kinds = [_Thread if in_thread and number == 0 else _Process for number in range(num_others)]
@@ -199,18 +197,8 @@ _NUM_THREADS = "OMP_NUM_THREADS"
 
 def _serve(colleague: Connection, work: Callable[[Path], Result]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _keep_freed_memory()
+    keep_freed_memory()
     _work_for(colleague, work)
-
-
-def _keep_freed_memory() -> None:
-    """Let the C library keep what is freed for the next image, where it would give it back to the system at first.
-
-    The system clears each page that it gives out again: 15 of 1,000 us an image. glibc keeps blocks as large as the
-    largest one that it has given back, up to 32 MiB, and twice as much in all: so it is given one, which nobody has
-    written to. Elsewhere, this does nothing.
-    """
-    bytes(KEPT_BYTES)
 
 
 def _work_for(colleague: Connection, work: Callable[[Path], Result]) -> None:

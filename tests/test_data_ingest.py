@@ -61,14 +61,14 @@ def workplace(tmp_path):
 @pytest.fixture
 def reads(monkeypatch):
     """Names of the images that are read."""
-    names, read_bytes = [], Path.read_bytes
+    names, open_file = [], os.open
 
-    def counted(path):
-        if path.suffix == ".jpg":
-            names.append(path.name)
-        return read_bytes(path)
+    def counted(path, *args, **options):
+        if str(path).endswith(".jpg"):
+            names.append(Path(path).name)
+        return open_file(path, *args, **options)
 
-    monkeypatch.setattr(Path, "read_bytes", counted)
+    monkeypatch.setattr(os, "open", counted)
     return names
 
 
@@ -136,6 +136,15 @@ def test_a_large_file_is_not_read(tmp_path, reads):
     workplace = Workplace(tmp_path, {"cat/1.jpg": b"x", "dog/1.jpg": b"x", "cat/large.jpg": bytes(2**20 + 1)})
     workplace.ingest(max_file_mb=1)
     assert reads == ["1.jpg", "1.jpg"]
+
+
+@pytest.mark.parametrize("content", [b"longer than it was", b"x"])
+def test_a_file_is_read_whole_whatever_it_was_when_it_was_listed(workplace, monkeypatch, content):
+    listing = FolderSource(workplace.source).list_images()
+    (workplace.source / "cat/0001.jpg").write_bytes(content)
+    monkeypatch.setattr(FolderSource, "list_images", lambda _: listing)
+    workplace.ingest()
+    assert rows(workplace.raw)["cat/0001.jpg"]["image"] == content
 
 
 def test_a_class_that_cannot_be_read_is_told(tmp_path):
@@ -227,15 +236,15 @@ def test_a_damaged_cache_is_none(workplace, content):
 
 
 def test_an_interruption_leaves_whole_shards_and_the_next_run_finishes(tmp_path, workplace, reads, monkeypatch):
-    read_bytes = Path.read_bytes
+    open_file = os.open
 
-    def interrupted(path):
+    def interrupted(*args, **options):
         if len(reads) == 700:
             raise KeyboardInterrupt
-        return read_bytes(path)
+        return open_file(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", interrupted)
+        patch.setattr(os, "open", interrupted)
         with pytest.raises(KeyboardInterrupt):
             workplace.ingest()
     kept = rows(workplace.raw)

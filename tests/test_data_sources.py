@@ -65,7 +65,7 @@ def test_classes_are_folders(folder):
     }
     images = FolderSource(folder).list_images().images
     assert [image.origin for image in images] == sorted(listed(folder))
-    assert [(image.content.read_bytes(), image.num_bytes) for image in images if image.label == "dog"] == [
+    assert [(Path(image.content).read_bytes(), image.num_bytes) for image in images if image.label == "dog"] == [
         (b"three", 5)
     ]
 
@@ -117,7 +117,7 @@ def test_names_that_are_no_utf_8_are_spelt_in_bytes(folder):
         pytest.skip("this file system takes UTF-8 only")
     assert listed(folder)[r"caf\xe9/\xff.jpg"] == (r"caf\xe9", None)
     (image,) = [image for image in FolderSource(folder).list_images().images if image.label == r"caf\xe9"]
-    assert image.content.read_bytes() == b"x"
+    assert Path(image.content).read_bytes() == b"x"
     # As text, the name goes into any file.
     FolderSource(folder).fingerprint().encode()
     image.state.encode()
