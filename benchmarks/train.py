@@ -170,7 +170,8 @@ def _logging_share(job: TrainingJob, scratch: Path) -> float:
     tracking = Tracking(f"sqlite:///{scratch}/mlflow.db", "benchmark", scratch / "artifacts")
     with (
         tracking.open_run(None, "benchmark", None) as log,
-        patch.object(ImageClassifier, "_tell", clock.timed(ImageClassifier._tell)),
+        patch.object(ImageClassifier, "_log", clock.timed(ImageClassifier._log)),
+        patch.object(ImageClassifier, "log_dict", clock.timed(ImageClassifier.log_dict)),
         patch.object(Sender, "_send_rest", clock.timed(Sender._send_rest)),
     ):
         journal = Journal(scratch / f"{log.run_id}.jsonl")

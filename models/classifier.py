@@ -10,6 +10,7 @@ from data.augment import Augmentation, Augmented, Normalize, center_crop
 from data.draws import seed_of
 from data.errors import UserError
 from data.load import Batch, Share, Together
+from models.counts import Counts
 from models.recipes import Recipe, make_optimizer, make_scheduler
 
 CHECK_EVERY_N_STEPS = 50
@@ -28,7 +29,9 @@ class ImageClassifier(LightningModule):
         """`augmentation` is for training images only; validation images are cropped at the centre."""
         super().__init__()
         self.network, self.augmentation, self.recipe = network, augmentation, recipe
-        self._sums = torch.zeros(3)
+        self.shown: dict[str, float] = {}
+        """what the progress bar shows besides the metrics of epochs"""
+        self._counts = Counts()
         self._augmented: dict[tuple[int, int], Augmented] = {}
 
     @property
@@ -56,12 +59,13 @@ class ImageClassifier(LightningModule):
         self._draw_from(batch_idx)
         augmented = self._augment(batch, batch_idx)
         logits = self._logits(augmented.pixels).float()
-        loss = F.cross_entropy(logits, augmented.targets, label_smoothing=self.recipe.label_smoothing)
-        self._add(loss.detach(), logits.detach(), labels)
+        loss = F.cross_entropy(logits, augmented.targets)
+        self._counts.add(loss, logits, labels)
         if batch_idx % CHECK_EVERY_N_STEPS == 0:
             self._require_finite(loss)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._tell({"train/step_loss": loss.item()}, self.global_step + 1)
+            self.shown = {"train/step_loss": loss.item()}
+            self._log(self.shown, self.global_step + 1)
         return loss
 
     def _augment(self, batch: Batch, step: int) -> Augmented:
@@ -70,9 +74,22 @@ class ImageClassifier(LightningModule):
         images, labels, first, number = batch.together or Together(batch.images, batch.labels, step, 1)
         if place not in self._augmented:
             augmented: Augmented = self.augmentation(images, labels, self.current_epoch, first, number)
-            batches = augmented.batches(number)
+            batches = augmented._replace(targets=self._smoothed(augmented.targets)).batches(number)
             self._augmented = {(self.current_epoch, first + index): each for index, each in enumerate(batches)}
         return self._augmented.pop(place)
+
+    def _smoothed(self, targets: Tensor) -> Tensor:
+        """Give each class, of K, a K-th of the smoothed share: for many batches, what each step would do by itself.
+
+        Args:
+            targets: labels, int64 [N], or the share of each class, float [N, K].
+
+        """
+        smoothing, num_classes = self.recipe.label_smoothing, self.augmentation.num_classes
+        if not smoothing:
+            return targets
+        shares = targets if targets.is_floating_point() else F.one_hot(targets, num_classes)
+        return shares * (1 - smoothing) + smoothing / num_classes
 
     def _draw_from(self, batch_idx: int) -> None:
         """Let what dropout draws follow from seed, epoch, step and process alone.
@@ -108,23 +125,16 @@ class ImageClassifier(LightningModule):
         images, labels, _ = batch
         if len(labels):  # one of several processes may have got none of the last few
             logits = self(images).float()
-            self._add(F.cross_entropy(logits, labels), logits, labels)
-
-    def _add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Count on the device; nothing waits for it."""
-        losses, hits, count = self._sums.unbind()
-        losses.add_(loss, alpha=len(labels))
-        hits.add_((logits.argmax(dim=1) == labels).sum())
-        count.add_(len(labels))
+            self._counts.add(F.cross_entropy(logits, labels), logits, labels)
 
     def on_train_start(self) -> None:
         """Count on the device that computes, and draw for this process's share of each batch."""
-        self._sums = self._sums.to(self.device)
+        self._counts = Counts(self._counts.sums().to(self.device))
         self.augmentation.share = Share(self.global_rank, self.trainer.world_size)
 
     def on_train_epoch_start(self) -> None:
         """Let the order of the images follow from seed and epoch."""
-        self._sums.zero_()
+        self._count_anew()
         loader = self.trainer.train_dataloader
         assert loader is not None
         loader.epoch = self.current_epoch
@@ -146,24 +156,31 @@ class ImageClassifier(LightningModule):
 
     def _metrics(self, split: str) -> dict[str, float]:
         """Mean loss and accuracy over what was counted by all processes since the last call."""
-        loss, hits, count = self.trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
-        self._sums = torch.zeros_like(self._sums)
+        loss, hits, count = self.trainer.strategy.reduce(self._counts.sums(), reduce_op="sum").tolist()
+        self._count_anew()
         return {f"{split}/loss": loss / max(count, 1), f"{split}/accuracy": hits / max(count, 1)}
 
+    def _count_anew(self) -> None:
+        self._counts = Counts(torch.zeros(3, device=self.device))
+
     def _tell(self, metrics: Mapping[str, float], step: int) -> None:
-        """Tell loggers, progress bar and schedule."""
+        """Tell loggers, progress bar, callbacks and schedule."""
+        self._log(metrics, step)
+        self.log_dict(dict(metrics), prog_bar=True, logger=False, batch_size=1)
+
+    def _log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Tell loggers alone: Lightning takes several times as long for the rest."""
         if self.trainer.is_global_zero:
             for logger in self.trainer.loggers:
                 logger.log_metrics(dict(metrics), step)
-        self.log_dict(dict(metrics), prog_bar=True, logger=False, batch_size=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what was counted of an epoch that is not over."""
-        checkpoint["sums"] = self._sums.tolist()
+        checkpoint["sums"] = self._counts.sums().tolist()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on counting."""
-        self._sums = torch.tensor(checkpoint["sums"])
+        self._counts = Counts(torch.tensor(checkpoint["sums"]))
 
     def configure_optimizers(self) -> Any:
         """Take optimizer and schedule from the recipe."""

@@ -9,10 +9,9 @@ from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 class BatchLoop(_TrainingEpochLoop):
     """Does most steps of one process on a CPU by itself; all others are Lightning's.
 
-    Between two batches, Lightning looks through some thirty hooks, profiles and metrics, of which a step has none
-    unless it logs: 0.9 ms, where a step of LeNet takes 4. Such a step is done here, and leaves the same progress in
-    checkpoints: it may be the last one before an interruption or the first one after it. Of callbacks, it calls those
-    around a batch.
+    Between two batches, Lightning looks through some thirty hooks, profiles and metrics, of which a step has none:
+    0.9 ms, where a step of LeNet takes 4. Such a step is done here, and leaves the same progress in checkpoints: it may
+    be the last one before an interruption or the first one after it. Of callbacks, it calls those around a batch.
     """
 
     def advance(self, data_fetcher: Any) -> None:
@@ -31,12 +30,11 @@ class BatchLoop(_TrainingEpochLoop):
             super().on_advance_end(data_fetcher)
 
     def _is_plain_next(self) -> bool:
-        """Whether the next step is neither the first nor the last of the epoch, and logs nothing."""
+        """Whether the next step is neither the first nor the last of the epoch."""
         trainer, num_done = self.trainer, self.batch_progress.current.ready
         return (
             not self.restarting
             and 0 < num_done < trainer.num_training_batches - 1
-            and (self.global_step + 1) % trainer.log_every_n_steps != 0
             and trainer.world_size == 1
             and trainer.strategy.root_device.type == "cpu"
         )

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
@@ -199,7 +200,7 @@ def _trainer(
 ) -> Trainer:
     check_devices(config)
     show_bar = sys.stderr.isatty() and num_nodes is None
-    progress: list[Callback] = [TQDMProgressBar(leave=True)] if show_bar else [EpochLines()]
+    progress: list[Callback] = [Bar()] if show_bar else [EpochLines()]
     return Trainer(
         accelerator=config.accelerator,
         strategy="auto" if num_nodes is None else "ddp",
@@ -218,6 +219,19 @@ def _trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
+
+
+class Bar(TQDMProgressBar):
+    """A progress bar, with what the classifier wants to be seen."""
+
+    def __init__(self) -> None:
+        """Leave the bar of each epoch on the screen."""
+        super().__init__(leave=True)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Add the classifier's figures to those of Lightning."""
+        assert isinstance(pl_module, ImageClassifier)
+        return super().get_metrics(trainer, pl_module) | pl_module.shown
 
 
 class EpochLines(Callback):
