@@ -6,8 +6,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
+from itertools import pairwise
 from pathlib import Path
+from statistics import mean, median
 from time import perf_counter, thread_time
 from typing import Any
 from unittest.mock import patch
@@ -18,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.photos import photo_folder
-from benchmarks.report import Report, alternate, run
+from benchmarks.report import Report, measure_in_turn, medians, ratio, run
 from data.config import AugmentationConfig, DataConfig
 from data.ingest import ingest
 from data.prepare import prepare
@@ -53,12 +54,12 @@ class Case:
     num_steps: int
     goal: float
     num_epochs: int = 1
-    """of `num_steps` each"""
+    """of so many steps each, with the bare loop before and after each of them"""
     batch_size: int = 64
 
 
 ALEXNET = Case("AlexNet, 224 px", "alexnet", 256, 224, 10, 0.97)
-LENET = Case("LeNet, 32 px", "lenet5", 36, 32, 200, 0.90, num_epochs=4)
+LENET = Case("LeNet, 32 px", "lenet5", 36, 32, 200, 0.90, num_epochs=8)
 
 
 def measure(arguments: argparse.Namespace) -> Report:
@@ -75,26 +76,27 @@ def measure(arguments: argparse.Namespace) -> Report:
 
 def _measure_case(case: Case, photos: Path, scratch: Path, rounds: int, report: Report) -> None:
     job = _job(case, photos, scratch)
-    candidates: dict[str, Callable[[], float]] = {
-        "Convoy": partial(_convoy, job, case, scratch),
-        "bare loop": partial(_bare, job, case),
-    }
+    sides: list[SideBySide] = []
+
+    def convoy() -> float:
+        sides.append(_side_by_side(job, case, scratch))
+        return median(sides[-1].ours)
+
+    candidates: dict[str, Callable[[], float]] = {"Convoy": convoy}
     if case is ALEXNET:
         candidates["torchvision's recipe"] = partial(_torchvision, case, photos)
-    medians = alternate(candidates, rounds)
-    for name, value in medians.items():
+    figures = measure_in_turn(candidates, rounds)
+    counted = sides[1:]
+    bare = median(rate for side in counted for rate in side.bare)
+    against_bare = median(each for side in counted for each in side.ratios)
+    for name, value in {**medians(figures), "bare loop": bare}.items():
         report.add(f"{name}, {case.name}", value, "images/s")
     layout = "channels last" if job.training.channels_last else "channels first"
-    report.add(
-        f"Convoy / bare loop, {case.name}",
-        medians["Convoy"] / medians["bare loop"],
-        "x",
-        goal=case.goal,
-        reference=f"one resident batch of {case.batch_size}, {job.training.precision}, {layout}",
-    )
+    reference = f"one resident batch of {case.batch_size}, {job.training.precision}, {layout}"
+    report.add(f"Convoy / bare loop, {case.name}", against_bare, "x", goal=case.goal, reference=reference)
     if case is ALEXNET:
-        ratio = medians["Convoy"] / medians["torchvision's recipe"]
-        report.add(f"Convoy / torchvision's recipe, {case.name}", ratio, "x", goal=1, reference="DataLoader over JPEGs")
+        gain = ratio(figures["Convoy"], figures["torchvision's recipe"])
+        report.add(f"Convoy / torchvision's recipe, {case.name}", gain, "x", goal=1, reference="DataLoader over JPEGs")
         return
     every = f"every {job.training.log_every_n_steps} steps; journal, progress, and the thread that sends to MLflow"
     report.add(f"logging / training, {case.name}", _logging_share(job, scratch), "x", at_most=0.01, reference=every)
@@ -114,32 +116,76 @@ def _job(case: Case, photos: Path, scratch: Path) -> TrainingJob:
     return tune(job)
 
 
-class StepTimes(Callback):
-    """When each step has ended, in each epoch."""
+class BareLoop:
+    """Forward, backward, step over one resident batch: no data, no augmentation, no metrics."""
 
-    def __init__(self) -> None:
-        """Nothing has ended yet."""
-        self.ends: list[list[float]] = []
+    def __init__(self, job: TrainingJob, case: Case) -> None:
+        """Build the network and the batch."""
+        self._case, self._network = case, build_classifier(job).network.train()
+        self._is_bf16 = job.training.precision == "bf16"
+        self._optimizer = make_optimizer(resolve_recipe(job.training), self._network, case.batch_size)
+        layout = torch.channels_last if job.training.channels_last else torch.contiguous_format
+        self._network.to(memory_format=layout)
+        self._images = torch.randn(case.batch_size, 3, case.seen, case.seen).to(memory_format=layout)
+        self._labels = torch.randint(len(job.manifest.classes), (case.batch_size,))
+
+    def rate(self) -> float:
+        """Images a second, over as many steps as Convoy's of an epoch that count."""
+        ends = []
+        for _ in range(NUM_WARM_STEPS + self._case.num_steps):
+            self._optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=self._is_bf16):
+                logits = self._network(self._images)
+            F.cross_entropy(logits.float(), self._labels).backward()  # type: ignore[no-untyped-call]
+            self._optimizer.step()
+            ends.append(perf_counter())
+        return _rate(ends, self._case)
+
+
+class SideBySide(Callback):
+    """Has the bare loop run before each epoch and after the last one: what neighbours do changes within seconds."""
+
+    def __init__(self, loop: BareLoop, case: Case) -> None:
+        """Nothing has run yet."""
+        self._loop, self._case = loop, case
+        self._ends: list[float] = []
+        self.ours: list[float] = []
+        self.bare: list[float] = []
+
+    @property
+    def ratios(self) -> list[float]:
+        """Each epoch against what was around it."""
+        around = [mean(pair) for pair in pairwise(self.bare)]
+        return [ours / bare for ours, bare in zip(self.ours, around, strict=True)]
 
     def on_train_epoch_start(self, *_: Any) -> None:
         """Begin anew: what is done between epochs does not count."""
-        self.ends.append([])
+        self.bare.append(self._loop.rate())
+        self._ends = []
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Look at the clock."""
-        self.ends[-1].append(perf_counter())
+        self._ends.append(perf_counter())
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        """Take the epoch's rate."""
+        self.ours.append(_rate(self._ends, self._case))
+
+    def on_train_end(self, *_: Any) -> None:
+        """Let the last epoch have something after it."""
+        self.bare.append(self._loop.rate())
 
 
-def _convoy(job: TrainingJob, case: Case, scratch: Path) -> float:
-    """Everything that a training does, with its metrics in MLflow."""
+def _side_by_side(job: TrainingJob, case: Case, scratch: Path) -> SideBySide:
+    """Everything that a training does, with its metrics in MLflow, and the bare loop between its epochs."""
     shutil.rmtree(scratch / "checkpoints", ignore_errors=True)
-    times = StepTimes()
+    times = SideBySide(BareLoop(job, case), case)
     tracking = Tracking(f"sqlite:///{scratch}/mlflow.db", "benchmark", scratch / "artifacts")
     with tracking.open_run(None, "benchmark", None) as log:
         journal = Journal(scratch / f"{log.run_id}.jsonl")
         with Sender(journal, log):
             train(job, scratch / "checkpoints", [RunLogger(log.run_id, journal)], [times])
-    return _rate(times.ends, case)
+    return times
 
 
 class Clock:
@@ -181,30 +227,10 @@ def _logging_share(job: TrainingJob, scratch: Path) -> float:
         return clock.seconds / (perf_counter() - start)
 
 
-def _rate(ends: Sequence[Sequence[float]], case: Case) -> float:
-    """Images a second, from when the steps of each epoch have ended."""
-    counted = [epoch[NUM_WARM_STEPS - 1 : NUM_WARM_STEPS + case.num_steps] for epoch in ends]
-    num_steps = sum(len(epoch) - 1 for epoch in counted)
-    return num_steps * case.batch_size / sum(epoch[-1] - epoch[0] for epoch in counted)
-
-
-def _bare(job: TrainingJob, case: Case) -> float:
-    """Forward, backward, step: no data, no augmentation, no metrics."""
-    network = build_classifier(job).network.train()
-    optimizer = make_optimizer(resolve_recipe(job.training), network, case.batch_size)
-    layout = torch.channels_last if job.training.channels_last else torch.contiguous_format
-    network.to(memory_format=layout)
-    images = torch.randn(case.batch_size, 3, case.seen, case.seen).to(memory_format=layout)
-    labels = torch.randint(len(job.manifest.classes), (case.batch_size,))
-    ends: list[list[float]] = [[] for _ in range(case.num_epochs)]
-    for epoch, _ in product(ends, range(NUM_WARM_STEPS + case.num_steps)):
-        optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=job.training.precision == "bf16"):
-            logits = network(images)
-        F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        epoch.append(perf_counter())
-    return _rate(ends, case)
+def _rate(ends: Sequence[float], case: Case) -> float:
+    """Images a second, from when the steps of an epoch have ended."""
+    counted = ends[NUM_WARM_STEPS - 1 : NUM_WARM_STEPS + case.num_steps]
+    return (len(counted) - 1) * case.batch_size / (counted[-1] - counted[0])
 
 
 def _torchvision(case: Case, photos: Path) -> float:
@@ -232,7 +258,7 @@ def _torchvision(case: Case, photos: Path) -> float:
         ends.append(perf_counter())
         if len(ends) == NUM_WARM_STEPS + case.num_steps:
             break
-    return _rate([ends], case)
+    return _rate(ends, case)
 
 
 OPTIONS: list[tuple[str, dict[str, object]]] = [
