@@ -58,7 +58,7 @@ class Case:
     batch_size: int = 64
 
 
-ALEXNET = Case("AlexNet, 224 px", "alexnet", 256, 224, 10, 0.97)
+ALEXNET = Case("AlexNet, 224 px", "alexnet", 256, 224, 10, 0.97, num_epochs=2)
 LENET = Case("LeNet, 32 px", "lenet5", 36, 32, 200, 0.90, num_epochs=8)
 
 
