@@ -177,15 +177,22 @@ class SideBySide(Callback):
 
 
 def _side_by_side(job: TrainingJob, case: Case, scratch: Path) -> SideBySide:
-    """Everything that a training does, with its metrics in MLflow, and the bare loop between its epochs."""
-    shutil.rmtree(scratch / "checkpoints", ignore_errors=True)
+    """Everything that a training does, and the bare loop between its epochs."""
     times = SideBySide(BareLoop(job, case), case)
+    _train(job, scratch, [times])
+    return times
+
+
+def _train(job: TrainingJob, scratch: Path, callbacks: Sequence[Callback] = ()) -> float:
+    """Train from the beginning, with metrics in MLflow; returns the seconds until all of them have arrived."""
+    shutil.rmtree(scratch / "checkpoints", ignore_errors=True)
     tracking = Tracking(f"sqlite:///{scratch}/mlflow.db", "benchmark", scratch / "artifacts")
     with tracking.open_run(None, "benchmark", None) as log:
         journal = Journal(scratch / f"{log.run_id}.jsonl")
+        start = perf_counter()
         with Sender(journal, log):
-            train(job, scratch / "checkpoints", [RunLogger(log.run_id, journal)], [times])
-    return times
+            train(job, scratch / "checkpoints", [RunLogger(log.run_id, journal)], callbacks)
+        return perf_counter() - start
 
 
 class Clock:
@@ -210,21 +217,15 @@ class Clock:
 
 def _logging_share(job: TrainingJob, scratch: Path) -> float:
     """Train for some epochs, long enough to send more than once; gives what logging has of the time."""
-    shutil.rmtree(scratch / "checkpoints", ignore_errors=True)
     job = replace(job, training=job.training.model_copy(update={"max_epochs": LOGGED_EPOCHS}))
     clock = Clock()
-    tracking = Tracking(f"sqlite:///{scratch}/mlflow.db", "benchmark", scratch / "artifacts")
     with (
-        tracking.open_run(None, "benchmark", None) as log,
         patch.object(ImageClassifier, "_log", clock.timed(ImageClassifier._log)),
         patch.object(ImageClassifier, "log_dict", clock.timed(ImageClassifier.log_dict)),
         patch.object(Sender, "_send_rest", clock.timed(Sender._send_rest)),
     ):
-        journal = Journal(scratch / f"{log.run_id}.jsonl")
-        start = perf_counter()
-        with Sender(journal, log):
-            train(job, scratch / "checkpoints", [RunLogger(log.run_id, journal)])
-        return clock.seconds / (perf_counter() - start)
+        seconds = _train(job, scratch)
+    return clock.seconds / seconds
 
 
 def _rate(ends: Sequence[float], case: Case) -> float:
