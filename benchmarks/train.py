@@ -54,7 +54,7 @@ class Case:
     num_steps: int
     goal: float
     num_epochs: int = 1
-    """of so many steps each, with the bare loop before and after each of them"""
+    """of `num_steps` each, with the bare loop before and after each of them"""
     batch_size: int = 64
 
 

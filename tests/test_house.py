@@ -6,9 +6,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from imports import ROOT, modules_in
 from packaging.requirements import Requirement
-
-ROOT = Path(__file__).parents[1]
 
 # A room imports only what stands to its right.
 ROOMS = ["pipelines", "serving", "models", "data"]
@@ -75,14 +74,7 @@ def name(path: Path) -> str:
 
 def imported(path: Path) -> set[str]:
     """The top-level names that `path` imports anywhere, inside functions and for type checkers too."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            # A relative import stays in its room.
-            found.add(path.relative_to(ROOT).parts[0] if node.level else (node.module or "").partition(".")[0])
-    return found
+    return {module.partition(".")[0] for module in modules_in(path)}
 
 
 @pytest.mark.parametrize("room", ROOMS)
