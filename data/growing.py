@@ -3,7 +3,7 @@
 import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -77,23 +77,26 @@ def map_array(path: Path, shape: tuple[int, ...]) -> Pixels:
         return np.memmap(file, np.uint8, "r", start, (num_images, *shape))
 
 
-def read_image(path: Path, shape: tuple[int, ...], index: int) -> Pixels:
-    """Read one image of a `GrowingArray`'s file, where a few of many are wanted: mapped, one would take twice as long.
+def read_images(path: Path, indices: Sequence[int], images: Pixels) -> None:
+    """Fill `images`, uint8 [N, S, S, 3], with those at N indices of a `GrowingArray`'s file.
+
+    For a few of many: mapped, they would take twice as long.
 
     Raises:
         OSError: the file cannot be opened.
         ValueError: it is cut off.
 
     """
-    image = np.empty(shape, dtype=np.uint8)
+    shape = images.shape[1:]
+    start, num_bytes = len(_header((0, *shape))), math.prod(shape)
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        num_read = os.preadv(descriptor, [image.data], len(_header((0, *shape))) + index * image.nbytes)
+        for image, index in zip(images, indices, strict=True):
+            if os.preadv(descriptor, [image.data], start + index * num_bytes) != num_bytes:
+                what = f"image {index} of {' x '.join(map(str, shape))} bytes"
+                raise ValueError(f"{path.name} is cut off: it has no {what}")
     finally:
         os.close(descriptor)
-    if num_read != image.nbytes:
-        raise ValueError(f"{path.name} is cut off: it has no image {index} of {' x '.join(map(str, shape))} bytes")
-    return image
 
 
 @cache

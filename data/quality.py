@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -12,7 +13,7 @@ from data.config import DataConfig
 from data.decode import Pixels
 from data.describe import TRAITS
 from data.errors import UserError
-from data.growing import read_image
+from data.growing import read_images
 from data.manifest import Model, RejectedImage
 from data.near import near_groups
 from data.part import Part, Row
@@ -222,10 +223,10 @@ def _of_rejected(parts: Sequence[Part], unread: Sequence[RejectedImage]) -> Iter
 def _of_shapes(kept: Sequence[Seen], config: DataConfig) -> Iterator[Finding]:
     small, long = [], []
     for image in kept:
-        short_side, long_side = sorted((image.row.width, image.row.height))
-        if short_side < config.min_side:
+        width, height = image.row.width, image.row.height
+        if min(width, height) < config.min_side:
             small.append([_with_size(image)])
-        if long_side > config.max_aspect_ratio * short_side:
+        if max(width, height) > config.max_aspect_ratio * min(width, height):
             long.append([_with_size(image)])
     what = f"image[s] with a shorter side of fewer than {config.min_side} pixels"
     yield from _finding("too_small", "warning", what, small)
@@ -261,13 +262,18 @@ def _of_lookalikes(kept: Sequence[Seen], prepared: Path, size: int) -> Iterator[
     yield from _finding("near_duplicates", "note", what, others)
 
 
-def _reader(images: Sequence[Seen], prepared: Path, size: int) -> Callable[[int], Pixels]:
-    """Give a function that reads the prepared pixels of one of the images."""
+def _reader(images: Sequence[Seen], prepared: Path, size: int) -> Callable[[Sequence[int]], Pixels]:
+    """Give a function that reads the prepared pixels of some of the images, which are kept."""
 
-    def read(index: int) -> Pixels:
-        _, split, shard, position = images[index]
-        assert position is not None  # they are kept
-        return read_image(prepared / f"{split}-{shard}.npy", (size, size, 3), position)
+    def read(indices: Sequence[int]) -> Pixels:
+        pixels = np.empty((len(indices), size, size, 3), dtype=np.uint8)
+        num_read = 0
+        for (split, shard), some in groupby((images[index] for index in indices), lambda one: (one.split, one.shard)):
+            positions = [image.position for image in some if image.position is not None]
+            room = pixels[num_read : num_read + len(positions)]
+            read_images(prepared / f"{split}-{shard}.npy", positions, room)
+            num_read += len(positions)
+        return pixels
 
     return read
 

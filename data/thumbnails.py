@@ -43,14 +43,17 @@ def _draw_all(shard: Path, origins: set[str], max_pixels: int) -> list[tuple[str
 
 
 def _read(shard: Path, origins: set[str]) -> Iterator[tuple[str, bytes]]:
-    """Read single images; a row group without any is left alone but for its names."""
+    """Read single images; a row group without any is left alone."""
     with open_shard(shard) as file:
+        names = file.read(["origin"], use_threads=False)["origin"].to_pylist()
+        start = 0
         for group in range(file.num_row_groups):
-            names = file.read_row_group(group, columns=["origin"])["origin"].to_pylist()
-            rows = [row for row, name in enumerate(names) if name in origins]
+            end = start + file.metadata.row_group(group).num_rows
+            rows = [row for row, name in enumerate(names[start:end]) if name in origins]
             if rows:
-                images = file.read_row_group(group, columns=["image"])["image"]
-                yield from ((names[row], images[row].as_py()) for row in rows)
+                images = file.read_row_group(group, columns=["image"], use_threads=False)["image"]
+                yield from ((names[start + row], images[row].as_py()) for row in rows)
+            start = end
 
 
 def _draw(content: bytes, max_pixels: int) -> Pixels:
