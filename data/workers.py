@@ -1,15 +1,15 @@
 """Work on many files at once: on a cluster, or in a thread and in processes that end with the one that started them."""
 
-import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, suppress
+from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from traceback import format_exc
 from typing import Generic, TypeVar, cast
@@ -20,6 +20,8 @@ from data.stage import keep_freed_memory, num_cores
 BYTES_PER_PROCESS = 16 * 2**20
 """A process takes as long to start as another one needs for so many bytes."""
 Result = TypeVar("Result")
+_Answer = tuple[Result | None, Exception | None]
+"""What has become of one file: a result, or what the work has raised."""
 
 
 def map_files(
@@ -33,7 +35,7 @@ def map_files(
     """Map over files, on the workers of a Dask scheduler or on all cores of this machine; results in any order.
 
     Args:
-        work: a function of a module, or a `partial` of one.
+        work: a function of a module that can be imported, or a `partial` of one.
         files: what it takes one by one.
         in_thread: let a thread, which starts at once, stand for one of the processes: for work that is mostly done
             outside of Python, and says `keep_going` now and then.
@@ -41,7 +43,7 @@ def map_files(
         shared: the folders that `work` writes to.
 
     Raises:
-        UserError: the system has ended a process, or worker after worker, which it does where memory runs out; or the
+        UserError: the system has killed a process, or worker after worker, which it does where memory runs out; or the
             cluster cannot be reached, or is not fit for the work.
 
     """
@@ -73,7 +75,11 @@ def _map_here(work: Callable[[Path], Result], files: Sequence[Path], *, in_threa
     num_others = max(0, min(num_cores(), len(files), num_worth) - 1)
     kinds = [_Thread if in_thread and number == 0 else _Process for number in range(num_others)]
     waiting = deque(sorted(files, key=sizes.__getitem__, reverse=True))
-    with _colleagues(work, kinds) as colleagues:
+    with ExitStack() as stack:
+        colleagues: list[_Colleague[Result]] = []
+        for kind in kinds:
+            colleagues.append(kind(work))
+            stack.callback(colleagues[-1].end)
         while waiting or any(colleague.num_files for colleague in colleagues):
             # While this thread works on a file, none of them may run out of files, unless these come to an end.
             for colleague in colleagues:
@@ -94,7 +100,7 @@ class _Colleague(ABC, Generic[Result]):
     """
 
     def __init__(self) -> None:
-        self.pipe, self._theirs = _CONTEXT.Pipe()
+        self.pipe, self._theirs = Pipe()
         self.num_files = 0
 
     @abstractmethod
@@ -107,36 +113,65 @@ class _Colleague(ABC, Generic[Result]):
         self.num_files += 1
 
     def take(self) -> Result:
-        """Wait for a result.
-
-        Raises:
-            UserError: the process has died.
-
-        """
-        try:
-            result, error = self.pipe.recv()
-        except (EOFError, ConnectionResetError):
-            raise UserError(
-                "the system has ended a process that was decoding images, most likely for lack of memory: "
-                "close other programs, or lower data.size",
-                exit_code=1,
-            ) from None
+        """Wait for a result, or raise what the work has raised."""
+        result, error = self._receive()
         self.num_files -= 1
         if error is not None:
             raise error
         return cast(Result, result)
 
+    def _receive(self) -> _Answer[Result]:
+        return cast(_Answer[Result], self.pipe.recv())
+
 
 class _Process(_Colleague[Result]):
+    """A process in a session of its own, where Ctrl-C does not reach it: the one that has started it ends it.
+
+    Not one of `multiprocessing`, which would begin by importing the main module anew, whatever that does, and start one
+    more process to look after what is shared.
+    """
+
     def __init__(self, work: Callable[[Path], Result]) -> None:
         super().__init__()
-        self._process = _CONTEXT.Process(target=_serve, args=(self._theirs, work), daemon=True)
-        self._process.start()
+        descriptor = self._theirs.fileno()
+        start = f"import sys; sys.path[:] = {sys.path}; from data.workers import serve; serve({descriptor})"
+        # All other cores have processes of their own; and NumPy's library for matrices starts a thread for each core,
+        # which looks for work for 0.1 s and finds none.
+        environment = {_NUM_THREADS: "1", **os.environ}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", start],
+            stdin=subprocess.PIPE,  # closed by the system when this process ends, however it does
+            pass_fds=[descriptor],
+            env=environment,
+            start_new_session=True,
+        )
         self._theirs.close()
+        with suppress(BrokenPipeError):
+            self.pipe.send(work)
+
+    def _receive(self) -> _Answer[Result]:
+        """Wait for an answer.
+
+        Raises:
+            UserError: the process was killed.
+            RuntimeError: it has ended otherwise.
+
+        """
+        try:
+            return super()._receive()
+        except (EOFError, ConnectionResetError):
+            status = self._process.wait()
+        if status == -signal.SIGKILL:
+            raise UserError(
+                "the system has ended a process that was decoding images, most likely for lack of memory: "
+                "close other programs, or lower data.size",
+                exit_code=1,
+            )
+        raise RuntimeError(f"a process that was decoding images has ended with status {status}")
 
     def end(self) -> None:
         self._process.kill()
-        self._process.join()
+        self._process.communicate()
         self.pipe.close()
 
 
@@ -152,58 +187,26 @@ class _Thread(_Colleague[Result]):
         self._thread.join()
 
 
-_CONTEXT = multiprocessing.get_context("spawn")
-
-
-@contextmanager
-def _colleagues(
-    work: Callable[[Path], Result], kinds: Sequence[type[_Thread[Result] | _Process[Result]]]
-) -> Iterator[list[_Colleague[Result]]]:
-    """Start processes with Ctrl-C blocked, which this process answers for all of them, and end them after the block."""
-    with ExitStack() as stack:
-        colleagues: list[_Colleague[Result]] = []
-        if _Process in kinds:
-            # Starts with the first process otherwise, and then lets Ctrl-C through again.
-            resource_tracker.ensure_running()
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            with _one_thread_each():
-                for kind in kinds:
-                    colleagues.append(kind(work))
-                    stack.callback(colleagues[-1].end)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        yield colleagues
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let processes that start in the block compute on one thread: all other cores have processes of their own.
-
-    NumPy's library for matrices starts a thread for each core, which looks for work for 0.1 s and finds none.
-    """
-    given = os.environ.get(_NUM_THREADS)
-    os.environ.setdefault(_NUM_THREADS, "1")
-    try:
-        yield
-    finally:
-        if given is None:
-            del os.environ[_NUM_THREADS]
-
-
 _NUM_THREADS = "OMP_NUM_THREADS"
 """Environment variable: of OpenMP, OpenBLAS, MKL and Arrow."""
 
 
-def _serve(colleague: Connection, work: Callable[[Path], Result]) -> None:
+def serve(descriptor: int) -> None:
+    """Work for the process that has started this one for it, as long as that lives.
+
+    Args:
+        descriptor: of this end of the pipe, through which first the work comes and then file after file.
+
+    """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
-    _work_for(colleague, work)
+    pipe = Connection(descriptor)
+    _work_for(pipe, pipe.recv())
 
 
 def _work_for(colleague: Connection, work: Callable[[Path], Result]) -> None:
     """Work on what comes through a pipe until its other end is closed."""
-    answer: tuple[Result | None, Exception | None]
+    answer: _Answer[Result]
     with colleague, suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             file = colleague.recv()
@@ -216,8 +219,6 @@ def _work_for(colleague: Connection, work: Callable[[Path], Result]) -> None:
 
 
 def _end_with_parent() -> None:
-    """Being killed leaves the parent no time to say so."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
+    """Being killed leaves the parent no time to say so, but closes its end of this process's standard input."""
+    os.read(0, 1)
     os._exit(1)
