@@ -1,6 +1,7 @@
 """Columns of Arrow tables, from Python's values and from our files."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +14,52 @@ import pyarrow.parquet as pq
 def texts(values: Sequence[str | None]) -> pa.StringArray:
     """Make a column of strings."""
     is_there = np.array([value is not None for value in values], dtype=bool)
-    lengths, content = _joined([(value or "").encode() for value in values])
+    encoded = [(value or "").encode() for value in values]
+    ends = _offsets([0, *accumulate(map(len, encoded))])
     bitmap = None if is_there.all() else pa.py_buffer(np.packbits(is_there, bitorder="little"))
-    return pa.StringArray.from_buffers(len(values), lengths, content, bitmap)
+    return pa.StringArray.from_buffers(len(values), ends, pa.py_buffer(b"".join(encoded)), bitmap)
 
 
-def binaries(values: Sequence[bytes]) -> pa.BinaryArray:
-    """Make a column of bytes, together less than 2 GiB: such is Arrow's type."""
-    return pa.BinaryArray.from_buffers(pa.binary(), len(values), [None, *_joined(values)])
+class BinaryColumn:
+    """A column of bytes that is filled in place, value after value: what comes from a file is copied once."""
+
+    def __init__(self, num_bytes: int) -> None:
+        """Begin with room for `num_bytes`; where they do not suffice, there will be more."""
+        self._content = np.empty(num_bytes, dtype=np.uint8)
+        self._ends = [0]
+
+    def room(self, num_bytes: int) -> memoryview:
+        """Where the next value goes; what is written there is a part of the column once it is added."""
+        start = self._ends[-1]
+        if missing := max(0, start + num_bytes - len(self._content)):
+            self._content = np.append(self._content, np.empty(missing, dtype=np.uint8))
+        return self._content.data[start : start + num_bytes]
+
+    def filled(self, value: bytes) -> memoryview:
+        """Write a value where the next one goes."""
+        room = self.room(len(value))
+        room[:] = value
+        return room
+
+    def add(self, num_bytes: int) -> None:
+        """Add what was written last."""
+        self._ends.append(self._ends[-1] + num_bytes)
+
+    def finish(self) -> pa.BinaryArray:
+        """Make the column.
+
+        Raises:
+            ValueError: it has 2 GiB or more, which Arrow's type does not take.
+
+        """
+        buffers = [None, _offsets(self._ends), pa.py_buffer(self._content)]
+        return pa.BinaryArray.from_buffers(pa.binary(), len(self._ends) - 1, buffers)
 
 
-def _joined(values: Sequence[bytes]) -> tuple[pa.Buffer, pa.Buffer]:
-    """Where each value begins and the last one ends, and all of them, one after another."""
-    ends = np.cumsum([0, *map(len, values)])
+def _offsets(ends: Sequence[int]) -> pa.Buffer:
     if ends[-1] >= 2**31:
         raise ValueError(f"{ends[-1]:,} bytes in one column, of 2 GiB at most")
-    return pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(b"".join(values))
+    return pa.py_buffer(np.array(ends, dtype=np.int32))
 
 
 def read_columns(shard: Path, names: Sequence[str]) -> pa.Table:
