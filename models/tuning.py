@@ -24,6 +24,9 @@ NUM_STEPS = 4
 time."""
 MIN_SECONDS = 0.3
 """Of each candidate: among a few short steps, there may be none that nothing has disturbed."""
+BF16_CPUS = ("avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16", "sve_bf16")
+"""What torch calls the instructions of CPUs that compute in bf16. One without them has taken 25 times as long for
+AlexNet as in fp32, 52 s a step."""
 MARGIN = 0.95
 """Share of the time of a simpler candidate that a later one must stay under: the rest is noise."""
 
@@ -68,9 +71,14 @@ def fastest(candidates: list[Execution], seconds: Callable[[Execution], float]) 
 
 
 def _candidates(config: TrainingConfig) -> list[Execution]:
-    precisions: tuple[Precision, ...] = ("fp32", "bf16") if config.precision == "auto" else (config.precision,)
+    auto: tuple[Precision, ...] = ("fp32", "bf16") if _has_bf16(training_device(config)) else ("fp32",)
+    precisions = auto if config.precision == "auto" else (config.precision,)
     layouts = (True, False) if config.channels_last == "auto" else (config.channels_last,)
     return [Execution(precision=precision, channels_last=layout) for precision, layout in product(precisions, layouts)]
+
+
+def _has_bf16(device: torch.device) -> bool:
+    return device.type != "cpu" or any(torch.cpu.get_capabilities().get(name) for name in BF16_CPUS)
 
 
 def _with(job: TrainingJob, execution: Execution) -> TrainingJob:

@@ -1,4 +1,5 @@
 import pytest
+import torch
 from conftest import tiny_job
 
 from models.train import train
@@ -22,6 +23,18 @@ def test_what_is_configured_is_not_measured(prepared, tmp_path, caplog):
     assert not (tmp_path / "note").exists()
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "precisions"),
+    [({"avx2": True, "avx512_bf16": False}, {"fp32"}), ({"avx512_bf16": True}, {"fp32", "bf16"})],
+)
+def test_bf16_is_tried_on_cpus_that_have_it(prepared, monkeypatch, capabilities, precisions):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    tried = []
+    monkeypatch.setattr("models.tuning.fastest", lambda candidates, _: tried.extend(candidates) or candidates[0])
+    tune(tiny_job(prepared, precision="auto", channels_last="auto", accelerator="cpu"))
+    assert {candidate.precision for candidate in tried} == precisions
+
+
 def test_what_was_measured_is_kept(prepared, tmp_path, monkeypatch):
     job = tiny_job(prepared, precision="auto", channels_last="auto")
     tuned = tune(job, tmp_path / "note")
@@ -34,7 +47,7 @@ def test_what_was_measured_is_kept(prepared, tmp_path, monkeypatch):
 @pytest.mark.parametrize("content", ["", "{}", '{"precision": "fp8", "channels_last": true}'])
 def test_a_note_that_cannot_be_read_is_made_anew(prepared, tmp_path, content):
     (tmp_path / "note").write_text(content)
-    tune(tiny_job(prepared, precision="auto"), tmp_path / "note")
+    tune(tiny_job(prepared, precision="auto", channels_last="auto"), tmp_path / "note")
     assert Execution.model_validate_json((tmp_path / "note").read_text())
 
 
@@ -48,6 +61,7 @@ def test_measuring_changes_nothing_of_what_is_trained(prepared, tmp_path, monkey
     """The weights start from the seed, whatever was drawn before."""
     from checkpoints import assert_equal
 
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     monkeypatch.setattr(
         "models.tuning.fastest", lambda candidates, seconds: max(candidates, key=seconds) and candidates[0]
     )
