@@ -31,8 +31,9 @@ class BinaryColumn:
     def room(self, num_bytes: int) -> memoryview:
         """Where the next value goes; what is written there is a part of the column once it is added."""
         start = self._ends[-1]
-        if missing := max(0, start + num_bytes - len(self._content)):
-            self._content = np.append(self._content, np.empty(missing, dtype=np.uint8))
+        if (missing := start + num_bytes - len(self._content)) > 0:
+            more = np.empty(max(missing, len(self._content)), dtype=np.uint8)  # what is there is not copied each time
+            self._content = np.append(self._content, more)
         return self._content.data[start : start + num_bytes]
 
     def filled(self, value: bytes) -> memoryview:
