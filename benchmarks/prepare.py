@@ -107,7 +107,7 @@ def _decode_all(encoded: list[bytes]) -> int:
 
 
 def _load_all(photos: Path) -> int:
-    # Every process that `prepare` starts imports this file, and would wait seconds for torch.
+    # Every process that is started here imports this file, and would wait seconds for torch.
     from benchmarks.feed import jpeg_loader
 
     return sum(len(labels) for _, labels in jpeg_loader(photos))
