@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from images import files_in, write
 
-from data.columns import BinaryColumn
 from data.config import DataConfig
 from data.errors import UserError
 from data.ingest import ingest
@@ -146,15 +145,6 @@ def test_a_file_is_read_whole_whatever_it_was_when_it_was_listed(workplace, monk
     monkeypatch.setattr(FolderSource, "list_images", lambda _: listing)
     workplace.ingest()
     assert rows(workplace.raw)["cat/0001.jpg"]["image"] == content
-
-
-def test_a_column_takes_more_than_it_was_made_for():
-    values = [b"one", b"", b"three", bytes(100), b"x"]
-    column = BinaryColumn(4)
-    for value in values:
-        column.add(len(column.filled(value)))
-    column.filled(b"not added")
-    assert column.finish().to_pylist() == values
 
 
 def test_a_class_that_cannot_be_read_is_told(tmp_path):
