@@ -263,19 +263,24 @@ def _of_lookalikes(kept: Sequence[Seen], prepared: Path, size: int) -> Iterator[
 
 
 def _reader(images: Sequence[Seen], prepared: Path, size: int) -> Callable[[Sequence[int]], Pixels]:
-    """Give a function that reads the prepared pixels of some of the images, which are kept."""
+    """Give a function that reads the prepared pixels of some of the images."""
 
     def read(indices: Sequence[int]) -> Pixels:
         pixels = np.empty((len(indices), size, size, 3), dtype=np.uint8)
         num_read = 0
         for (split, shard), some in groupby((images[index] for index in indices), lambda one: (one.split, one.shard)):
-            positions = [image.position for image in some if image.position is not None]
+            positions = list(map(_position, some))
             room = pixels[num_read : num_read + len(positions)]
             read_images(prepared / f"{split}-{shard}.npy", positions, room)
             num_read += len(positions)
         return pixels
 
     return read
+
+
+def _position(image: Seen) -> int:
+    assert image.position is not None  # it is kept
+    return image.position
 
 
 def _of_balance(counts: dict[str, int], config: DataConfig) -> Iterator[Finding]:
