@@ -28,8 +28,11 @@ export UV_DEFAULT_INDEX = $(PIP_INDEX_URL)
 endif
 endif
 
+# In up to four processes, file by file: what a file sets up for all of its tests is set up once.
+PYTEST = .venv/bin/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench up env clean lock
+.PHONY: help demo test slow lint bench up env clean lock
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*  ## /\1 /p' Makefile | while read -r name text; do printf 'make %-6s %s\n' "$$name" "$$text"; done
@@ -38,7 +41,10 @@ demo: .venv/.stamp  ## the whole pipeline on the built-in images, from labelled 
 	.venv/bin/convoy run
 
 test: .venv/.stamp  ## the quick tests
-	.venv/bin/pytest
+	$(PYTEST)
+
+slow: .venv/.stamp  ## the long tests, less those that need Docker, a GPU or a browser
+	$(PYTEST) -m 'slow and not docker and not gpu and not browser' --durations=10
 
 lint: .venv/.stamp  ## ruff and mypy
 	.venv/bin/ruff check

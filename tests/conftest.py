@@ -1,9 +1,10 @@
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ import hypothesis  # noqa: F401
 import numpy as np
 import pytest
 from PIL import Image
+
+from data.stage import num_cores
 
 if TYPE_CHECKING:
     from models.job import TrainingJob
@@ -45,6 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
         # BentoML and MLflow understand nothing but "true" here; to them, "1" means go on tracking.
         BENTOML_DO_NOT_TRACK="true",
         DO_NOT_TRACK="true",
+        OMP_NUM_THREADS=str(_num_threads()),
         # A commit in a test's repository needs an author, which a build machine has not.
         GIT_CONFIG_GLOBAL=os.devnull,
         GIT_CONFIG_NOSYSTEM="1",
@@ -53,6 +57,12 @@ def pytest_configure(config: pytest.Config) -> None:
     # The one way to keep DVC from asking its home page for a newer version.
     (home / "dvc").mkdir()
     (home / "dvc" / "config").write_text("[core]\n    check_update = false\n")
+
+
+def _num_threads() -> int:
+    """Cores for each of the processes that share the tests: of more threads than cores, each waits for the others."""
+    num_processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    return max(1, num_cores() // num_processes)
 
 
 AUTHOR = {"NAME": "Convoy's tests", "EMAIL": "tests@convoy.invalid"}
@@ -70,6 +80,16 @@ def draw_classes(folder: Path, classes: Sequence[str], per_class: int, size: int
             pixels[..., index % 3] += 180 * (stripes if index % 2 else stripes.T)
             Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number}.png")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _our_log() -> Iterator[None]:
+    """Leave the log as it was: a command takes it for itself, and the next test may want to hear it."""
+    log = logging.getLogger("convoy")
+    handlers, propagate, level = log.handlers, log.propagate, log.level
+    yield
+    log.handlers, log.propagate = handlers, propagate
+    log.setLevel(level)
 
 
 @pytest.fixture
