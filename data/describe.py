@@ -6,11 +6,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from data.decode import BROKEN, Pixels, Preprocessing, opened, orientation, to_square
 from data.workers import keep_going
 
-TRAITS = ("CMYK", "palette", "16 bit", "transparency", "EXIF rotation", "animation")
+_ROTATION, _ANIMATION = "EXIF rotation", "animation"
+TRAITS = ("CMYK", "palette", "16 bit", "transparency", _ROTATION, _ANIMATION)
 """Forms of images that many decoders get wrong; `data.decode` handles them all."""
 
 
@@ -40,28 +42,36 @@ def decode_and_describe(image: bytes, spec: Preprocessing) -> Described:
     with opened(image, spec.max_pixels) as picture:
         (width, height), traits = picture.size, _traits(picture)
         square = to_square(picture, spec)
-        traits["animation"] = _is_animated(picture)
-    return Described(square, width, height, tuple(name for name in TRAITS if traits[name]))
+        if _is_animated(picture):
+            traits += (_ANIMATION,)
+    return Described(square, width, height, traits)
 
 
-def _traits(picture: Image.Image) -> dict[str, bool]:
+def _traits(picture: Image.Image) -> tuple[str, ...]:
     """Look at what is known before the pixels are decoded; reading them may change the mode."""
+    if picture.mode == "RGB" and isinstance(picture, JpegImageFile):
+        return _rotation(picture)  # of a photograph there is nothing else to ask
     # Pillow reads PNG and TIFF of 16 bits a colour as 8 bits: what the file holds stands in the raw mode.
     raw_modes = " ".join(str(tile[3]) for tile in getattr(picture, "tile", ()))
-    return {
+    traits = {
         "CMYK": picture.mode == "CMYK",
         "palette": picture.mode in ("P", "PA"),
         "16 bit": picture.mode.startswith(("I", "F")) or ";16" in raw_modes,
         "transparency": picture.has_transparency_data,
-        "EXIF rotation": orientation(picture) is not None,
     }
+    # Last, because some plugins decode the pixels to find out.
+    return (*(name for name, is_there in traits.items() if is_there), *_rotation(picture))
+
+
+def _rotation(picture: Image.Image) -> tuple[str, ...]:
+    return () if orientation(picture) is None else (_ROTATION,)
 
 
 def _is_animated(picture: Image.Image) -> bool:
     """Look for a second frame, last: where it is broken, the first one has been read all the same."""
     with suppress(*BROKEN):
-        # A camera's MPO holds a preview, or the other eye's view.
-        return picture.format != "MPO" and bool(getattr(picture, "is_animated", False))
+        # Of JPEGs, a camera's MPO has others: a preview, or the other eye's view.
+        return not isinstance(picture, JpegImageFile) and bool(getattr(picture, "is_animated", False))
     return False
 
 

@@ -212,8 +212,7 @@ def _splits(listed: dict[str, list[Any]], plan: Plan) -> list[Split]:
 def _encoded(file: pq.ParquetFile) -> Iterator[bytes]:
     """Read the bytes of a raw shard's images in their order; a row group is in memory at a time."""
     for group in range(file.num_row_groups):
-        column = file.read_row_group(group, columns=["image"], use_threads=False)["image"]
-        yield from (image.as_py() for image in column)
+        yield from file.read_row_group(group, columns=["image"], use_threads=False)["image"].to_pylist()
 
 
 def _shard(split: Split, raw: str, array: GrowingArray) -> Shard:
