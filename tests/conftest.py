@@ -48,21 +48,17 @@ def pytest_configure(config: pytest.Config) -> None:
         # BentoML and MLflow understand nothing but "true" here; to them, "1" means go on tracking.
         BENTOML_DO_NOT_TRACK="true",
         DO_NOT_TRACK="true",
-        OMP_NUM_THREADS=str(_num_threads()),
         # A commit in a test's repository needs an author, which a build machine has not.
         GIT_CONFIG_GLOBAL=os.devnull,
         GIT_CONFIG_NOSYSTEM="1",
         **{f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in AUTHOR.items()},
     )
+    if num_processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+        # They share the cores: of more threads than cores, each waits for the others.
+        os.environ["OMP_NUM_THREADS"] = str(max(1, num_cores() // num_processes))
     # The one way to keep DVC from asking its home page for a newer version.
     (home / "dvc").mkdir()
     (home / "dvc" / "config").write_text("[core]\n    check_update = false\n")
-
-
-def _num_threads() -> int:
-    """Cores for each of the processes that share the tests: of more threads than cores, each waits for the others."""
-    num_processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    return max(1, num_cores() // num_processes)
 
 
 AUTHOR = {"NAME": "Convoy's tests", "EMAIL": "tests@convoy.invalid"}
