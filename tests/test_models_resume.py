@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from checkpoints import Curves, assert_equal, interrupt, load, steps_per_epoch, stop_at
 from conftest import tiny_job
 
@@ -171,10 +172,21 @@ def _train_until_killed(job, folder, step):
         return original(classifier, batch, batch_idx)
 
     original, ImageClassifier.training_step = ImageClassifier.training_step, kill
+    torch.set_num_threads(2)
     train(job, folder)
 
 
+@pytest.fixture
+def _two_threads():
+    """Threads add up in another order than one, also where the tests share the cores."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(num_threads)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("_two_threads")
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_killed_training_ends_as_one_that_was_not(prepared, tmp_path, seed):
     """SIGKILL, before steps drawn at random; checkpoints some 30 ms apart, wherever that falls."""
