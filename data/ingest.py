@@ -137,14 +137,15 @@ def _write_shards(
 ) -> Generator[tuple[str, ShardState]]:
     """Write shards, one in each of as many threads as there are cores: little of it is done in Python.
 
-    Each is noted as soon as it is there, so that whatever happens then, it is not written again.
+    Each is noted before it is in its place, so that whatever happens then, it is not written again.
     """
     stopped, noting = Event(), Lock()
 
     def write(name: str) -> ShardState:
-        state = _write_shard(raw / name, shards[name], config, stopped)
-        with noting:
-            add_state(state_file, name, state)
+        with whole_file(raw / name) as temporary:
+            state = _write_shard(temporary, shards[name], config, stopped)
+            with noting:
+                add_state(state_file, name, state)
         return state
 
     pool = ThreadPoolExecutor(num_cores())
@@ -156,9 +157,9 @@ def _write_shards(
 
 
 def _write_shard(path: Path, images: list[SourceImage], config: DataConfig, stopped: Event) -> ShardState:
-    """Write one parquet file, of which nothing is left where the work is stopped."""
+    """Write one parquet file, unless the work is stopped."""
     rejected = []
-    with whole_file(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, **_COMPRESSION) as writer:
+    with pq.ParquetWriter(path, SCHEMA, **_COMPRESSION) as writer:
         for group in _cut(images, lambda _, rows, size: rows >= ROWS_TOGETHER or size >= BYTES_TOGETHER):
             if stopped.is_set():
                 raise CancelledError

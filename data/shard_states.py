@@ -40,9 +40,9 @@ def write_states(file: Path, states: States) -> None:
 
 
 def add_state(file: Path, name: str, state: ShardState) -> None:
-    """Add one shard to what is known."""
+    """Add one shard to what is known, on a line of its own: where the disk was full, the last may be half written."""
     with file.open("a", encoding="utf-8") as lines:
-        lines.write(_line(name, state))
+        lines.write("\n" + _line(name, state))
 
 
 def _line(name: str, state: ShardState) -> str:

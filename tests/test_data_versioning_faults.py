@@ -18,6 +18,7 @@ from data.config import DataConfig
 from data.errors import UserError
 from data.ingest import STATE_FILE
 from data.manifest import read_manifest
+from data.shard_states import read_states
 
 DISK_FULL = r"^the disk of .* is full: free some space and run the same command again"
 
@@ -42,7 +43,7 @@ def test_an_interrupted_stage_is_an_interruption(tmp_path):
     with (tmp_path / "output").open("wb") as output:
         command = [sys.executable, "-c", INTERRUPTED, str(many)]
         process = subprocess.Popen(command, cwd=workspace, stdout=output, stderr=output, start_new_session=True)
-        # A shard is finished when it is noted, a moment after it is there.
+        # A shard is noted a moment before it is in its place.
         states = workspace / STATE_FILE
         deadline = time.monotonic() + 60
         while not (states.is_file() and states.stat().st_size) and time.monotonic() < deadline:
@@ -51,8 +52,7 @@ def test_an_interrupted_stage_is_an_interruption(tmp_path):
         assert process.wait(30) == 77
     assert b"Traceback" not in (tmp_path / "output").read_bytes()
     assert not list(workspace.glob("data/raw/.*"))
-    known = [name for line in states.read_text().splitlines() for name in json.loads(line)]
-    kept = {name: (workspace / "data" / "raw" / name).stat().st_mtime_ns for name in known}
+    kept = {name: (workspace / "data" / "raw" / name).stat().st_mtime_ns for name in read_states(states)}
     assert kept
     versioning.reproduce(workspace, DataConfig(source="folder", path=many))
     assert read_manifest(workspace / "data" / "prepared").num_images == 4000
