@@ -74,7 +74,7 @@ def ingest(config: DataConfig, raw: Path, state_file: Path) -> None:
             states[name] = kept
         else:
             changed[name] = images
-    write_states(state_file, known)  # whole lines only, so that what is added begins one
+    write_states(state_file, known)  # without what could not be read
     num_kept = len(listing.images) - sum(map(len, changed.values()))
     with (
         tqdm(total=len(listing.images), initial=num_kept, unit="image", desc="ingest", disable=None) as progress,
