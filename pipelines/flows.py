@@ -1,4 +1,7 @@
-"""What happens, in what order. What has not changed is skipped, and says why."""
+"""What happens, in what order. What has not changed is skipped, and says why.
+
+A command holds the workspace before it starts a flow. A flow that was triggered in Prefect waits for the workspace.
+"""
 
 import logging
 from typing import Any
@@ -18,7 +21,7 @@ def _let_our_log_speak(flow: Any, flow_run: Any, state: Any) -> None:  # noqa: A
 
 
 @flow(name="prepare-data", persist_result=False, on_running=[_let_our_log_speak])
-@exclusive()
+@exclusive(waits=True)
 def prepare_data(config: Config) -> str:
     """Bring the data up to date, keep it in the remote, and report on it; returns the data version."""
     data_version = tasks.reproduce_data(config)
@@ -28,7 +31,7 @@ def prepare_data(config: Config) -> str:
 
 
 @flow(name="train-model", persist_result=False, on_running=[_let_our_log_speak])
-@exclusive()
+@exclusive(waits=True)
 def train_model(config: Config, data_version: str) -> str:
     """Train one network on one data version and let it through the gate; returns the version of the champion."""
     run_id = tasks.train(config, data_version)
@@ -39,7 +42,7 @@ def train_model(config: Config, data_version: str) -> str:
 
 
 @flow(name="package-model", persist_result=False, on_running=[_let_our_log_speak])
-@exclusive()
+@exclusive(waits=True)
 def package_model(config: Config) -> Bento:
     """Pack the champion as an endpoint that has answered a request."""
     bento = tasks.package(config)
@@ -48,7 +51,7 @@ def package_model(config: Config) -> Bento:
 
 
 @flow(name="deploy-model", persist_result=False, on_running=[_let_our_log_speak])
-@exclusive()
+@exclusive(waits=True)
 def deploy_model(
     config: Config, version: str | None = None, percent: float | None = None, why: str = ""
 ) -> Entry | None:
@@ -59,7 +62,7 @@ def deploy_model(
 
 
 @flow(name="run-pipeline", persist_result=False, on_running=[_let_our_log_speak])
-@exclusive()
+@exclusive(waits=True)
 def run_pipeline(config: Config) -> Bento:
     """From labelled images to a served champion."""
     data_version = prepare_data(config)

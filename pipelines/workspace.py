@@ -1,12 +1,15 @@
 """The folder that a command works in: what is where, which commit it is, and that one command at a time changes it."""
 
 import fcntl
+import logging
+import math
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from data.errors import UserError
 from models.job import TrainingJob
@@ -27,6 +30,16 @@ CHECKPOINTS = OUTPUTS / "checkpoints"
 EXPORTED = OUTPUTS / "exported"
 MODELS = OUTPUTS / "models"
 LEDGER = OUTPUTS / "ledger.jsonl"
+
+POLL_SECONDS = 1.0
+"""How often a process that waits for the workspace looks whether it is free."""
+REMIND_SECONDS = 60.0
+"""How often it logs that it still waits."""
+
+_held: set[Path] = set()
+"""The locks that this process holds."""
+
+_log = logging.getLogger("convoy")
 
 
 def training_job(config: Config, data_version: str) -> TrainingJob:
@@ -121,30 +134,49 @@ def git_commit() -> str | None:
 
 
 @contextmanager
-def exclusive() -> Iterator[None]:
+def exclusive(*, waits: bool = False) -> Iterator[None]:
     """Hold the workspace: two pipelines in one folder would write the same files.
 
-    Within what this process holds already, as a flow is that a command or another flow has started, it holds no more.
+    A process that holds the workspace already, such as a command whose flow enters this again, goes on at once. Where
+    another process holds it, `waits` makes this one wait for its turn and log for whom; the system releases the
+    workspace however the holder ends.
 
     Raises:
-        UserError: another command holds it; the system lets go of it however that command ends.
+        UserError: another process holds the workspace, and `waits` is false.
 
     """
-    path = OUTPUTS / "lock"
+    path = (OUTPUTS / "lock").resolve()
+    if path in _held:
+        yield
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
+        _lock(file, waits=waits)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        _held.add(path)
+        try:
+            yield
+        finally:
+            _held.remove(path)
+
+
+def _lock(file: TextIO, *, waits: bool) -> None:
+    told = -math.inf
+    while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "unknown"
-            if holder != str(os.getpid()):
-                raise UserError(
-                    f"another convoy command (process {holder}) works in {ROOT.resolve()}: wait until it ends",
-                    exit_code=1,
-                ) from None
         else:
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-        yield
+            return
+        if not waits:
+            raise UserError(
+                f"another convoy command (process {holder}) works in {ROOT.resolve()}: wait until it ends", exit_code=1
+            )
+        if time.monotonic() >= told + REMIND_SECONDS:
+            told = time.monotonic()
+            _log.info("waiting: another convoy command (process %s) works in %s", holder, ROOT.resolve())
+        time.sleep(POLL_SECONDS)

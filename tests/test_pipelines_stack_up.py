@@ -198,13 +198,26 @@ def test_a_run_gives_a_champion(stack, trained):
     assert run["info"]["artifact_uri"].startswith("mlflow-artifacts:")
 
 
-def test_a_flow_is_triggered_as_the_page_does(stack, trained):
+HOLD = "from pipelines.workspace import exclusive\nwith exclusive(): print('held', flush=True); input()"
+
+
+def test_a_flow_triggered_as_the_page_does_waits_until_a_command_ends(stack, trained):
     deployment = stack.prefect("deployments/name/run-pipeline/run-pipeline")
     config = deployment["parameters"]["config"]
     for path, value in {**TINY, "training.seed": 1, "gate.max_regression": 1}.items():
         section, name = path.split(".")
         config[section][name] = value
-    run = stack.prefect(f"deployments/{deployment['id']}/create_flow_run", {"parameters": {"config": config}})
+    command = ["docker", "compose", "--project-name", stack.project, "exec", "-T", "worker", "python", "-c", HOLD]
+    with subprocess.Popen(command, cwd=stack.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        run = stack.prefect(f"deployments/{deployment['id']}/create_flow_run", {"parameters": {"config": config}})
+
+        def waits():
+            logs = stack.prefect("logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
+            return any(log["message"].startswith("waiting: another convoy command") for log in logs)
+
+        wait_until(waits, 120, "the flow does not wait for the workspace")
+        holder.communicate(b"\n")
     ended = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
     def state():
