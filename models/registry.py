@@ -114,22 +114,24 @@ class Registry:
             self._client.delete_registered_model_alias(self.name, CHALLENGER)
         return self.get(version.version)
 
-    def restore(self, version: str, previous: str | None) -> ModelVersion:
-        """Make a version the champion again, and `previous` the one before it; None: there was none.
+    def restore(self, version: str) -> ModelVersion:
+        """Make a version the champion again.
 
         Raises:
             UserError: the version was deleted.
 
         """
-        champion = self.find(version)
-        if champion is None:
+        if self.find(version) is None:
             raise UserError(f"{self.name} has no version {version} any more", exit_code=1)
         self._client.set_registered_model_alias(self.name, CHAMPION, version)
-        if previous and self.find(previous):
-            self._client.set_registered_model_alias(self.name, PREVIOUS, previous)
+        return self.get(version)
+
+    def name_previous(self, version: str | None) -> None:
+        """Let the alias `previous` name a version; None, or a version that was deleted, removes the alias."""
+        if version and self.find(version):
+            self._client.set_registered_model_alias(self.name, PREVIOUS, version)
         elif self.by_alias(PREVIOUS):
             self._client.delete_registered_model_alias(self.name, PREVIOUS)
-        return self.get(version)
 
     def download(self, version: ModelVersion, models: Path) -> Path:
         """Fetch a version into a folder of its own below `models`, its number filled into the manifest.

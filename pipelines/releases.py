@@ -1,44 +1,72 @@
-"""Rolling back: requests first, then what the registry calls champion and previous."""
+"""Deploying and rolling back: requests first, then what the registry calls champion and previous."""
 
 import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from data.errors import UserError, one_line
 from pipelines.config import Config
 from pipelines.workspace import LEDGER, open_registry, open_site
 from serving import deploy, ledger
-from serving.ledger import Entry
+from serving.ledger import Entry, Release
+
+if TYPE_CHECKING:
+    from models.registry import Registry
 
 _log = logging.getLogger("convoy")
 
 
-def roll_back(config: Config, why: str) -> Entry:
-    """Bring back what was live before; a registry that is away is no reason to let users wait.
-
-    Not alone in the workspace: it must be possible while a model is trained there.
-    """
-    entry = deploy.roll_back(open_site(config), why or "asked for")
-    try:
-        _restore_aliases(config, entry)
-    except UserError as error:
-        _log.warning("registry: the aliases stay as they are: %s", one_line(error))
+def roll_out(
+    config: Config, release: Release, why: str, figures: Mapping[str, float], percent: float | None = None
+) -> Entry | None:
+    """Put a release in place of the live one; gives the ledger's entry, None where the release was live already."""
+    entry = deploy.roll_out(open_site(config), release, why=why, figures=figures, percent=percent)
+    with _optional():
+        _name_previous(open_registry(config), config.serving.target)
     return entry
 
 
-def _restore_aliases(config: Config, entry: Entry) -> None:
+def roll_back(config: Config, why: str) -> Entry:
+    """Bring back what was live before, and make it the champion if it replaces the champion.
+
+    Not alone in the workspace: a rollback must be possible while a model is trained there.
+    """
+    entry = deploy.roll_back(open_site(config), why or "asked for")
+    with _optional():
+        registry = open_registry(config)
+        _restore_champion(registry, entry)
+        _name_previous(registry, entry.target)
+    return entry
+
+
+@contextmanager
+def _optional() -> Iterator[None]:
+    """Go on where the registry is away: requests do not wait for aliases."""
+    try:
+        yield
+    except UserError as error:
+        _log.warning("registry: the aliases stay as they are: %s", one_line(error))
+
+
+def _restore_champion(registry: "Registry", entry: Entry) -> None:
     from models.registry import CHAMPION
 
     left, back = entry.before, entry.to
     assert back is not None
-    registry = open_registry(config)
     champion = registry.by_alias(CHAMPION)
     if champion is None or left is None or (left.model_name, left.model_version) != (champion.name, champion.version):
         _log.info("registry: %s stays champion: it is not what was rolled back", champion or "nothing")
+    elif back.model_version != left.model_version:
+        _log.info("registry: %s is the champion again", registry.restore(back.model_version))
+
+
+def _name_previous(registry: "Registry", target: str) -> None:
+    """Let the alias `previous` name the version that was live before the one that is, or none."""
+    live = ledger.history(ledger.read(LEDGER, target))
+    if not live or live[-1].model_name != registry.name:
         return
-    if back.model_version == left.model_version:
-        return
-    earlier = [release.model_version for release in ledger.history(ledger.read(LEDGER, entry.target))[:-1]]
-    previous = next((version for version in reversed(earlier) if version != back.model_version), None)
-    restored = registry.restore(back.model_version, previous)
-    _log.info(
-        "registry: %s is the champion again, %s the previous one", restored, f"v{previous}" if previous else "none"
-    )
+    versions = [release.model_version for release in live if release.model_name == registry.name]
+    previous = next((version for version in reversed(versions) if version != versions[-1]), None)
+    registry.name_previous(previous)
+    _log.info("registry: %s", f"v{previous} is the previous version" if previous else "there is no previous version")

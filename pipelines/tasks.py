@@ -26,7 +26,6 @@ from pipelines.workspace import (
     ROOT,
     git_commit,
     open_registry,
-    open_site,
     open_tracking,
     pack_champion,
     training_job,
@@ -237,16 +236,15 @@ def verify(bento: Bento) -> dict[str, Any]:
 @step(name="roll-out")
 def roll_out(config: Config, image: Image, percent: float | None, why: str) -> Entry | None:
     """Put an image in place of the one that is live, unless it is; gives the entry of the ledger."""
-    from serving import deploy
+    from pipelines import releases
     from serving.containers import read_release
 
-    site = open_site(config)
-    release = read_release(image.tag, site.target)
+    release = read_release(image.tag, config.serving.target)
     run = open_tracking(config).get(release.run_id)
     figures = {name: value for name, value in run.metrics.items() if name.startswith("test/")}
     reason = why or f"asked for; the gate: {run.tags.get(VERDICT, 'not judged')}"
-    entry = deploy.roll_out(site, release, why=reason, figures=figures, percent=percent)
-    _tell("deploy", ran=entry is not None, reason=f"{release} is live for {site.target}")
+    entry = releases.roll_out(config, release, reason, figures, percent)
+    _tell("deploy", ran=entry is not None, reason=f"{release} is live for {config.serving.target}")
     return entry
 
 

@@ -125,12 +125,16 @@ def test_the_champion_of_before_is_restored(tracking, tmp_path):
         return [one and one.version for one in found]
 
     assert aliases() == ["3", "2"]
-    assert registry.restore("2", "1").version == "2"
+    assert registry.restore("2").version == "2"
+    registry.name_previous("1")
     assert aliases() == ["2", "1"]
-    registry.restore("1", None)
-    assert aliases() == ["1", None]
+    registry.restore("1")
+    for gone in (None, "9"):
+        registry.name_previous("2")
+        registry.name_previous(gone)
+        assert aliases() == ["1", None]
     with pytest.raises(UserError, match="restored has no version 9 any more"):
-        registry.restore("9", None)
+        registry.restore("9")
     assert registry.find("9") is registry.find("nine") is None
 
 
