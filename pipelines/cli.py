@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from data.errors import UserError
 from pipelines.cli_deploy import deploy, ledger, rollback
-from pipelines.start import AsJson, Overrides, Target, start
+from pipelines.start import AsJson, Overrides, Target, start, start_with_images
 
 
 class Guarded(TyperGroup):
@@ -61,7 +61,7 @@ app.add_typer(data_app, name="data")
 @app.command()
 def run(overrides: Overrides = None) -> None:
     """Prepare, train, evaluate, register, judge, package and verify: whatever is not up to date."""
-    config = start(overrides)
+    config = start_with_images(overrides, "run: looks for what is not up to date")
     from pipelines.session import run_flow
     from pipelines.summary import print_run
 
@@ -71,7 +71,7 @@ def run(overrides: Overrides = None) -> None:
 @data_app.command("ingest")
 def data_ingest(overrides: Overrides = None) -> None:
     """Read the source into data/raw."""
-    config = start(overrides)
+    config = start_with_images(overrides, "ingest: looks at the source")
     from pipelines.session import run_task
 
     run_task("reproduce_data", config, "ingest")
@@ -80,7 +80,7 @@ def data_ingest(overrides: Overrides = None) -> None:
 @data_app.command("prepare")
 def data_prepare(overrides: Overrides = None) -> None:
     """Ingest and prepare the images, push them to the DVC remote, and report on them."""
-    config = start(overrides)
+    config = start_with_images(overrides, "prepare: looks at the source")
     from pipelines.session import run_flow
 
     run_flow("prepare_data", config)
@@ -114,7 +114,7 @@ def data_preview(
     overrides: Overrides = None,
 ) -> None:
     """Draw training images beside what augmentation makes of them."""
-    config = start(overrides)
+    config = start(overrides, says="preview: loads PyTorch")
     from models.preview import preview_augmentation
     from models.train import build_classifier
     from pipelines.workspace import training_job
@@ -131,7 +131,7 @@ def data_preview(
 @app.command()
 def train(overrides: Overrides = None) -> None:
     """Train on the prepared data and let the model through the gate."""
-    config = start(overrides)
+    config = start(overrides, says="train: looks for what is not up to date")
     from pipelines.session import run_flow
     from pipelines.workspace import require_data_version
 
@@ -141,7 +141,7 @@ def train(overrides: Overrides = None) -> None:
 @app.command()
 def evaluate(as_json: AsJson = False, overrides: Overrides = None) -> None:
     """Measure the champion on today's test images."""
-    config = start(overrides)
+    config = start(overrides, says="evaluate: asks MLflow for the champion")
     from models.gate import measure_model
     from pipelines.workspace import PREPARED, require_champion
 
@@ -164,7 +164,7 @@ def package(
     """Pack the champion as a Bento, and let its endpoint answer a test image."""
     if platform and not containerize:
         raise UserError("--platform is of a container image: say --containerize too")
-    config = start(overrides, target)
+    config = start(overrides, target, says="package: asks MLflow for the champion")
     from pipelines.session import run_flow, run_task
 
     bento = run_flow("package_model", config)
@@ -180,7 +180,8 @@ def serve(
     overrides: Overrides = None,
 ) -> None:
     """Serve the champion until Ctrl-C."""
-    config = start([*(overrides or []), *([] if port is None else [f"serving.port={port}"])], target)
+    values = [*(overrides or []), *([] if port is None else [f"serving.port={port}"])]
+    config = start(values, target, says="serve: asks MLflow for the champion")
     from pipelines.workspace import pack_champion
     from serving.endpoint import serve as serve_bento
 
@@ -206,7 +207,7 @@ def predict(
     overrides: Overrides = None,
 ) -> None:
     """Classify image files with the champion, without an endpoint."""
-    config = start(overrides)
+    config = start(overrides, says="predict: asks MLflow for the champion")
     from pipelines.predict import predict_files
     from pipelines.workspace import require_champion
 
@@ -234,7 +235,7 @@ for command in (deploy, rollback, ledger):
 @app.command()
 def up(overrides: Overrides = None) -> None:
     """Start MLflow's and Prefect's servers, with the flows ready to be triggered there, until Ctrl-C."""
-    config = start(overrides)
+    config = start(overrides, says="up: starts the servers, which takes some seconds")
     from pipelines.servers import run_servers
 
     run_servers(config)
@@ -243,7 +244,7 @@ def up(overrides: Overrides = None) -> None:
 @app.command()
 def worker(overrides: Overrides = None) -> None:
     """Run the flows that are triggered on the Prefect server that PREFECT_API_URL names, until SIGTERM."""
-    config = start(overrides)
+    config = start(overrides, says="worker: loads Prefect")
     from pipelines.worker import run_worker
 
     run_worker(config)

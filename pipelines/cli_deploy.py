@@ -21,7 +21,7 @@ def deploy(
     overrides: Overrides = None,
 ) -> None:
     """Put a model behind the gateway, in place of the one there, without a failed request."""
-    config = start(overrides, target)
+    config = start(overrides, target, says="deploy: asks MLflow for the model")
     from pipelines.settings import use_stack
     from pipelines.workspace import ROOT, open_site
 
@@ -36,7 +36,7 @@ def deploy(
 
 def rollback(target: Target = None, why: Why = "", overrides: Overrides = None) -> None:
     """Bring back what was live before, without a failed request."""
-    config = start(overrides, target)
+    config = start(overrides, target, says="rollback: asks Docker for what is live")
     from pipelines.releases import roll_back
     from pipelines.settings import use_stack
     from pipelines.workspace import ROOT

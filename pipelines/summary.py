@@ -1,5 +1,6 @@
 """What the command tells at the end of a run, and what `convoy status` answers."""
 
+import json
 import logging
 import shutil
 import sys
@@ -8,11 +9,15 @@ from typing import Any
 
 from data.errors import UserError
 from data.manifest import read_manifest
+from data.stage import whole_file
 from pipelines.config import Config
-from pipelines.settings import Settings
+from pipelines.settings import OUTPUTS, Settings
 from pipelines.workspace import LEDGER, PREPARED, ROOT, open_registry, open_tracking
 from serving.package import Bento, list_bentos
 from serving.verify import verified_answer
+
+CHAMPION_NOTE = OUTPUTS / "champion.json"
+"""MLflow's last answer about the champion, with the state of the database that it was read from."""
 
 
 def collect_status(config: Config) -> dict[str, Any]:
@@ -35,6 +40,41 @@ def _data_status() -> dict[str, Any] | None:
 
 
 def _champion_status(config: Config) -> dict[str, Any] | None:
+    """Ask MLflow, whose import takes seconds, for the champion; not again while its database stays as it is."""
+    database = _database()
+    if database is None:
+        return _ask_for_champion(config)
+    if not database.is_file():
+        return None
+    state = _state(database, config)
+    if CHAMPION_NOTE.is_file():
+        note = json.loads(CHAMPION_NOTE.read_text(encoding="utf-8"))
+        if note["state"] == state:
+            known: dict[str, Any] | None = note["champion"]
+            return known
+    champion = _ask_for_champion(config)
+    # A database that was written meanwhile may hold another answer by now.
+    if _state(database, config) == state:
+        with whole_file(CHAMPION_NOTE) as temporary:
+            temporary.write_text(json.dumps({"state": state, "champion": champion}), encoding="utf-8")
+    return champion
+
+
+def _database() -> Path | None:
+    """The file of the registry; None where a server has it."""
+    uri = Settings().tracking_uri(ROOT)
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def _state(database: Path, config: Config) -> list[Any]:
+    """Name what the answer depends on. Each write changes the size or the time of the database, or of its log."""
+    log = database.with_name(f"{database.name}-wal")
+    files = [path.stat() for path in (database, log) if path.is_file()]
+    times = [[status.st_size, status.st_mtime_ns] for status in files]
+    return [str(database), config.registry.experiment, config.registry.model_name, times]
+
+
+def _ask_for_champion(config: Config) -> dict[str, Any] | None:
     from models.registry import CHAMPION
 
     champion = open_registry(config).by_alias(CHAMPION)
@@ -98,6 +138,7 @@ def print_run(bento: Bento, config: Config) -> None:
     # As it can be typed here: an environment that is not activated has it under its own path only.
     convoy = "convoy" if shutil.which("convoy") else sys.argv[0]
     uri = Settings().tracking_uri(Path(ROOT))
+    _champion_status(config)  # while MLflow is loaded, for the next `convoy status`
     print(
         f"\n{bento.model_name} v{bento.model_version} is the champion, packed as {bento.tag}.\n"
         f"Asked about {answer['image']!r}, its endpoint answered '{best['label']}' ({best['probability']:.3f}).\n\n"

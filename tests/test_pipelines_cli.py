@@ -136,6 +136,29 @@ def test_a_source_that_cannot_be_used(workspace, tmp_path, make, words):
     assert not list((workspace / "data").glob("*/*.parquet"))
 
 
+@pytest.mark.parametrize("command", [["run"], ["data", "prepare"]])
+def test_the_source_is_looked_at_before_a_server_starts(workspace, tmp_path, monkeypatch, command):
+    def start_server(*_, **__):
+        raise AssertionError("a server was started")
+
+    monkeypatch.setattr("pipelines.server.subprocess.Popen", start_server)
+    assert "holds one class, 'cat'" in told(convoy(*command, *folder_options(one_class(tmp_path))), 2)
+
+
+def test_the_first_line_comes_before_anything_heavy(workspace):
+    code = (
+        "import sys\nfrom pipelines.cli import app\n"
+        "class Heavy:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name in {'torch', 'mlflow', 'prefect', 'dvc', 'bentoml'}:\n"
+        "            raise SystemExit\n"
+        "sys.meta_path.insert(0, Heavy())\n"
+        "app(['train'])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.stderr.splitlines()[0].endswith("train: looks for what is not up to date")
+
+
 def test_no_folder_named(workspace):
     assert "--set data.path=FOLDER" in told(convoy("data", "ingest", "--set", "data.source=folder"), 2)
 
