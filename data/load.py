@@ -2,7 +2,7 @@
 
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -68,6 +68,7 @@ class Batches:
         share: Share | None = None,
         device: torch.device | None = None,
         resident: bool = False,
+        class_weights: Sequence[float] = (),
     ) -> None:
         """Read batches for `device`.
 
@@ -78,6 +79,8 @@ class Batches:
             share: what this process reads of each batch.
             device: for a GPU, batches lie in pinned memory, and the next ones are read while it computes.
             resident: keep all images in the memory of `device`.
+            class_weights: draw an epoch's images with replacement, in proportion to the weight of their class; empty:
+                each image once.
 
         """
         self.images, self.shuffle_seed = images, shuffle_seed
@@ -87,6 +90,8 @@ class Batches:
         self._start = self._next = 0
         self._to_gpu = device is not None and device.type == "cuda"
         self._resident = _read_all(images, device) if resident else None
+        weights = np.asarray(class_weights, dtype=np.float64)[images.labels] if len(class_weights) else None
+        self._chances = None if weights is None else weights / weights.sum()
         is_for_cpu = device is None or device.type == "cpu"
         batch_bytes = self.batch_size * images.num_bytes // len(images)
         self._num_together = max(1, TOGETHER_BYTES // batch_bytes) if is_for_cpu and shuffle_seed is not None else 1
@@ -114,7 +119,10 @@ class Batches:
     def _order(self) -> Indices:
         if self.shuffle_seed is None:
             return np.arange(len(self.images))
-        return np.random.default_rng([self.shuffle_seed, self.epoch]).permutation(len(self.images))
+        draws = np.random.default_rng([self.shuffle_seed, self.epoch])
+        if self._chances is None:
+            return draws.permutation(len(self.images))
+        return draws.choice(len(self.images), len(self.images), p=self._chances)
 
     def _read(self, order: Indices, steps: range) -> Iterator[Batch]:
         if self._to_gpu and self._resident is None:

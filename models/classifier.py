@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,9 +25,17 @@ class ImageClassifier(LightningModule):
     checkpoints nor cheap enough for networks whose step takes a few milliseconds.
     """
 
-    def __init__(self, network: nn.Module, augmentation: Augmentation, recipe: Recipe) -> None:
-        """`augmentation` is for training images only; validation images are cropped at the centre."""
+    class_weights: Tensor | None
+
+    def __init__(
+        self, network: nn.Module, augmentation: Augmentation, recipe: Recipe, class_weights: Sequence[float] = ()
+    ) -> None:
+        """Train `network` on augmented images; validation images are cropped at the centre.
+
+        `class_weights` multiply the loss of each class's training images; empty: all classes count the same.
+        """
         super().__init__()
+        self.register_buffer("class_weights", torch.tensor(class_weights) if class_weights else None, persistent=False)
         self.network, self.augmentation, self.recipe = network, augmentation, recipe
         self.shown: dict[str, float] = {}
         """what the progress bar shows besides the metrics of epochs"""
@@ -59,7 +67,7 @@ class ImageClassifier(LightningModule):
         self._draw_from(batch_idx)
         augmented = self._augment(batch, batch_idx)
         logits = self._logits(augmented.pixels).float()
-        loss = F.cross_entropy(logits, augmented.targets)
+        loss = self._loss(logits, augmented.targets)
         self._counts.add(loss, logits, labels)
         if batch_idx % CHECK_EVERY_N_STEPS == 0:
             self._require_finite(loss)
@@ -67,6 +75,13 @@ class ImageClassifier(LightningModule):
             self.shown = {"train/step_loss": loss.item()}
             self._log(self.shown, self.global_step + 1)
         return loss
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy; with class weights, an image weighs as much as the classes of its target."""
+        if self.class_weights is None:
+            return F.cross_entropy(logits, targets)
+        shares = targets if targets.is_floating_point() else F.one_hot(targets, self.augmentation.num_classes).float()
+        return (F.cross_entropy(logits, targets, reduction="none") * (shares @ self.class_weights)).mean()
 
     def _augment(self, batch: Batch, step: int) -> Augmented:
         """Augment a batch, and with it those that it was read together with: they come next."""

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,12 +20,22 @@ class ImageDataModule(LightningDataModule):
     """The prepared splits as batches; augmentation and normalization happen on the device, in the classifier."""
 
     def __init__(
-        self, prepared: Path, manifest: DataManifest, *, batch_size: int, seed: int, resident: bool | str = "auto"
+        self,
+        prepared: Path,
+        manifest: DataManifest,
+        *,
+        batch_size: int,
+        seed: int,
+        resident: bool | str = "auto",
+        class_weights: Sequence[float] = (),
     ) -> None:
-        """`seed` decides the order of the training images, `resident` whether they stay on the device."""
+        """`seed` decides the order of the training images, `resident` whether they stay on the device.
+
+        `class_weights` say how often each class is drawn, in proportion to its images; empty: every image once.
+        """
         super().__init__()
         self._prepared, self._manifest, self._batch_size, self._seed = prepared, manifest, batch_size, seed
-        self._resident = resident
+        self._resident, self._class_weights = resident, class_weights
         self._train: Batches | None = None
 
     def prepare_data(self) -> None:
@@ -47,6 +58,7 @@ class ImageDataModule(LightningDataModule):
             share=share,
             device=device,
             resident=self._is_resident(images, device),
+            class_weights=self._class_weights,
         )
 
     def val_dataloader(self) -> Batches:

@@ -7,6 +7,7 @@ from typing import Any
 from data.config import AugmentationConfig
 from data.errors import UserError
 from data.manifest import DataManifest, read_manifest
+from models.balance import Balance, class_weights, resolve_balance
 from models.config import ModelConfig, TrainingConfig
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -21,6 +22,7 @@ CODE = (
     "data/mix.py",
     "data/shards.py",
     "models/alexnet.py",
+    "models/balance.py",
     "models/checkpoints.py",
     "models/classifier.py",
     "models/counts.py",
@@ -88,6 +90,21 @@ class TrainingJob:
                 "prepare them with a larger data.size, or lower model.input_size"
             )
         return self.model.input_size or stored
+
+    @property
+    def class_balance(self) -> Balance:
+        """What is done about classes of different size."""
+        return resolve_balance(self.training, self._counts)
+
+    def weights_of(self, balance: Balance) -> list[float]:
+        """Weight of each class, where `balance` is how this job balances them; else none."""
+        return class_weights(self._counts) if self.class_balance == balance else []
+
+    @property
+    def _counts(self) -> list[int]:
+        """Training images of each class."""
+        manifest = self.manifest
+        return [manifest.splits["train"][name] for name in manifest.classes]
 
     @property
     def params(self) -> dict[str, str]:

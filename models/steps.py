@@ -49,6 +49,7 @@ def train_run(tracking: Tracking, job: TrainingJob, checkpoints: Path, git_commi
         _log.info("train: resuming run %s after %d steps", run_id[:8], start.step if start else 0)
     # Options that fit neither network nor machine are found here, before they leave a run behind.
     check_devices(job.training)
+    _tell_balance(job)
     untrained = None if start else build_classifier(job)
     tuned = tune(job, _execution_note(checkpoints))
     with tracking.open_run(run_id, f"{job.model.network} on {job.manifest.source}", git_commit) as log:
@@ -63,6 +64,15 @@ def train_run(tracking: Tracking, job: TrainingJob, checkpoints: Path, git_commi
         log.tag({TRAINED: "true"})
     _journal_file(checkpoints).unlink()
     return log.run_id
+
+
+def _tell_balance(job: TrainingJob) -> None:
+    """Say which class balance `auto` has chosen, and by which counts."""
+    if job.training.class_balance == "auto":
+        counts = sorted((count, name) for name, count in job.manifest.splits["train"].items())
+        (fewest, rare), (most, common) = counts[0], counts[-1]
+        sizes = f"class {common!r} has {most:,} training images, class {rare!r} {fewest:,}"
+        _log.info("train: training.class_balance auto is %s: %s", job.class_balance, sizes)
 
 
 def _train(job: TrainingJob, checkpoints: Path, log: RunLog) -> None:
@@ -106,6 +116,7 @@ def _describe(job: TrainingJob, tuned: TrainingJob, classifier: ImageClassifier,
         "multiply_adds": complexity.multiply_adds,
         "execution.precision": tuned.training.precision,
         "execution.channels_last": tuned.training.channels_last,
+        "execution.class_balance": job.class_balance,
     }
     log.start(job, facts)
     log.figure(preview_augmentation(job, classifier), "augmentation")

@@ -85,6 +85,7 @@ def train(
         batch_size=job.training.batch_size,
         seed=job.training.seed,
         resident=job.training.resident,
+        class_weights=job.weights_of("sampling"),
     )
     with interruption.listen(), _explained(job), _without_old_objects():
         trainer.fit(classifier, datamodule=data, ckpt_path=start.checkpoint if start else None, weights_only=True)
@@ -142,7 +143,7 @@ def build_classifier(job: TrainingJob) -> ImageClassifier:
         num_classes=len(manifest.classes),
     )
     network = build_network(job.model, len(manifest.classes), job.input_size)
-    return ImageClassifier(network, augmentation, resolve_recipe(job.training))
+    return ImageClassifier(network, augmentation, resolve_recipe(job.training), job.weights_of("weights"))
 
 
 def _arrange(network: nn.Module, config: TrainingConfig) -> None:

@@ -30,6 +30,7 @@ def ask(number):
 CASES = {
     "LeNet": ("lenet5", {}),
     "LeNet, paper": ("lenet5", {"recipe": "paper"}),
+    "LeNet, sampling": ("lenet5", {"class_balance": "sampling"}),
     "AlexNet": ("alexnet", {}),
     "AlexNet, bf16": ("alexnet", {"precision": "bf16", "channels_last": True}),
     "AlexNet, LARS": ("alexnet", {"recipe": "large_batch"}),
