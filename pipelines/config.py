@@ -14,6 +14,7 @@ from data.errors import UserError
 from models.config import GateConfig, ModelConfig, RegistryConfig, TrainingConfig
 from serving.canary import RolloutConfig
 from serving.config import ServingConfig
+from serving.gateway import GatewayConfig
 
 PARAMS = "params.yaml"
 
@@ -37,6 +38,8 @@ class Config(Section):
     """how it is packed and served"""
     rollout: RolloutConfig = RolloutConfig()
     """how a new version takes over from the one that is live"""
+    gateway: GatewayConfig = GatewayConfig()
+    """what the gateway takes from one client; in use after the next `convoy deploy`"""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":

@@ -121,7 +121,7 @@ def open_site(config: Config) -> "Site":
     from serving.containers import Project
     from serving.deploy import Site
 
-    return Site(Project(ROOT), config.serving.target, LEDGER, config.serving, config.rollout)
+    return Site(Project(ROOT), config.serving.target, LEDGER, config.serving, config.rollout, config.gateway)
 
 
 def git_commit() -> str | None:

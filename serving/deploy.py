@@ -18,7 +18,7 @@ from serving import ledger
 from serving.canary import Answered, Figures, Judgement, RolloutConfig, judge
 from serving.config import ServingConfig
 from serving.containers import Container, Project, name_of, remove, restore_image, wait_until_ready
-from serving.gateway import Gateway, Route
+from serving.gateway import Gateway, GatewayConfig, Route
 from serving.ledger import Entry, Release, What
 
 LOOK_SECONDS = 1.0
@@ -36,6 +36,7 @@ class Site:
     ledger: Path
     serving: ServingConfig
     rollout: RolloutConfig
+    gateway: GatewayConfig
 
     @contextmanager
     def locked(self) -> Iterator["Change"]:
@@ -202,7 +203,7 @@ class Change:
         routes = self._gateway.routes().with_route(self._site.target, route)
         share = f", {route.percent:g} % of them to {route.canary}" if route.canary else ""
         _log.info("deploy: requests go to %s%s", route.stable, share)
-        self._gateway.change(routes, self._site.serving)
+        self._gateway.change(routes, self._site.serving, self._site.gateway)
 
     def _record(self, what: What, release: Release | None, why: str, figures: Mapping[str, float]) -> Entry:
         before = self.live[0].release if self.live else None

@@ -4,6 +4,7 @@ nginx alone would lose some: its old workers, when they are told to end, close t
 on which the next request may be on its way. So before they end, every answer is made the last one of its connection.
 """
 
+import ipaddress
 import json
 import logging
 import re
@@ -13,9 +14,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from subprocess import DEVNULL, PIPE
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from data.config import Section
 from data.errors import UserError
 from serving.canary import Answered
 from serving.config import ServingConfig
@@ -25,9 +28,10 @@ from serving.targets import TARGETS
 CONFIGURATION = "/etc/nginx/gateway/nginx.conf"
 ACTIVE = "/etc/nginx/routes/active.conf"
 NEXT = "/etc/nginx/routes/next"
-CLOSING = "/run/gateway/closing"
-TRIAL = "/run/gateway/trial.conf"
-LOCK = "/run/gateway/lock"
+STATE = "/tmp"  # noqa: S108 - of the gateway's container, in memory
+CLOSING = f"{STATE}/closing"
+TRIAL = f"{STATE}/trial.conf"
+LOCK = f"{STATE}/lock"
 SPARE_SECONDS = 5
 """The gateway waits for a classifier that much longer than the classifier itself takes before it gives up."""
 CHANGE_SECONDS = 120
@@ -53,6 +57,25 @@ done
 """
 
 _log = logging.getLogger("convoy")
+
+
+def _check_network(text: str) -> str:
+    """Accept an address, or a network with its prefix, of IPv4 or IPv6."""
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        raise ValueError(f"expected an address or a network, such as 10.0.0.7 or 10.0.0.0/8, not {text}") from None
+
+
+class GatewayConfig(Section):
+    """What the gateway takes from one client; a change is in use after the next `convoy deploy`."""
+
+    max_connections: int = Field(128, ge=1)
+    """requests that one address may have in flight; beyond them the answer is 429"""
+    max_requests_per_second: int = Field(1000, ge=1)
+    """requests of one address in a second; beyond them the answer is 429"""
+    trusted_proxies: tuple[Annotated[str, AfterValidator(_check_network)], ...] = ()
+    """addresses of proxies before the gateway, such as [10.0.0.7]: their X-Forwarded-For names the client"""
 
 
 class Route(BaseModel):
@@ -83,7 +106,7 @@ class Routes(BaseModel):
         return next((target for target in TARGETS if target in self.targets), None)
 
 
-def render(routes: Routes, config: ServingConfig) -> str:
+def render(routes: Routes, config: ServingConfig, gateway: GatewayConfig) -> str:
     """Write the routes as nginx reads them; the first line is how we read them again."""
     limit = int(config.max_body_mb * 1_000_000)
     shares = [line for target, route in routes.targets.items() for line in _share(target, route)]
@@ -93,8 +116,10 @@ def render(routes: Routes, config: ServingConfig) -> str:
     lines = [
         f"# {routes.model_dump_json()}",
         *shares,
+        *_zones(gateway),
         "server {",
         "    listen 8080 default_server deferred backlog=1024;",
+        *_limits(gateway),
         f"    client_max_body_size {limit};",
         f"    proxy_read_timeout {config.deadline_seconds + SPARE_SECONDS:g}s;",
         f'    set $limit "{config.max_body_mb:g} MB";',
@@ -107,6 +132,25 @@ def render(routes: Routes, config: ServingConfig) -> str:
         "}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _zones(gateway: GatewayConfig) -> Iterator[str]:
+    yield "limit_conn_zone $binary_remote_addr zone=connections:4m;"
+    yield f"limit_req_zone $binary_remote_addr zone=requests:4m rate={gateway.max_requests_per_second}r/s;"
+
+
+def _limits(gateway: GatewayConfig) -> Iterator[str]:
+    yield f"    limit_conn connections {gateway.max_connections};"
+    yield f"    limit_req zone=requests burst={gateway.max_requests_per_second} nodelay;"
+    for kind in ("conn", "req"):
+        # A refusal has its line in the log of requests.
+        yield f"    limit_{kind}_log_level info;"
+        yield f"    limit_{kind}_status 429;"
+    for network in gateway.trusted_proxies:
+        yield f"    set_real_ip_from {network};"
+    if gateway.trusted_proxies:
+        yield "    real_ip_header X-Forwarded-For;"
+        yield "    real_ip_recursive on;"
 
 
 def _share(target: str, route: Route) -> Iterator[str]:
@@ -167,14 +211,14 @@ class Gateway:
         found = self._run(f"head -n 1 {ACTIVE} 2>/dev/null || true")
         return Routes.model_validate_json(found.removeprefix("# ")) if found else Routes()
 
-    def change(self, routes: Routes, config: ServingConfig) -> None:
+    def change(self, routes: Routes, serving: ServingConfig, config: GatewayConfig) -> None:
         """Put routes to use; returns when nobody goes the old ones any more, and no request is lost on the way.
 
         Raises:
             UserError: nginx refuses them; the old ones stay.
 
         """
-        self._write(NEXT, render(routes, config))
+        self._write(NEXT, render(routes, serving, config))
         self._run(f"sed 's|{ACTIVE}.|{NEXT}|' {CONFIGURATION} > {TRIAL} && nginx -t -q -c {TRIAL}")
         try:
             self._run(CLOSE)
@@ -198,10 +242,8 @@ class Gateway:
         for line in docker("logs", "--since", f"{since:.3f}", self.container).splitlines():
             try:
                 record = json.loads(line)
-                if record["when"] > since and record["release"]:
-                    # Of several tries each has its time; where no connection came about, there is none.
-                    seconds = re.split("[,:] *", record["upstream_seconds"])[-1].strip("-")
-                    found.append(Answered(record["release"], int(record["status"]), float(seconds or 0)))
+                if record["when"] > since and _is_of_release(record):
+                    found.append(Answered(record["release"], int(record["status"]), _seconds(record)))
                 self._seen[0] = max(self._seen[0], record["when"])
             except (ValueError, KeyError, TypeError):
                 continue  # not a request
@@ -213,3 +255,16 @@ class Gateway:
 
     def _run(self, script: str) -> str:
         return docker("exec", self.container, "sh", "-c", script, timeout=CHANGE_SECONDS)
+
+
+def _is_of_release(record: Mapping[str, Any]) -> bool:
+    """Whether a request was passed on, or should have been: refusals by the gateway itself say nothing of a release."""
+    return bool(record["release"] and (record["upstream"] or int(record["status"]) >= 500))
+
+
+def _seconds(record: Mapping[str, Any]) -> float:
+    """Read how long the classifier took, by its own clock if it tells: the gateway's includes a client's slow body."""
+    if own := record["own_milliseconds"]:
+        return float(own) / 1000
+    # Of several tries each has its time; where no connection came about, there is none.
+    return float(re.split("[,:] *", record["upstream_seconds"])[-1].strip("-") or 0)

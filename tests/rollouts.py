@@ -4,6 +4,7 @@ import http.client
 import json
 import re
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -15,6 +16,7 @@ from serving.canary import RolloutConfig
 from serving.config import ServingConfig
 from serving.containers import Project, read_release
 from serving.deploy import Site
+from serving.gateway import GatewayConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,9 +32,13 @@ if READY == "never starts":
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
+        if self.path == "/model" and self.headers["authorization"] == "Bearer wrong":
+            return self.answer(401)
         self.answer(503 if self.path == "/readyz" and READY != "yes" else 200)
 
     def do_POST(self):
+        if self.path == "/refuse":
+            return self.answer(413)
         self.rfile.read(int(self.headers["content-length"]))
         time.sleep(3 if self.path == "/slow" else SECONDS)
         if self.path == "/die":
@@ -44,6 +50,9 @@ class Handler(BaseHTTPRequestHandler):
         body = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
+        if status == 401:
+            self.send_header("www-authenticate", "Bearer")
+        self.send_header("server-timing", f"app;dur={SECONDS * 1000}")
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -77,9 +86,9 @@ QUICK = RolloutConfig(
 )
 
 
-def site(folder, target="cpu", **rollout):
-    config = QUICK.model_copy(update=rollout)
-    return Site(Project(folder), target, folder / "outputs/ledger.jsonl", ServingConfig(max_body_mb=0.1), config)
+def site(folder, target="cpu", gateway=None, **rollout):
+    config, ledger = QUICK.model_copy(update=rollout), folder / "outputs/ledger.jsonl"
+    return Site(Project(folder), target, ledger, ServingConfig(max_body_mb=0.1), config, gateway or GatewayConfig())
 
 
 def wait_for(is_so, seconds=20):
@@ -113,8 +122,8 @@ class Stack:
         if self.images:
             subprocess.run(["docker", "rmi", "--force", *self.images], check=True, capture_output=True)
 
-    def site(self, **rollout):
-        return site(self.folder, **rollout)
+    def site(self, **options):
+        return site(self.folder, **options)
 
     def build(self, version, ready="yes", fails=0.0, seconds=0.0, target="cpu"):
         """Build an image that calls itself `version`; gives its release."""
@@ -133,6 +142,14 @@ class Stack:
 
     def containers(self, target="cpu"):
         return Project(self.folder).containers(target)
+
+    def send(self, text, seconds=10):
+        """Send bytes to the gateway; gives status and JSON of its answer, which may come before all of a body."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=seconds) as connection:
+            connection.sendall(text)
+            response = http.client.HTTPResponse(connection)
+            response.begin()
+            return response.status, json.loads(response.read()), response.headers
 
     def ask(self, path="/classify", method="POST", body=b"image", headers=None):
         """Ask the gateway; gives status, what it answered and the headers."""

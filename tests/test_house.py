@@ -41,7 +41,7 @@ INDEX = re.compile(r"https?://\S+/simple\b|--(extra-)?index[-]url|--find[-]links
 FOLDER = re.compile(r"(?<![\w.~)}])/(home|root|tmp|work|Users)/")
 
 # The folders named in these are a container's.
-CONTAINER_FILES = re.compile(r"Dockerfile|docker-compose")
+CONTAINER_FILES = re.compile(r"Dockerfile|docker-compose|serving/stack/")
 
 
 def tracked() -> list[Path]:

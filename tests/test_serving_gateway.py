@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from serving.config import ServingConfig
-from serving.gateway import Route, Routes, render
+from serving.gateway import GatewayConfig, Route, Routes, render
 from serving.targets import TARGETS
 
 ROOT = Path(__file__).parents[1]
@@ -19,12 +19,12 @@ ROUTES = Routes(targets={"edge": Route(stable="edge-1"), "cpu": Route(stable="cp
 
 
 def test_routes_are_read_again_from_what_is_written():
-    first = render(ROUTES, ServingConfig()).splitlines()[0]
+    first = render(ROUTES, ServingConfig(), GatewayConfig()).splitlines()[0]
     assert Routes.model_validate_json(first.removeprefix("# ")) == ROUTES
 
 
 def test_what_nginx_is_told():
-    text = render(ROUTES, ServingConfig(max_body_mb=2.5, deadline_seconds=7))
+    text = render(ROUTES, ServingConfig(max_body_mb=2.5, deadline_seconds=7), GatewayConfig())
     assert "split_clients $request_id $release_cpu {\n    12.50% cpu-2;\n    * cpu-1;\n}" in text
     assert "client_max_body_size 2500000;" in text
     # longer than the classifier itself takes to give up
@@ -34,8 +34,26 @@ def test_what_nginx_is_told():
     assert "location ~ ^(?<rest>/[\\w./-]*)$ {\n        set $target cpu;" in text
 
 
+def test_what_one_address_gets():
+    gateway = GatewayConfig(max_connections=7, max_requests_per_second=9, trusted_proxies=("10.0.0.0/8", "10.1.2.3"))
+    text = render(ROUTES, ServingConfig(), gateway)
+    assert "zone=requests:4m rate=9r/s;" in text
+    assert "    limit_conn connections 7;" in text
+    assert "    limit_req zone=requests burst=9 nodelay;" in text
+    assert "    set_real_ip_from 10.0.0.0/8;\n    set_real_ip_from 10.1.2.3/32;\n" in text
+    assert "real_ip" not in render(ROUTES, ServingConfig(), GatewayConfig())
+    with pytest.raises(ValueError, match=r"such as 10\.0\.0\.7 or 10\.0\.0\.0/8, not 10\.0\.0\.1/8"):
+        GatewayConfig(trusted_proxies=("10.0.0.1/8",))
+
+
+# The image has this folder with a mode for everyone; of any other tmpfs, a restart forgets the mode.
+def test_the_gateway_writes_only_where_a_restart_keeps_the_mode(services):
+    assert [entry.partition(":")[0] for entry in services["gateway"]["tmpfs"]] == ["/tmp"]
+    assert "mode=" not in str(services["gateway"]["tmpfs"])
+
+
 def test_without_routes_nothing_is_passed_on():
-    text = render(Routes(), ServingConfig())
+    text = render(Routes(), ServingConfig(), GatewayConfig())
     assert "pass.conf" not in text
     assert "return 503;" in text
 
