@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +10,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from data.decode import DecodeError, Pixels
+from serving.accesslog import AccessLog
+from serving.admission import Asks, Quotas, Room, Visit
 from serving.answers import Answer, BatchAnswer, Explanation, Predictions, Problem
 from serving.auth import Tokens
 from serving.batching import Answers as Probabilities
-from serving.batching import Batcher, Limits
-from serving.body import RETRY, Inbox, read_image, read_images
+from serving.batching import Batcher, Limits, OverloadedError
+from serving.body import Inbox, read_image, read_images
 from serving.config import ServingConfig
-from serving.front import Front, NotReadyError, Route, explain
+from serving.front import VISIT, Front, NotReadyError, Route, explain
 from serving.metrics import Metrics, ModelMetrics
 from serving.openapi import describe_api
 from serving.page import page_routes
@@ -38,16 +41,21 @@ def create_app(
     they are decoded and predicted. Where there are `tokens`, only the page and the metrics do without one.
     """
     handlers = Handlers(get_classifier, config, limits, describe_api(config, tokens))
+    images = Room("images", handlers.num_images, limits.max_queue)
+    explanations = Room("explanations", handlers.num_explanations, EXPLANATIONS)
     routes = {
-        "/classify": Route("POST", handlers.classify),
-        "/classify/batch": Route("POST", handlers.classify_batch),
-        "/explain": Route("POST", handlers.explain),
+        "/classify": Route("POST", handlers.classify, asks=Asks.IMAGES, room=images),
+        "/classify/batch": Route("POST", handlers.classify_batch, asks=Asks.IMAGES, room=images),
+        "/explain": Route("POST", handlers.explain, asks=Asks.EXPLANATION, room=explanations),
+        "/livez": Route("GET", handlers.live, is_open=True, is_probe=True),
+        "/readyz": Route("GET", handlers.ready, is_open=True, is_probe=True),
         "/model": Route("GET", handlers.model),
         "/openapi.json": Route("GET", handlers.describe),
         "/metrics": Route("GET", handlers.scrape, is_open=True),
         **page_routes(),
     }
-    return Front(routes, tokens, handlers.metrics)
+    log = AccessLog(sys.stdout) if config.access_log else None
+    return Front(routes, tokens, handlers.metrics, Quotas(config), log)
 
 
 class Handlers:
@@ -80,12 +88,30 @@ class Handlers:
         classifier = self._get_classifier()
         return self._metrics.of(classifier.manifest if classifier else None)
 
+    def num_images(self) -> int:
+        """Give the number of images that are decoded, predicted or wait."""
+        return self._batcher.in_flight
+
+    def num_explanations(self) -> int:
+        """Give the number of explanations that are worked on or wait."""
+        return self._explaining
+
+    async def live(self, _request: Request) -> Response:
+        """Answer that the process lives."""
+        return Response()
+
+    async def ready(self, _request: Request) -> Response:
+        """Answer that the model has passed its test."""
+        self._classifier()
+        return Response()
+
     async def classify(self, request: Request) -> Response:
         """Answer the classes of one image; the query `top_k` asks for more or fewer of them than configured."""
         classifier = self._classifier()
         top_k = _read_top_k(request, self._config.top_k)
         with self._inbox.hold() as hold:
             image = await read_image(request, hold)
+            _visit(request).arrived()
             # Neither Pillow nor onnxruntime may hold up the event loop, which answers the probes.
             probabilities = await self._batcher.predict(image, lambda: _closed(request))
         return JSONResponse(self._answer(classifier, probabilities, top_k))
@@ -96,6 +122,7 @@ class Handlers:
         top_k = _read_top_k(request, self._config.top_k)
         with self._inbox.hold() as hold:
             images = await read_images(request, hold, self._config.max_batch_images)
+            _visit(request).arrived(len(images))
             outcomes = await self._batcher.predict_all(images, lambda: _closed(request))
         results = [self._result(classifier, outcome, top_k) for outcome in outcomes]
         answer: BatchAnswer = {"results": results, "model": classifier.model_id}
@@ -109,8 +136,9 @@ class Handlers:
             raise HTTPException(422, "label must be one of the model's classes: GET /model lists them")
         with self._inbox.hold() as hold:
             image = await read_image(request, hold)
+            _visit(request).arrived()
             if self._explaining >= EXPLANATIONS:
-                raise HTTPException(503, "too many explanations at once: try again in a moment", RETRY)
+                raise OverloadedError("too many explanations at once: try again in a moment")
             self._explaining += 1
             try:
                 explanation = await anyio.to_thread.run_sync(
@@ -157,6 +185,11 @@ class Handlers:
         problem = explain(outcome).problem
         self._metrics.of(classifier.manifest).rejected(problem["error"])
         return problem
+
+
+def _visit(request: Request) -> Visit:
+    visit: Visit = request.scope[VISIT]
+    return visit
 
 
 async def _closed(request: Request) -> None:

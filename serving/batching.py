@@ -93,6 +93,11 @@ class Batcher:
         self._num_undecoded = self._num_predicting = 0
         self._decoded: deque[_Waiting] = deque()
 
+    @property
+    def in_flight(self) -> int:
+        """Number of images that are decoded, predicted or wait."""
+        return self._in_flight
+
     async def predict(self, image: bytes, gone: Gone | None = None) -> Answers:
         """Predict the bytes of one image file; gives the probabilities [num_classes].
 

@@ -26,3 +26,11 @@ class ServingConfig(Section):
     """a request that was not answered after so long is given up with status 503"""
     allow_anonymous: bool = False
     """let `convoy serve` listen where other machines can reach it without asking for a token"""
+    token_requests_per_second: float | None = Field(None, gt=0)
+    """requests a second that one token may send, in the mean; beyond them the answer is 429; null: any number"""
+    token_images_per_second: float | None = Field(None, gt=0)
+    """images a second that one token may send, in the mean, those of batches included; null: any number"""
+    token_explanations: int | None = Field(None, ge=1)
+    """explanations that one token may wait for at the same time; null: as many as there is room for"""
+    access_log: bool = False
+    """write a line of JSON to stdout for each request, with its id, status and duration"""

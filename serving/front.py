@@ -1,8 +1,10 @@
 """What every request passes, on its way in and out: the token, the route, the metrics, and the form of errors."""
 
 import logging
+import re
+import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +15,8 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from data.decode import DecodeError, TooLargeError
+from serving.accesslog import AccessLog
+from serving.admission import Asks, Quotas, Room, Visit
 from serving.answers import Problem
 from serving.auth import Tokens
 from serving.batching import GoneError, OverloadedError
@@ -26,14 +30,22 @@ ERRORS = {
     405: "method_not_allowed",
     408: "request_timeout",
     413: "too_large",
+    414: "url_too_long",
     415: "unsupported_media_type",
     422: "invalid_request",
+    429: "too_many_requests",
+    431: "headers_too_large",
     500: "internal_error",
     503: "overloaded",
 }
 """The field `error` of a refusal, by its status."""
 OTHER = "other"
 """The route of every path that is not one of the app's: strangers try thousands, and each would be kept for ever."""
+VISIT = "convoy.visit"
+"""The key of a request's `Visit` in its ASGI scope."""
+NOSNIFF = (b"x-content-type-options", b"nosniff")
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
 logger = logging.getLogger("convoy")
 
@@ -58,6 +70,12 @@ class Route:
     answer: Callable[[Request], Awaitable[Response]]
     is_open: bool = False
     """whether it needs no token"""
+    is_probe: bool = False
+    """whether it is asked by whoever runs the endpoint: it is not counted and not logged"""
+    asks: Asks = Asks.NOTHING
+    """what it costs"""
+    room: Room | None = None
+    """where it waits for its turn"""
 
 
 class Front:
@@ -67,51 +85,115 @@ class Front:
     a request hardly more than those do without.
     """
 
-    def __init__(self, routes: Mapping[str, Route], tokens: Tokens, get_metrics: Callable[[], ModelMetrics]) -> None:
+    def __init__(
+        self,
+        routes: Mapping[str, Route],
+        tokens: Tokens,
+        get_metrics: Callable[[], ModelMetrics],
+        quotas: Quotas | None = None,
+        log: AccessLog | None = None,
+    ) -> None:
+        """Answer at `routes`; `get_metrics` gives those of the model that answers, `log` gets a line for each."""
         self.routes = routes
-        self._tokens = tokens
+        self._tokens, self._quotas, self._log = tokens, quotas, log
         self._get_metrics = get_metrics
+
+    def admit(self, scope: Scope) -> Response | None:
+        """Let a request in whose head has been read, or give the answer that refuses it.
+
+        A server that asks this before the body arrives spares itself the body of what is refused; of any other server
+        this app asks it itself.
+        """
+        visit = scope[VISIT] = Visit(find_id(scope["headers"]), time.perf_counter())
+        try:
+            self._let_in(scope, visit)
+        except Exception as error:
+            response = self._explain(error, visit)
+            self._leave(scope, visit, response.status_code)
+            return response
+        return None
+
+    def refuse(self, error: HTTPException) -> Response:
+        """Give the answer to what is no request, and count it."""
+        visit = Visit(find_id(()), time.perf_counter())
+        response = self._explain(error, visit)
+        self._leave({"path": "", "method": ""}, visit, response.status_code)
+        return response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and count it; one that took too long, and is broken off by BentoML, as its 504."""
         if scope["type"] != "http":
             await WebSocketClose()(scope, receive, send)
             return
-        started = time.perf_counter()
-        request = Request(scope, receive)
-        path, status = scope["path"], 504
+        if VISIT not in scope and (refusal := self.admit(scope)):
+            await refusal(scope, receive, send)
+            return
+        visit, status = scope[VISIT], 504
         try:
-            response = await self._respond(request, path)
+            response = await self._respond(Request(scope, receive), visit)
             status = response.status_code
             await response(scope, receive, send)
         finally:
-            route = path if path in self.routes else OTHER
-            self._get_metrics().answered(route, status, time.perf_counter() - started)
+            self._leave(scope, visit, status)
 
-    async def _respond(self, request: Request, path: str) -> Response:
+    async def _respond(self, request: Request, visit: Visit) -> Response:
         try:
-            return await self._find(request, path).answer(request)
+            response = await self.routes[request.scope["path"]].answer(request)
         except Exception as error:
-            refusal = explain(error)
-            self._get_metrics().rejected(refusal.problem["error"])
-            return JSONResponse(refusal.problem, refusal.status, refusal.headers)
+            return self._explain(error, visit)
+        response.raw_headers += (NOSNIFF, (b"x-request-id", visit.id))
+        return response
 
-    def _find(self, request: Request, path: str) -> Route:
-        route = self.routes.get(path)
+    def _explain(self, error: Exception, visit: Visit) -> Response:
+        refusal = explain(error)
+        self._get_metrics().rejected(refusal.problem["error"])
+        response = JSONResponse(refusal.problem, refusal.status, refusal.headers)
+        response.raw_headers += (NOSNIFF, (b"x-request-id", visit.id))
+        return response
+
+    def _let_in(self, scope: Scope, visit: Visit) -> None:
+        route = self.routes.get(scope["path"])
         if self._tokens and not (route and route.is_open):
-            self._check_token(request)
+            visit.client = self._find_client(scope)
         if route is None:
             raise HTTPException(404, "nothing is here: POST an image to /classify, or GET /model")
+        method = scope["method"]
         # Of the answer to HEAD the server leaves out the body.
-        if route.method != ("GET" if request.method == "HEAD" else request.method):
-            detail = f"{request.method[:20]} is not allowed here, but {route.method}"
-            raise HTTPException(405, detail, {"Allow": route.method})
-        return route
+        if route.method != ("GET" if method == "HEAD" else method):
+            raise HTTPException(405, f"{method[:20]} is not allowed here, but {route.method}", {"Allow": route.method})
+        if self._quotas and visit.client is not None:
+            self._quotas.check(visit, route.asks)
+        if route.room:
+            route.room.enter(visit)
 
-    def _check_token(self, request: Request) -> None:
-        if not self._tokens.admits(request.headers.get("authorization")):
+    def _find_client(self, scope: Scope) -> str:
+        authorization = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        client = self._tokens.find(authorization)
+        if client is None:
             detail = "send one of this endpoint's tokens, as the header `Authorization: Bearer TOKEN`"
             raise HTTPException(401, detail, {"WWW-Authenticate": "Bearer"})
+        return client
+
+    def _leave(self, scope: Scope, visit: Visit, status: int) -> None:
+        visit.leave()
+        path, seconds = scope["path"], time.perf_counter() - visit.started
+        route = self.routes.get(path)
+        if route and route.is_probe:
+            return
+        metrics = self._get_metrics()
+        metrics.answered(path if route else OTHER, status, seconds)
+        if visit.client is not None:
+            metrics.asked(visit.client, status, visit.num_images)
+        if self._log:
+            self._log.write(scope, visit, status, seconds)
+
+
+def find_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Give the id of a request: its client's own where that looks like one, else a new one."""
+    for name, value in headers:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return value
+    return secrets.token_hex(16).encode()
 
 
 def explain(error: Exception) -> Refusal:

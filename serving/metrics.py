@@ -9,6 +9,10 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
 """Upper bounds of the histograms' buckets."""
 
+MAX_TOKENS = 100
+"""Names of tokens that are counted apart; all others are counted together."""
+OTHER_TOKENS = "other"
+
 MODEL = ("model", "version")
 """Labels that every metric has."""
 
@@ -30,6 +34,18 @@ class Metrics:
             "convoy_rejections_total",
             "Requests, and images of a batch, that were refused.",
             ("reason", *MODEL),
+            registry=self.registry,
+        )
+        self.token_requests = Counter(
+            "convoy_token_requests_total",
+            "Requests answered, by the name of their token.",
+            ("token", "status", *MODEL),
+            registry=self.registry,
+        )
+        self.token_images = Counter(
+            "convoy_token_images_total",
+            "Images received, by the name of their token.",
+            ("token", *MODEL),
             registry=self.registry,
         )
         self.seconds = self._histogram(
@@ -66,6 +82,7 @@ class ModelMetrics:
         self._model = (manifest.name, manifest.version or "") if manifest else ("", "")
         self._answers: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self._rejections: dict[str, Counter] = {}
+        self._clients: dict[tuple[str, int], tuple[Counter, Counter]] = {}
         if manifest:
             self._queue_seconds = metrics.queue_seconds.labels(*self._model)
             self._batch_size = metrics.batch_size.labels(*self._model)
@@ -83,6 +100,13 @@ class ModelMetrics:
             self._rejections[reason] = self._metrics.rejections.labels(reason, *self._model)
         self._rejections[reason].inc()
 
+    def asked(self, token: str, status: int, num_images: int) -> None:
+        """Count one request, and its images, under the name of its token."""
+        requests, images = self._clients.get((token, status)) or self._bind_client(token, status)
+        requests.inc()
+        if num_images:
+            images.inc(num_images)
+
     def batched(self, size: int, waits: Iterable[float]) -> None:
         """Count one run of the model, over `size` images that waited `waits` seconds."""
         self._batch_size.observe(size)
@@ -92,6 +116,17 @@ class ModelMetrics:
     def predicted(self, confidence: float) -> None:
         """Count one answer, by the probability of its likeliest class."""
         self._confidence.observe(confidence)
+
+    def _bind_client(self, token: str, status: int) -> tuple[Counter, Counter]:
+        names = {name for name, _ in self._clients}
+        # Tokens come and go with their file, and counters stay.
+        name = token if token in names or len(names) < MAX_TOKENS else OTHER_TOKENS
+        bound = (
+            self._metrics.token_requests.labels(name, status, *self._model),
+            self._metrics.token_images.labels(name, *self._model),
+        )
+        self._clients[name, status] = bound
+        return bound
 
     def _bind(self, route: str, status: int) -> tuple[Counter, Histogram]:
         bound = (

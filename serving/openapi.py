@@ -1,5 +1,6 @@
 """The description of the interface. BentoML describes its own methods only, and nothing that is mounted beside them."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -30,12 +31,20 @@ EXAMPLES: dict[str, Document] = {
 REFUSALS = {
     400: "Not an image, or a broken one; or a malformed form.",
     401: "No token, or none that this endpoint knows.",
-    408: "The body did not arrive in time.",
+    408: "The request did not arrive in time.",
     413: "Too many bytes, or too many pixels.",
+    414: "The URL is too long.",
     415: "Not a type that is read here.",
     422: "A wrong parameter, no field `image`, or too many files.",
+    429: "More than this token may ask for; Retry-After says when to try again.",
+    431: "The headers are too many or too long.",
     503: "Too many requests at once, or no model is ready; Retry-After says when to try again.",
 }
+ANYWHERE = (408, 414, 429, 431, 503)
+"""Refusals of any request."""
+_OBJECT: Document = {"application/json": {"schema": {"type": "object"}}}
+_TEXT: Document = {"text/plain": {"schema": {"type": "string"}}}
+RETRY_AFTER = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
 
 
 def describe_api(config: ServingConfig, tokens: Tokens) -> Document:
@@ -65,15 +74,19 @@ def describe_api(config: ServingConfig, tokens: Tokens) -> Document:
                 )
             },
             "/explain": {"post": _post("explain", "Show where the evidence is", limit, one, "Explanation", label)},
-            "/model": {"get": _get("model", "The model's manifest", "application/json", {"type": "object"})},
-            "/openapi.json": {"get": _get("openapi", "This document", "application/json", {"type": "object"})},
-            "/metrics": {"get": _get("metrics", "Metrics for Prometheus", "text/plain") | {"security": []}},
-            "/livez": {"get": _get("livez", "Whether the process lives", "text/plain") | {"security": []}},
-            "/readyz": {"get": _get("readyz", "Whether the model is ready", "text/plain") | {"security": []}},
+            "/model": {"get": _get("model", "The model's manifest", _OBJECT)},
+            "/openapi.json": {"get": _get("openapi", "This document", _OBJECT)},
+            "/metrics": {"get": _open(_get("metrics", "Metrics for Prometheus", _TEXT))},
+            "/livez": {"get": _open(_get("livez", "Whether the process lives"))},
+            "/readyz": {"get": _open(_get("readyz", "Whether the model is ready"))},
         },
         "components": {"schemas": _schemas()},
     }
-    if tokens:
+    if not tokens:
+        for item in document["paths"].values():
+            for operation in item.values():
+                operation["responses"].pop("401", None)
+    else:
         document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"token": []}]
     return document
@@ -94,24 +107,36 @@ def _query(name: str, description: str, schema: Document) -> Document:
 
 
 def _post(name: str, summary: str, description: str, content: Document, answer: str, parameter: Document) -> Document:
-    problem = _json("Problem")
-    refusals = {str(status): {"description": reason, "content": problem} for status, reason in REFUSALS.items()}
     return {
         "operationId": name,
         "summary": summary,
         "description": description,
         "parameters": [parameter],
         "requestBody": {"required": True, "content": content},
-        "responses": {"200": {"description": summary, "content": _json(answer)}} | refusals,
+        "responses": {"200": {"description": summary, "content": _json(answer)}} | _refusals(REFUSALS),
     }
 
 
-def _get(name: str, summary: str, media_type: str, schema: Document | None = None) -> Document:
-    content = {media_type: {"schema": schema or {"type": "string"}}}
+def _get(name: str, summary: str, content: Document | None = None) -> Document:
+    answer = {"description": summary} | ({"content": content} if content else {})
     return {
         "operationId": name,
         "summary": summary,
-        "responses": {"200": {"description": summary, "content": content}},
+        "responses": {"200": answer} | _refusals((401, *ANYWHERE)),
+    }
+
+
+def _open(operation: Document) -> Document:
+    """Describe an operation that needs no token."""
+    del operation["responses"]["401"]
+    return operation | {"security": []}
+
+
+def _refusals(statuses: Iterable[int]) -> Document:
+    return {
+        str(status): {"description": REFUSALS[status], "content": _json("Problem")}
+        | ({"headers": RETRY_AFTER} if status in (429, 503) else {})
+        for status in sorted(statuses)
     }
 
 

@@ -31,6 +31,8 @@ SOURCES = (
     "models/manifest.py",
     "models/predictor.py",
     "serving/__init__.py",
+    "serving/accesslog.py",
+    "serving/admission.py",
     "serving/answers.py",
     "serving/app.py",
     "serving/auth.py",
@@ -38,6 +40,8 @@ SOURCES = (
     "serving/body.py",
     "serving/classifier.py",
     "serving/config.py",
+    "serving/connection.py",
+    "serving/deadlines.py",
     "serving/front.py",
     "serving/metrics.py",
     "serving/openapi.py",
@@ -51,6 +55,7 @@ SOURCES = (
     "serving/server.py",
     "serving/service.py",
     "serving/targets.py",
+    "serving/wire.py",
 )
 """The code that answers requests, whatever computes: the rest of these folders needs packages that a Bento lacks."""
 SERVICE = "serving.service:ConvoyService"

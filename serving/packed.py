@@ -18,8 +18,6 @@ from serving.targets import RUNTIMES, TARGETS
 if TYPE_CHECKING:
     from serving.classifier import Classifier
 
-PROBES = ("/livez", "/readyz")
-"""Paths that whoever runs the app answers, which is not ready before it has a model."""
 ENVIRONMENT = {"BENTOML_DO_NOT_TRACK": "true", "ORT_DISABLE_TELEMETRY": "1"}
 """BentoML and onnxruntime both report their use to their makers unless told otherwise."""
 

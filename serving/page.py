@@ -19,7 +19,6 @@ HEADERS = {
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src blob: data:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     # A new version of the endpoint may have a new page.
     "Cache-Control": "no-cache",

@@ -6,16 +6,22 @@ BentoML takes longer, and more memory, than everything else that an endpoint doe
 """
 
 import argparse
+import asyncio
 import logging
 import os
 import sys
+from functools import partial
+from typing import TYPE_CHECKING, cast
 
 import uvicorn
-from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from data.errors import UserError
 from serving.auth import ALLOW_ANONYMOUS, read_tokens, require_protection
+from serving.connection import Connection
+from serving.deadlines import Deadlines, connection_limit
+
+if TYPE_CHECKING:
+    from serving.front import Front
 
 DRAIN_SECONDS = 12
 """After SIGTERM, requests in flight have this long to be answered; new ones are refused at once."""
@@ -33,12 +39,15 @@ def main() -> None:
         require_protection(arguments.host, read_tokens(os.environ), allow_anonymous=allow_anonymous)
     except UserError as error:
         sys.exit(f"convoy: {error}")
+    app = load_app()
     uvicorn.run(
-        load_app(),
+        app,
         host=arguments.host,
         port=arguments.port,
+        http=cast("type[asyncio.Protocol]", partial(Connection, door=app, deadlines=Deadlines(connection_limit()))),
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         ws="none",
         lifespan="off",
@@ -46,23 +55,15 @@ def main() -> None:
     )
 
 
-def load_app() -> ASGIApp:
+def load_app() -> "Front":
     """Load the model and make the app; before that there is nothing that listens."""
     # Here and not above: a wrong token is told at once.
-    from serving.packed import ENVIRONMENT, PROBES, load_classifier, make_app
+    from serving.packed import ENVIRONMENT, load_classifier, make_app
 
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     classifier = load_classifier()
-    app = make_app(lambda: classifier)
-    lives, ready = PROBES
-    probes = {lives: Response(), ready: Response(status_code=200 if classifier else 503)}
-
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        # Probes are counted nowhere: they are no requests of anybody.
-        await probes.get(scope["path"], app)(scope, receive, send)
-
-    return answer
+    return make_app(lambda: classifier)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@
 import bentoml
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.packed import ENVIRONMENT, PROBES, load_classifier, make_app, target
+from serving.packed import ENVIRONMENT, load_classifier, make_app, target
 
+PROBES = ("/livez", "/readyz")
+"""Paths that BentoML answers in place of the app: it is not ready before it has made its service."""
 REQUEST_SECONDS = 30
 """Longest time from the first byte of a request to its answer; longer than the app gives a body to arrive."""
 

@@ -150,8 +150,8 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
 def requirements(target: Target) -> list[str]:
     """Name the packages of `target` as pip does, pinned to the versions installed here.
 
-    A package that is not installed here stays unpinned: uvloop and httptools only make the endpoint faster, and the
-    machine that builds a Bento can do without them.
+    A package that is not installed here stays unpinned: uvloop only makes the endpoint faster, and the machine that
+    builds a Bento can do without it.
     """
     return [_pin(package) for package in target.packages]
 

@@ -5,6 +5,7 @@ from test_serving_app import sender
 from test_serving_classifier import BLUE, OCTETS, make_model
 
 from data.errors import UserError
+from serving import auth
 from serving.auth import Tokens, new_token, read_tokens, require_protection
 from serving.classifier import Classifier
 
@@ -39,9 +40,42 @@ def test_any_of_several_tokens_is_admitted(tmp_path):
     file = tmp_path / "tokens"
     file.write_text("# who may\n\n" + "\n".join(line.upper() for _, line in pairs[:2]))
     tokens = read_tokens({"CONVOY_TOKENS_FILE": str(file), "CONVOY_TOKENS": pairs[2][1]})
-    assert all(tokens.admits(f"Bearer {token}") for token, _ in pairs)
-    for header in (None, "", "Bearer", "Bearer ", f"Bearer {pairs[0][1]}", pairs[0][0]):
-        assert not tokens.admits(header)
+    assert [tokens.find(f"Bearer {token}".encode()) for token, _ in pairs] == ["ANN", pairs[1][1][:8], "bob"]
+    for header in ("", "Bearer", "Bearer ", f"Bearer {pairs[0][1]}", pairs[0][0]):
+        assert tokens.find(header.encode()) is None
+
+
+def test_tokens_are_read_again_when_their_file_changes(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(auth, "LOOK_SECONDS", 0.0)
+    (old, old_line), (new, new_line) = new_token("ann"), new_token("bob")
+    file = tmp_path / "tokens"
+    file.write_text(old_line)
+    tokens = read_tokens({"CONVOY_TOKENS_FILE": str(file)})
+
+    def found() -> list[str | None]:
+        return [tokens.find(f"Bearer {token}".encode()) for token in (old, new)]
+
+    assert found() == ["ann", None]
+    file.write_text(f"{old_line}\n{new_line}")
+    assert found() == ["ann", "bob"]
+    # As Kubernetes does: another file takes its place.
+    (tmp_path / "next").write_text(new_line)
+    (tmp_path / "next").replace(file)
+    assert found() == [None, "bob"]
+    assert not caplog.records
+    for wrong in ("hunter2", "", new_line[:40]):
+        caplog.clear()
+        file.write_text(wrong)
+        assert [found() for _ in range(3)] == [[None, "bob"]] * 3
+        (line,) = caplog.messages
+        assert line.endswith("; the tokens that were read before stay in use")
+        assert "hunter2" not in line
+    caplog.clear()
+    file.unlink()
+    assert [found() for _ in range(3)] == [[None, "bob"]] * 3
+    assert len(caplog.records) == 1
+    file.write_text(old_line)
+    assert found() == ["ann", None]
 
 
 def test_the_hash_is_what_sha256sum_gives():

@@ -15,7 +15,6 @@ from serving.classifier import Classifier
 from serving.config import ServingConfig
 from serving.openapi import EXAMPLES, describe_api
 
-BENTOML_ROUTES = {"/livez", "/readyz"}
 PAGE = {"/", "/page.js", "/page.css"}
 
 
@@ -26,7 +25,7 @@ def document() -> dict[str, Any]:
 
 def test_it_describes_every_route_that_is_not_the_page(document):
     routes = create_app(lambda: None, ServingConfig(), limits=Limits(1, 1, 1, 0, 1, 1), tokens=ANYONE).routes
-    described = {path: [*item] for path, item in document["paths"].items() if path not in BENTOML_ROUTES}
+    described = {path: [*item] for path, item in document["paths"].items()}
     assert described == {path: [route.method.lower()] for path, route in routes.items() if path not in PAGE}
 
 
@@ -72,3 +71,10 @@ def test_it_says_the_limits_and_whether_a_token_is_needed(document):
     closed = describe_api(ServingConfig(), read_tokens({"CONVOY_TOKENS": "0" * 64}))
     assert closed["security"] == [{"token": []}]
     assert closed["paths"]["/metrics"]["get"]["security"] == []
+    for path in ("/model", "/openapi.json", "/classify"):
+        (operation,) = closed["paths"][path].values()
+        assert operation["responses"].keys() >= {"401", "414", "429", "431"}
+        (operation,) = document["paths"][path].values()
+        assert "401" not in operation["responses"]
+        assert "Retry-After" in operation["responses"]["429"]["headers"]
+    assert "401" not in closed["paths"]["/metrics"]["get"]["responses"]

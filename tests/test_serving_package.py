@@ -82,6 +82,10 @@ def test_a_bento_holds_what_an_endpoint_needs_and_no_more(bento, model):
         "max_batch_images": 64,
         "max_queue": 128,
         "deadline_seconds": 10,
+        "token_requests_per_second": None,
+        "token_images_per_second": None,
+        "token_explanations": None,
+        "access_log": False,
     }
     assert json.loads((source / "serving.json").read_text()) == settings
     for name in SOURCES:
