@@ -54,6 +54,8 @@ class DataConfig(Section):
     """share of the images held out to choose the best epoch; ignored where the folder has a val split"""
     test_fraction: float = Field(0.2, gt=0, lt=0.5)
     """share of the images held out to measure the result; ignored where the folder has a test split"""
+    group_near_duplicates: bool = True
+    """put images that look alike into the same split; splits that you have made stay as they are"""
     split_seed: int = Field(0, ge=0)
     """another number gives another split"""
     max_file_mb: float = Field(64, gt=0, le=1024)

@@ -26,7 +26,7 @@ MAX_NEIGHBOURS = 500
 pages would be compared each with each."""
 
 MAX_PAIRS = 100_000
-"""So many pairs are confirmed by their pixels, some 0.1 ms each; a set with more is full of near duplicates."""
+"""So many pairs are compared by their pixels, some 0.1 ms each."""
 
 COMPARED_TOGETHER = 1024
 """Pairs, whose images are in memory at the same time, reduced."""
@@ -45,17 +45,29 @@ MAX_DIFFERENCE = 3.0
 """Grey levels of 255, root mean square: nearly uniform images hold too little for a correlation."""
 
 
-def near_groups(hashes: Hashes, pixels_of: Callable[[Sequence[int]], Pixels]) -> list[list[int]]:
+def near_groups(hashes: Hashes, pixels_of: Callable[[Sequence[int]], Pixels]) -> tuple[list[list[int]], int]:
     """Group images that look alike, each group and all of them in order.
+
+    A pair that earlier pairs have joined is not compared: of the frames of a film, few pairs are.
 
     Args:
         hashes: uint64 [N], of `data.describe`.
         pixels_of: gives the prepared images of ascending indices, uint8 [len(indices), S, S, 3].
 
+    Returns:
+        The groups, and the number of pairs with near hashes that were not compared, as there are more than MAX_PAIRS.
+
     """
-    pairs = near_pairs(hashes)[:MAX_PAIRS]
-    blocks = (pairs[start : start + COMPARED_TOGETHER] for start in range(0, len(pairs), COMPARED_TOGETHER))
-    return connected((one, other) for block in blocks for one, other in _confirmed(block, pixels_of).tolist())
+    pairs, groups, num_compared = near_pairs(hashes), Groups(), 0
+    for start in range(0, len(pairs), COMPARED_TOGETHER):
+        if num_compared >= MAX_PAIRS:
+            return groups.members(), len(pairs) - start
+        block = pairs[start : start + COMPARED_TOGETHER]
+        block = block[[groups.root(one) != groups.root(other) for one, other in block.tolist()]]
+        num_compared += len(block)
+        for one, other in _confirmed(block, pixels_of).tolist() if len(block) else ():
+            groups.join(one, other)
+    return groups.members(), 0
 
 
 def _confirmed(pairs: Pairs, pixels_of: Callable[[Sequence[int]], Pixels]) -> Pairs:
@@ -118,20 +130,36 @@ def reduced(images: Pixels) -> Reduced:
     return shrink(images, SIDE).reshape(len(images), -1).astype(np.float64)
 
 
-def connected(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Join pairs that share a member into groups, each group and all of them in order."""
-    parent: dict[int, int] = {}
+class Groups:
+    """Joins pairs that share a member into groups (union-find)."""
 
-    def root(index: int) -> int:
-        while parent.setdefault(index, index) != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
+    def __init__(self) -> None:
+        """Begin with each index by itself."""
+        self._parent: dict[int, int] = {}
+
+    def root(self, index: int) -> int:
+        """Name the group of an index by its smallest member."""
+        while (parent := self._parent.get(index, index)) != index:
+            self._parent[index] = self._parent.get(parent, parent)
+            index = parent
         return index
 
+    def join(self, one: int, other: int) -> None:
+        """Make one group of two."""
+        low, high = sorted((self.root(one), self.root(other)))
+        self._parent |= {low: low, high: low}
+
+    def members(self) -> list[list[int]]:
+        """List the groups of two or more, each group and all of them in order."""
+        groups: dict[int, list[int]] = {}
+        for index in sorted(self._parent):
+            groups.setdefault(self.root(index), []).append(index)
+        return list(groups.values())
+
+
+def connected(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Join pairs that share a member into groups, each group and all of them in order."""
+    groups = Groups()
     for one, other in pairs:
-        low, high = sorted((root(one), root(other)))
-        parent[high] = low
-    groups: dict[int, list[int]] = {}
-    for index in sorted(parent):
-        groups.setdefault(root(index), []).append(index)
-    return list(groups.values())
+        groups.join(one, other)
+    return groups.members()

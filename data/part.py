@@ -34,7 +34,8 @@ BLOCK_BYTES = 2**21
 them out of the cache."""
 
 NOT_IN_PARTS = {
-    *("source", "path", "max_file_mb", "on_conflict", "min_side", "max_aspect_ratio", "max_imbalance", "scheduler")
+    *("source", "path", "max_file_mb", "on_conflict", "min_side", "max_aspect_ratio", "max_imbalance", "scheduler"),
+    "group_near_duplicates",
 }
 """Fields of the configuration that pixels do not depend on."""
 
@@ -68,6 +69,11 @@ class Plan(Model):
         """All of the stored square is kept; a network that sees less crops it."""
         return Preprocessing(size=self.config.size, crop=self.config.size, max_pixels=self.config.max_pixels)
 
+    @property
+    def drawn_splits(self) -> frozenset[Split]:
+        """Splits whose images were put there by a draw, and not by the user."""
+        return self.missing | {"train"} if self.missing else frozenset()
+
     @cached_property
     def key(self) -> str:
         """Names everything, besides the images, that a part depends on."""
@@ -88,6 +94,8 @@ class Part(Model):
     rejected: tuple[RejectedImage, ...]
     """all that is not in `rows`"""
     color: ColorSums
+    moved: dict[str, Split] = Field(default_factory=dict)
+    """by origin, the split that was drawn for an image that `data.regroup` has moved to another one"""
 
     @property
     def num_images(self) -> int:
@@ -107,10 +115,14 @@ def prepare_part(raw: Path, *, plan: Plan, prepared: Path, parts: Path) -> Path:
         named = {"origin": listed["origin"], "sha256": listed["sha256"]}
         key = _digest(json.dumps([plan.key, _digest(json.dumps(named).encode()), plan.dropped.get(raw.stem)]).encode())
         if not _is_done(record, key, prepared):
-            part = _prepare(raw.stem, file, listed, key, plan, prepared)
-            with whole_file(record) as temporary:
-                temporary.write_text(part.model_dump_json(), encoding="utf-8")
+            write_part(record, _prepare(raw.stem, file, listed, key, plan, prepared))
     return record
+
+
+def write_part(record: Path, part: Part) -> None:
+    """Keep what became of a raw shard, for the next run."""
+    with whole_file(record) as temporary:
+        temporary.write_text(part.model_dump_json(), encoding="utf-8")
 
 
 def read_part(record: Path) -> Part:
@@ -164,7 +176,7 @@ def _prepare(
     return Part(
         name=name,
         key=key,
-        shards=tuple(_shard(split, name, arrays[split]) for split in sorted(arrays)),
+        shards=tuple(make_shard(split, name, arrays[split]) for split in sorted(arrays)),
         rows=rows,
         dropped=dropped_rows,
         rejected=tuple(rejected),
@@ -215,7 +227,8 @@ def _encoded(file: pq.ParquetFile) -> Iterator[bytes]:
         yield from file.read_row_group(group, columns=["image"], use_threads=False)["image"].to_pylist()
 
 
-def _shard(split: Split, raw: str, array: GrowingArray) -> Shard:
+def make_shard(split: Split, raw: str, array: GrowingArray) -> Shard:
+    """Describe the finished array of one split of a raw shard."""
     return Shard(split=split, name=f"{split}-{raw}.npy", num_images=array.num_images, checksum=array.checksum)
 
 

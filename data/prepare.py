@@ -21,9 +21,11 @@ from data.config import DataConfig
 from data.conflicts import find_dropped
 from data.errors import UserError
 from data.ingest import RAW, REJECTED_FILE, raw_shards
+from data.lookalikes import find_lookalikes
 from data.manifest import MANIFEST_FILE, DataManifest, RejectedImage, labels_file
 from data.part import Part, Plan, prepare_part, read_part
 from data.quality import QUALITY_FILE, QualityReport, inspect, refuse_errors
+from data.regroup import regroup
 from data.sources import SPLITS, Split, mirror_keeps_label
 from data.stage import read_params, remove_unfinished, run_stage, whole_file
 from data.thumbnails import THUMBNAILS_FILE, make_thumbnails
@@ -37,6 +39,8 @@ BYTES_PER_IMAGE = 2**13
 """Decoding larger images takes so much more than all that is said in Python that two threads share a process well."""
 MAX_THREAD_BYTES = 2**28
 """Of more images, what two threads lose to each other, some 6 %, is more than the start of a process takes."""
+
+OTHER_SPLIT = "or set another data.split_seed, or data.group_near_duplicates=false"
 
 Counts = dict[Split, Counter[str]]
 
@@ -61,10 +65,12 @@ def prepare(config: DataConfig, raw: Path, prepared: Path, parts: Path) -> DataM
     dropped = find_dropped(shards, config, missing) if config.on_conflict == "drop" else {}
     plan = Plan(config=config, missing=missing, dropped=dropped)
     done = _prepare_parts(shards, plan, prepared, parts, num_images=len(given))
-    _remove_stale(done, prepared, parts)
     gc.freeze()  # the rows of all images, through which Python would look for garbage again and again
+    lookalikes = find_lookalikes(done, prepared, config.size)
+    done = regroup(done, lookalikes.groups if config.group_near_duplicates else [], plan, prepared, parts)
+    _remove_stale(done, prepared, parts)
     unusable = [RejectedImage(**row) for row in unread]
-    report = inspect(config, done, unusable, prepared)
+    report = inspect(plan, done, unusable, lookalikes)
     _write_quality(report, config, raw, prepared)
     counts = _count(done)
     _check_classes(given, done, counts)
@@ -121,8 +127,7 @@ def _check_classes(given: pa.Table, parts: list[Part], counts: Counts) -> None:
             raise UserError(f"class {name!r} has one usable image, two are needed: {remedy}")
         if not counts["train"][name]:
             raise UserError(
-                f"class {name!r} has {num_images} images, none of them to train on: {remedy}, "
-                "or set another data.split_seed"
+                f"class {name!r} has {num_images} images, none of them to train on: {remedy}, {OTHER_SPLIT}"
             )
 
 
@@ -137,8 +142,7 @@ def _check_splits(plan: Plan, counts: Counts) -> None:
     for split, in_split in counts.items():
         if not in_split and split in plan.missing:
             raise UserError(
-                f"no image falls into the {split} split: add images, raise data.{split}_fraction, "
-                "or set another data.split_seed"
+                f"no image falls into the {split} split: add images, raise data.{split}_fraction, {OTHER_SPLIT}"
             )
         if not in_split:
             raise UserError(f"none of the images in the {split} folder can be used: mend them, or remove the folder")

@@ -1,22 +1,18 @@
 """What is wrong with the data, found before anything trains on them: checks across all images of a data set."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import numpy as np
 from pydantic import ValidationError
 
 from data.config import DataConfig
-from data.decode import Pixels
 from data.describe import TRAITS
 from data.errors import UserError
-from data.growing import read_images
+from data.lookalikes import Lookalikes
 from data.manifest import Model, RejectedImage
-from data.near import near_groups
-from data.part import Part, Row
+from data.part import Part, Plan, Row
 from data.sources import SPLITS, Split
 
 QUALITY_FILE = "quality.json"
@@ -36,6 +32,8 @@ class Evidence(Model):
     note: str = ""
     label: str | None = None
     split: Split | None = None
+    is_drawn: bool = False
+    """the split was drawn, and is not the user's"""
     shard: str | None = None
     """stem of the file in data/raw that holds it"""
 
@@ -68,36 +66,40 @@ class QualityReport(Model):
 
 
 class Seen(NamedTuple):
-    """An image that can be decoded, and where its pixels are."""
+    """An image that can be decoded."""
 
     row: Row
     split: Split
     shard: str
-    position: int | None
-    """in the shard's prepared array; None: it was dropped"""
+    is_kept: bool
+    """and not dropped"""
+    is_drawn: bool
+    """the split was drawn, and is not the user's"""
+    moved_from: Split | None
+    """the split that was drawn, where the image follows others into another one"""
 
 
 def inspect(
-    config: DataConfig, parts: Sequence[Part], unread: Sequence[RejectedImage], prepared: Path
+    plan: Plan, parts: Sequence[Part], unread: Sequence[RejectedImage], lookalikes: Lookalikes
 ) -> QualityReport:
     """Look at all images together.
 
     Args:
-        config: the limits of what is reported.
-        parts: what became of the images in `data/raw`, whose arrays are in `prepared`.
+        plan: the limits of what is reported, and which splits are drawn.
+        parts: what became of the images in `data/raw`.
         unread: what the source passed over.
-        prepared: the folder of the arrays.
+        lookalikes: which of the images look alike.
 
     """
-    seen = list(_seen(parts))
-    kept = [image for image in seen if image.position is not None]
+    config, seen = plan.config, list(_seen(parts, plan.drawn_splits))
+    kept = [image for image in seen if image.is_kept]
     classes = _classes(kept)
     traits = Counter(name for image in kept for name in image.row.traits)
     findings = [
         *_of_copies(seen, config),
         *_of_rejected(parts, unread),
         *_of_shapes(kept, config),
-        *_of_lookalikes(kept, prepared, config.size),
+        *_of_lookalikes(kept, lookalikes),
         *_of_balance(classes["train"], config),
     ]
     order: tuple[Severity, ...] = ("error", "warning", "note")
@@ -139,18 +141,25 @@ def refuse_errors(report: QualityReport, prepared: Path) -> None:
 
 def _with_examples(finding: Finding) -> str:
     examples = [
-        " = ".join(f"{image.origin!r} ({image.label}, {image.split})" for image in group)
+        " = ".join(f"{image.origin!r} ({_place(image, finding)})" for image in group)
         for group in finding.groups[:NUM_EXAMPLES]
     ]
     return f"{finding.summary}, such as {', '.join(examples)}"
 
 
-def _seen(parts: Iterable[Part]) -> Iterator[Seen]:
+def _place(image: Evidence, finding: Finding) -> str:
+    """Name label and split as the user knows them: a split that was drawn only where it matters."""
+    if not image.is_drawn:
+        return f"{image.label}, {image.split}"
+    return f"{image.label}, drawn for {image.split}" if finding.kind == "leakage" else f"{image.label}"
+
+
+def _seen(parts: Iterable[Part], drawn: Collection[Split]) -> Iterator[Seen]:
     for part in parts:
-        for split, rows in part.rows.items():
-            yield from (Seen(row, split, part.name, position) for position, row in enumerate(rows))
-        for split, rows in part.dropped.items():
-            yield from (Seen(row, split, part.name, None) for row in rows)
+        for is_kept, splits in ((True, part.rows), (False, part.dropped)):
+            for split, rows in splits.items():
+                place = (split, part.name, is_kept, split in drawn)
+                yield from (Seen(row, *place, part.moved.get(row.origin)) for row in rows)
 
 
 def _classes(kept: Sequence[Seen]) -> dict[Split, dict[str, int]]:
@@ -176,9 +185,10 @@ def _finding(kind: str, severity: Severity, what: str, groups: Sequence[Sequence
 def _evidence(image: Seen, note: str = "") -> Evidence:
     return Evidence(
         origin=image.row.origin,
-        note=note or ("dropped" if image.position is None else ""),
+        note=note or ("" if image.is_kept else "dropped"),
         label=image.row.label,
         split=image.split,
+        is_drawn=image.is_drawn,
         shard=image.shard,
     )
 
@@ -238,17 +248,16 @@ def _with_size(image: Seen) -> Evidence:
     return _evidence(image, f"{image.row.width} x {image.row.height} pixels")
 
 
-def _of_lookalikes(kept: Sequence[Seen], prepared: Path, size: int) -> Iterator[Finding]:
+def _of_lookalikes(kept: Sequence[Seen], lookalikes: Lookalikes) -> Iterator[Finding]:
     """Images that look alike, each of equal bytes taken once."""
-    by_bytes: dict[str, Seen] = {}
-    for image in kept:
-        by_bytes.setdefault(image.row.sha256, image)
-    first = list(by_bytes.values())
-    hashes = np.array([image.row.look for image in first], dtype=np.uint64)
-    leaks, conflicts, others = [], [], []
-    for indices in near_groups(hashes, _reader(first, prepared, size)):
-        group = [first[index] for index in indices]
+    members = {sha256 for group in lookalikes.groups for sha256 in group}
+    by_bytes = {image.row.sha256: image for image in reversed(kept) if image.row.sha256 in members}
+    leaks, conflicts, moved, others = [], [], [], []
+    for sha256s in lookalikes.groups:
+        group = [by_bytes[sha256] for sha256 in sha256s]
         evidence = [_evidence(image) for image in group]
+        if any(image.moved_from for image in group):
+            moved.append([_evidence(image, f"drawn for {image.moved_from or image.split}") for image in group])
         if in_two_splits := len({image.split for image in group}) > 1:
             leaks.append(evidence)
         if in_two_labels := len({image.row.label for image in group}) > 1:
@@ -258,29 +267,13 @@ def _of_lookalikes(kept: Sequence[Seen], prepared: Path, size: int) -> Iterator[
     yield from _finding("near_leakage", "warning", "group[s] of images that look alike, in more than one split", leaks)
     what = "group[s] of images that look alike, under more than one label"
     yield from _finding("near_conflicts", "warning", what, conflicts)
+    what = "group[s] of images that look alike, drawn for several splits and put into one"
+    yield from _finding("near_moved", "note", what, moved)
+    if lookalikes.num_unchecked:
+        summary = f"up to {lookalikes.num_unchecked:,} pairs of images may look alike and were not compared"
+        yield Finding(kind="near_unchecked", severity="warning", summary=summary, count=lookalikes.num_unchecked)
     what = "group[s] of images that look alike in the same split and class"
     yield from _finding("near_duplicates", "note", what, others)
-
-
-def _reader(images: Sequence[Seen], prepared: Path, size: int) -> Callable[[Sequence[int]], Pixels]:
-    """Give a function that reads the prepared pixels of some of the images."""
-
-    def read(indices: Sequence[int]) -> Pixels:
-        pixels = np.empty((len(indices), size, size, 3), dtype=np.uint8)
-        num_read = 0
-        for (split, shard), some in groupby((images[index] for index in indices), lambda one: (one.split, one.shard)):
-            positions = list(map(_position, some))
-            room = pixels[num_read : num_read + len(positions)]
-            read_images(prepared / f"{split}-{shard}.npy", positions, room)
-            num_read += len(positions)
-        return pixels
-
-    return read
-
-
-def _position(image: Seen) -> int:
-    assert image.position is not None  # it is kept
-    return image.position
 
 
 def _of_balance(counts: dict[str, int], config: DataConfig) -> Iterator[Finding]:

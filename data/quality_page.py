@@ -28,6 +28,11 @@ TITLES = {
     "extreme_aspect": ("Extreme aspect ratio", "Kept; but of a long image, only the centre square is seen."),
     "near_leakage": ("Alike, in several splits", "Kept. Copies that were scaled or compressed anew leak as others do."),
     "near_conflicts": ("Alike, with several labels", "Kept: copies, or classes that are hard to tell apart."),
+    "near_moved": (
+        "Alike, put into one split",
+        "Kept. Their own draws differ; together, none of them is measured after another was trained on.",
+    ),
+    "near_unchecked": ("Not all compared", "Near duplicates among them may be in several splits."),
     "imbalance": ("Class imbalance", "A rare class is learned late and counts for little in the overall accuracy."),
     "exact_duplicates": ("Exact duplicates", "Kept: same bytes, class and split. They count several times."),
     "near_duplicates": ("Near duplicates", "Kept: they look alike, in the same class and split."),
@@ -153,7 +158,8 @@ def _figure(image: Evidence, pictures: dict[str, str]) -> str:
         if picture
         else '<div class="blank"></div>'
     )
-    words = [f'<span class="label">{escape(image.label or "")}</span> <span class="soft">{image.split or ""}</span>']
+    split = f"drawn for {image.split}" if image.is_drawn else image.split or ""
+    words = [f'<span class="label">{escape(image.label or "")}</span> <span class="soft">{split}</span>']
     words += [escape(image.note)] if image.note else []
     words += [f'<span class="soft">{escape(image.origin)}</span>']
     return f"<figure>{shown}{'<br>'.join(words)}</figure>"

@@ -7,9 +7,8 @@ from data.sources import Split
 def split_of(sha256: str, config: DataConfig, *, given: Split | None, missing: frozenset[Split]) -> Split:
     """Choose the split of an image from its content alone.
 
-    That adding images must move no others leaves no other choice: a rule that looks at anything but the image itself
-    moves it when the rest changes. So each class is divided in the same proportions up to chance, and identical images
-    share a split.
+    So adding images moves no others, each class is divided in the same proportions up to chance, and identical images
+    share a split. `data.regroup` then moves images that look alike into one split.
 
     Args:
         sha256: of the image's bytes, in hexadecimal.

@@ -135,8 +135,8 @@ def test_groups_are_confirmed_by_their_pixels():
     blank, copy = np.zeros((64, 64, 3), np.uint8), COPIES["scaled"](photo(0))
     images = np.stack([pixels(photo(0)), blank, copy, pixels(photo(1))])
     same_hash = np.array([7, 7, 7, 6], dtype=np.uint64)
-    assert near_groups(same_hash, lambda indices: images[indices]) == [[0, 2]]
-    assert near_groups(same_hash[:0], lambda indices: images[indices]) == []
+    assert near_groups(same_hash, lambda indices: images[indices]) == ([[0, 2]], 0)
+    assert near_groups(same_hash[:0], lambda indices: images[indices]) == ([], 0)
 
 
 def test_what_is_noted_is_that_of_the_file():
