@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import uvloop
@@ -124,14 +124,26 @@ def _run(call: Call, client: Callable[[_Send, int], Coroutine[Any, Any, list[flo
     return uvloop.run(everyone())
 
 
-class _Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """One connection, with one request on its way at a time."""
+
+    @classmethod
+    async def open(cls, host: str, port: int) -> Self:
+        """Connect."""
+        _, connection = await asyncio.get_running_loop().create_connection(cls, host, port)
+        return connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep what to write to."""
         self._transport: Any = transport
         self._answer: asyncio.Future[bytes] | None = None
         self._received = b""
+        self.is_closed = False
+
+    def close(self) -> None:
+        """End the connection."""
+        self.is_closed = True
+        self._transport.close()
 
     async def ask(self, request: bytes) -> bytes:
         """Send a request, and wait for all of the answer."""
@@ -147,6 +159,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """There will be no answer."""
+        self.is_closed = True
         if self._answer and not self._answer.done():
             self._answer.set_exception(error or RuntimeError(f"closed after {self._received[:200]!r}"))
 
@@ -158,9 +171,14 @@ def _is_whole(answer: bytes) -> bool:
     return bool(end) and len(body) >= int(length.partition(b"\r\n")[0] or 0)
 
 
+def status_of(answer: bytes) -> str:
+    """Read the status of a whole answer."""
+    return answer.split(b" ", 2)[1].decode()
+
+
 def _require_success(path: str, answer: bytes) -> None:
     head, _, body = answer.partition(b"\r\n\r\n")
-    status = head.split(b" ", 2)[1].decode()
+    status = status_of(head)
     if status != "200" or LENGTH not in head.lower():
         raise RuntimeError(f"{path} answered {status}: {body[:200]!r}")
 
@@ -168,13 +186,13 @@ def _require_success(path: str, answer: bytes) -> None:
 @asynccontextmanager
 async def _connect(call: Call) -> AsyncIterator[_Send]:
     requests = call.requests()
-    transport, connection = await asyncio.get_running_loop().create_connection(_Connection, "127.0.0.1", call.port)
+    connection = await Connection.open("127.0.0.1", call.port)
 
     async def send(number: int) -> None:
         request = requests[number % len(requests)]
         _require_success(call.path, await asyncio.wait_for(connection.ask(request), TIMEOUT))
 
-    with closing(transport):
+    with closing(connection):
         yield send
 
 

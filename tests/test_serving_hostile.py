@@ -3,7 +3,6 @@
 import asyncio
 import os
 import socket
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import psutil
 import pytest
 from test_serving_classifier import BLUE, OCTETS, make_model, picture
 
+from benchmarks.attack.watch import Watch
 from serving.body import FULL_BODIES, READ_SECONDS
 from serving.config import ServingConfig
 from serving.endpoint import Endpoint
@@ -42,30 +42,11 @@ def endpoint(bento: Bento) -> Iterator[Endpoint]:
         yield endpoint
 
 
-class Watch(threading.Thread):
-    """The memory of an endpoint's process, looked at every 20 ms, and whether it stays the same one."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        super().__init__(daemon=True)
-        self._process = psutil.Process(endpoint._process.pid)
-        self.before = self.peak = self._resident()
-        self._done = threading.Event()
-
-    def _resident(self) -> int:
-        return self._process.memory_info().rss
-
-    def run(self) -> None:
-        while not self._done.wait(0.02):
-            self.peak = max(self.peak, self._resident())
-
-    def __enter__(self) -> "Watch":
-        self.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._done.set()
-        self.join()
-        assert self._process.is_running()
+@contextmanager
+def watched(endpoint: Endpoint) -> Iterator[Watch]:
+    with Watch(psutil.Process(endpoint._process.pid)) as watch:
+        yield watch
+    assert watch.is_alive_still
 
 
 def send_all(url: str, requests: Iterator[tuple[str, dict]], *, at_once: int) -> dict[str, int]:
@@ -98,20 +79,20 @@ def test_hostile_images_get_an_answer(endpoint, hostile):
         for path in hostile:
             yield str(path), {"url": "/classify", "content": path.read_bytes(), "headers": OCTETS}
 
-    with Watch(endpoint) as watch:
+    with watched(endpoint) as watch:
         statuses = send_all(endpoint.url, requests(), at_once=8)
     counts = Counter(statuses.values())
     print(f"{len(hostile)} files: {dict(counts)}; {watch.before / 2**20:.0f} to {watch.peak / 2**20:.0f} MiB")
     assert {name: status for name, status in statuses.items() if status >= 500} == {}
     assert len(statuses) == len(hostile)
     assert counts[200] > 0
-    assert watch.peak - watch.before < GROWTH
+    assert watch.growth < GROWTH
     assert endpoint.classify(BLUE)["predictions"][0]["label"] == "blue"
 
 
 def test_hostile_images_do_not_fail_a_good_one_beside_them(endpoint, hostile):
     good = ("image", ("good", BLUE))
-    with Watch(endpoint) as watch, httpx.Client(base_url=endpoint.url, timeout=60) as client:
+    with watched(endpoint) as watch, httpx.Client(base_url=endpoint.url, timeout=60) as client:
         for start in range(0, len(hostile), 40):
             bad = [("image", ("bad", path.read_bytes())) for path in hostile[start : start + 40]]
             response = client.post("/classify/batch?top_k=1", files=[good, *bad, good])
@@ -120,7 +101,7 @@ def test_hostile_images_do_not_fail_a_good_one_beside_them(endpoint, hostile):
             assert first == last == {"predictions": [{"label": "blue", "probability": pytest.approx(0.98, abs=0.01)}]}
             assert len(others) == len(bad)
             assert all(result.keys() in ({"predictions"}, {"error", "detail"}) for result in others)
-    assert watch.peak - watch.before < GROWTH
+    assert watch.growth < GROWTH
 
 
 def test_ten_thousand_requests_leave_nothing_behind(endpoint):
@@ -134,10 +115,10 @@ def test_ten_thousand_requests_leave_nothing_behind(endpoint):
     numbers = iter(range(10_000))
     # The first thousand also pays for what is made once, such as threads.
     send_all(endpoint.url, ((str(number), kinds[number % 5]) for number in islice(numbers, 1000)), at_once=32)
-    with Watch(endpoint) as watch:
+    with watched(endpoint) as watch:
         statuses = send_all(endpoint.url, ((str(number), kinds[number % 5]) for number in numbers), at_once=32)
     assert Counter(statuses.values()) == {200: 5400, 400: 1800, 404: 1800}
-    assert watch.peak - watch.before < 32 * 2**20
+    assert watch.growth < 32 * 2**20
 
 
 @contextmanager
@@ -168,14 +149,14 @@ def test_a_length_that_is_a_lie_harms_nobody_else(endpoint):
 
 def test_clients_that_leave_harm_nobody_else(endpoint):
     large = picture((10, 20, 240), side=3000)
-    with Watch(endpoint) as watch:
+    with watched(endpoint) as watch:
         for _ in range(50):
             with connected(endpoint, head(len(large)) + large[: len(large) // 2]):
                 pass
             with connected(endpoint, head(len(large)) + large):
                 pass
         assert endpoint.classify(BLUE)["predictions"]
-    assert watch.peak - watch.before < GROWTH
+    assert watch.growth < GROWTH
 
 
 def test_clients_that_trickle_do_not_keep_others_out(endpoint):
@@ -191,7 +172,7 @@ def test_clients_that_trickle_do_not_keep_others_out(endpoint):
 
 def test_large_bodies_at_once_stay_within_bounds(endpoint):
     full = 32_000_000
-    with Watch(endpoint) as watch, ExitStack() as stack:
+    with watched(endpoint) as watch, ExitStack() as stack:
         clients = [stack.enter_context(connected(endpoint, head(full) + bytes(full - 1))) for _ in range(12)]
         # Those that found no room have been told so; the others still miss their last byte.
         refused = 0
@@ -204,6 +185,6 @@ def test_large_bodies_at_once_stay_within_bounds(endpoint):
                 refused += 1
         assert endpoint.classify(BLUE)["predictions"]
     assert refused == len(clients) - FULL_BODIES
-    assert watch.peak - watch.before < (FULL_BODIES + 1) * full
+    assert watch.growth < (FULL_BODIES + 1) * full
     # Room is given back when a client leaves.
     assert httpx.post(f"{endpoint.url}/classify", content=bytes(full - 1), headers=OCTETS).status_code == 400
