@@ -3,6 +3,9 @@
 # Pydantic describes this TypedDict; that of `typing` only from Python 3.12 on.
 from typing_extensions import TypedDict
 
+NOT_READY = "not_ready"
+"""The field `error` of an endpoint that could not load its model. It never will: a deployment gives it up at once."""
+
 
 class Prediction(TypedDict):
     """One class and its share of the network's belief; all classes together have 1."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from data.errors import UserError
 from data.stage import whole_file
+from serving.answers import NOT_READY
 from serving.docker import docker
 from serving.gateway import Gateway
 from serving.ledger import Release
@@ -33,6 +34,8 @@ class Container:
     health: str
     """starting, healthy or unhealthy; empty where the image has no test of its health"""
     num_restarts: int
+    refuses_model: bool = False
+    """whether its last check found that its model cannot be served, which stays so"""
 
     @property
     def is_up(self) -> bool:
@@ -44,8 +47,24 @@ class Container:
         """Read what `docker inspect` says."""
         state = found["State"]
         release = Release.from_labels(found["Config"]["Image"], found["Image"], found["Config"]["Labels"] or {})
-        health = state.get("Health", {}).get("Status", "")
-        return cls(found["Id"], found["Name"].strip("/"), release, state["Status"], health, found["RestartCount"])
+        health = state.get("Health", {})
+        return cls(
+            found["Id"],
+            found["Name"].strip("/"),
+            release,
+            state["Status"],
+            health.get("Status", ""),
+            found["RestartCount"],
+            _refuses_model(health),
+        )
+
+
+def _refuses_model(health: Mapping[str, Any]) -> bool:
+    """Read the last output of `healthcheck.py`: an endpoint without a model answers `not_ready`."""
+    try:
+        return bool(json.loads(health["Log"][-1]["Output"])["error"] == NOT_READY)
+    except (LookupError, TypeError, ValueError):
+        return False
 
 
 def name_of(target: str, release: Release) -> str:
@@ -179,6 +198,8 @@ def _fault(container: Container) -> str:
         return "ended before it was ready"
     if not container.health:
         return "has no test of its health: its image was not built by `convoy`"
+    if container.refuses_model:
+        return "cannot serve its model"
     return "is not healthy" if container.health == "unhealthy" else ""
 
 

@@ -17,7 +17,7 @@ from starlette.websockets import WebSocketClose
 from data.decode import DecodeError, TooLargeError
 from serving.accesslog import AccessLog
 from serving.admission import Asks, Quotas, Room, Visit
-from serving.answers import Problem
+from serving.answers import NOT_READY, Problem
 from serving.auth import Tokens
 from serving.batching import GoneError, OverloadedError
 from serving.body import RETRY
@@ -51,7 +51,7 @@ logger = logging.getLogger("convoy")
 
 
 class NotReadyError(Exception):
-    """No model is loaded, or not yet."""
+    """No model is loaded. The endpoint of an image loads its model before it listens, and will never have one."""
 
 
 class Refusal(NamedTuple):
@@ -203,7 +203,7 @@ def explain(error: Exception) -> Refusal:
             return Refusal(error.status_code, _problem(error.status_code, error.detail), error.headers)
         case NotReadyError():
             detail = "no model is ready: the endpoint's log says why"
-            return Refusal(503, {"error": "not_ready", "detail": detail}, RETRY)
+            return Refusal(503, {"error": NOT_READY, "detail": detail}, RETRY)
         case OverloadedError():
             return Refusal(503, _problem(503, str(error)), RETRY)
         case GoneError():

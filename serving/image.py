@@ -15,7 +15,7 @@ from serving.targets import TARGETS
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILE = ROOT / "serving" / "image.Dockerfile"
 LOCK = ROOT / "requirements.lock"
-SCRIPTS = ("slim.py", "rehearse.py", "sbom.py")
+SCRIPTS = ("slim.py", "rehearse.py", "sbom.py", "healthcheck.py")
 SBOM_FILE = "sbom.cdx.json"
 """What is in the image, written beside the Bento."""
 SBOM_PATH = f"/opt/convoy/{SBOM_FILE}"

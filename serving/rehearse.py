@@ -62,16 +62,17 @@ def _ask(path: str, body: bytes | None = None) -> None:
 
 
 def _freeze(bytecode: Path) -> int:
-    """Write the bytecode anew without the times of its sources: copying may change those, and then it would not count.
+    """Write the bytecode anew with the hash of its source in place of the time, which copying may change.
 
-    Bytecode is named after its source: /opt/bytecode/usr/lib/a.cpython-311.pyc after /usr/lib/a.py.
+    Python compares the hash at each import: a source that was altered later is what runs. Bytecode is named after its
+    source: /opt/bytecode/usr/lib/a.cpython-311.pyc after /usr/lib/a.py.
     """
     files = sorted(bytecode.rglob("*.pyc"))
     for file in files:
         source = Path("/", file.relative_to(bytecode)).with_name(f"{file.name.partition('.')[0]}.py")
         with contextlib.suppress(FileNotFoundError):
             py_compile.compile(
-                str(source), str(file), doraise=True, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
+                str(source), str(file), doraise=True, invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH
             )
     return len(files)
 

@@ -34,7 +34,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path == "/model" and self.headers["authorization"] == "Bearer wrong":
             return self.answer(401)
-        self.answer(503 if self.path == "/readyz" and READY != "yes" else 200)
+        unready = self.path == "/readyz" and READY != "yes"
+        self.answer(503 if unready else 200, "not_ready" if READY == "never" else "busy")
 
     def do_POST(self):
         if self.path == "/refuse":
@@ -45,8 +46,8 @@ class Handler(BaseHTTPRequestHandler):
             os.kill(os.getpid(), signal.SIGKILL)
         self.answer(500 if random.random() < FAILS else 200)
 
-    def answer(self, status):
-        answer = {"model": {"version": VERSION}, "path": self.path, "id": self.headers["x-request-id"]}
+    def answer(self, status, error=""):
+        answer = {"error": error, "model": {"version": VERSION}, "path": self.path, "id": self.headers["x-request-id"]}
         body = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
@@ -74,10 +75,10 @@ server.server_close()
 
 DOCKERFILE = """
 FROM python:3.11-slim-bookworm
-COPY stub.py /
+COPY stub.py healthcheck.py /
 USER 1034:1034
-HEALTHCHECK --interval=1s --timeout=2s --start-period=3s --start-interval=300ms --retries=2 CMD \
-    ["python", "-c", "import urllib.request as client; client.urlopen('http://127.0.0.1:3000/readyz', timeout=2)"]
+HEALTHCHECK --interval=1s --timeout=20s --start-period=3s --start-interval=300ms --retries=2 \
+    CMD ["python", "-I", "-S", "/healthcheck.py"]
 CMD ["python", "-u", "/stub.py"]
 """
 
@@ -130,6 +131,7 @@ class Stack:
         folder = self.folder / "image"
         folder.mkdir(exist_ok=True)
         (folder / "stub.py").write_text(STUB)
+        shutil.copy(ROOT / "serving/healthcheck.py", folder)
         labels = {"target": target, "model_name": "stub", "model_version": version, "run_id": "r" * 32}
         values = {"VERSION": version, "READY": ready, "FAILS": fails, "SECONDS": seconds, "TARGET": target}
         lines = [f'ENV {key}="{value}"' for key, value in values.items()]

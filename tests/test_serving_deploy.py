@@ -116,15 +116,16 @@ def test_a_canary_without_requests_is_withdrawn(stack, one):
 
 
 @pytest.mark.parametrize(
-    ("ready", "reason"),
+    ("ready", "reason", "seconds"),
     [
-        ("no", "is not healthy|was not ready after 5 seconds"),
-        ("never starts", "ended before it was ready:\n(.*\n)*the model is broken"),
+        ("no", "is not healthy|was not ready after 5 seconds", 5),
+        ("never", "-cpu-[0-9]+ cannot serve its model", 3600),
+        ("never starts", "ended before it was ready:\n(.*\n)*the model is broken", 5),
     ],
 )
-def test_a_candidate_that_is_not_ready_never_gets_a_request(stack, one, ready, reason):
+def test_a_candidate_that_is_not_ready_never_gets_a_request(stack, one, ready, reason, seconds):
     with Load(stack.port) as load, pytest.raises(UserError, match=reason):
-        deploy(stack, stack.build("4", ready=ready), ready_seconds=5)
+        deploy(stack, stack.build("4", ready=ready), ready_seconds=seconds)
     assert load.failed == []
     assert load.answered.keys() == {"1"}
     assert written(stack) == [("failed", "4")]

@@ -21,6 +21,8 @@ from models.predictor import OnnxPredictor, read_manifest
 from models.registry import write_manifest
 from serving.auth import new_token
 from serving.config import ServingConfig
+from serving.containers import Container as Classifier
+from serving.containers import wait_until_ready
 from serving.docker import docker
 from serving.image import SBOM_FILE, SBOM_PATH, Image, build_image, find_image, image_tag, inspect_image
 from serving.package import Bento, build_bento
@@ -143,6 +145,14 @@ print([spec.origin for spec in specs if spec.has_location and spec.cached and no
     assert started.run("python", "-c", program) == "[]"
 
 
+def test_an_altered_source_is_what_runs(image, tmp_path):
+    (tmp_path / "server.py").write_text("raise SystemExit('this is altered')\n")
+    mount = ("--volume", f"{tmp_path}/server.py:/app/serving/server.py:ro")
+    with container(image, EDGE, *OPEN, *mount, ready=False) as ended:
+        until(lambda: ended.state()["Status"] == "exited")
+        assert ended.log() == "this is altered"
+
+
 @pytest.mark.parametrize("name", ["edge", "cpu"])
 def test_it_is_slim(name, bento, image, tmp_path):
     if name == "cpu":
@@ -189,11 +199,14 @@ def test_an_altered_model_is_never_ready(bento, image, tmp_path):
     altered = tmp_path / "model.onnx"
     altered.write_bytes((bento.path / "src/model/model.onnx").read_bytes() + b"\0")
     mount = ("--volume", f"{altered}:/app/model/model.onnx:ro")
-    with container(image, EDGE, *OPEN, *mount, "--health-retries=1", ready=False) as started:
+    with container(image, EDGE, *OPEN, *mount, ready=False) as started:
         until(lambda: answers(started.port, "/livez"))
         assert httpx.get(f"{started.url}/readyz").status_code == 503
         assert classify(started, BLUE).status_code == 503
-        assert "model.onnx was altered after it was exported" in started.log()
+        with pytest.raises(UserError, match=r"cannot serve its model:\n.*model.onnx was altered after it was exported"):
+            wait_until_ready([Classifier.read(*json.loads(docker("inspect", started.id)))], seconds=3600)
+        # The engine's word is what `docker compose up --wait` goes by.
+        until(lambda: started.state()["Health"]["Status"] == "unhealthy")
 
 
 def test_hostile_images_stay_within_its_memory(started):
