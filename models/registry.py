@@ -9,18 +9,16 @@ from pathlib import Path
 import mlflow
 import numpy as np
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from data.errors import UserError
 from data.stage import whole_file
+from models.connection import MISSING, connect
 from models.manifest import MODEL_FILE, ModelManifest
 from models.predictor import MANIFEST_FILE, file_sha256, read_manifest
-from models.tracking import connect
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 EXTRA_FILES = "extra_files"
 """The folder of a logged model that holds what MLflow does not know."""
-MISSING = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE))
 
 _log = logging.getLogger("convoy")
 

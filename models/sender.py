@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from threading import Event, Thread
+from time import monotonic
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -31,13 +32,20 @@ class Sender:
     Where the receiver does not answer, this is told once and tried again with growing pauses, while the journal keeps
     what waits. Before it sends anything after a start or an error, it asks what has arrived, and leaves that out. Left
     without an error, it waits until all has arrived or `patience` seconds have gone; left with one, `grace` seconds.
+
+    Attributes:
+        has_left: whether points wait on disk after the end; `send_now` of another sender sends them.
+
     """
 
     interval = 5.0
     """seconds between two requests"""
     longest_pause = 12
     """intervals between two attempts at most"""
-    patience = 60.0
+    patience = 600.0
+    """seconds: a training of hours is worth waiting for while MLflow is restarted"""
+    reminder = 60.0
+    """seconds between two lines that tell of waiting"""
     grace = 5.0
 
     def __init__(self, journal: Journal, receiver: Receiver, sample: Callable[[], Mapping[str, float]] = dict) -> None:
@@ -47,6 +55,7 @@ class Sender:
         self._offset = 0
         self._problem: UserError | None = None
         self._failure: Exception | None = None
+        self.has_left = False
         self._closing, self._abandoned = Event(), Event()
         self._thread = Thread(target=self._run, name="metrics", daemon=True)
 
@@ -61,29 +70,48 @@ class Sender:
         """Send the rest.
 
         Raises:
-            UserError: it has not arrived in time; the journal keeps it.
+            UserError: MLflow does not answer; the journal keeps the rest.
 
         """
         self._closing.set()
-        if error is None and self._problem:
-            _log.info("train: waiting up to %.0f s for MLflow to take the metrics", self.patience)
         try:
-            self._thread.join(self.patience if error is None else 0 if self._problem else self.grace)
+            if error is None:
+                self._wait()
+            else:
+                self._thread.join(0 if self._problem else self.grace)
         finally:
             self._abandoned.set()
         if error is None:
-            self._require_arrival()
+            self._account()
 
-    def _require_arrival(self) -> None:
+    def _wait(self) -> None:
+        give_up = monotonic() + self.patience
+        # All has usually arrived after a moment.
+        self._thread.join(min(self.grace, self.patience))
+        while self._thread.is_alive() and (left := give_up - monotonic()) > 0:
+            _log.info("train: waiting up to %.0f s more for MLflow to take the metrics", left)
+            self._thread.join(min(left, self.reminder))
+
+    def _account(self) -> None:
+        """Tell what has not arrived."""
         if self._failure:
             raise self._failure
-        if num_waiting := sum(1 for _ in self._journal.read(self._offset)):
-            problem = self._problem or f"MLflow has not taken the metrics within {self.patience:.0f} s"
+        num_waiting = sum(1 for _ in self._journal.read(self._offset))
+        if not num_waiting:
+            return
+        if self._problem:
             raise UserError(
-                f"{problem}; the training is kept, {num_waiting} lines of metrics wait in {self._journal.path}, "
+                f"{self._problem}; the training is kept, {num_waiting} lines of metrics wait in {self._journal.path}, "
                 "and the same command goes on from there",
                 exit_code=1,
             )
+        self.has_left = True
+        _log.warning(
+            "train: MLflow has not taken all metrics in %.0f s: %d lines wait in %s, and the next command sends them",
+            self.patience,
+            num_waiting,
+            self._journal.path,
+        )
 
     def _run(self) -> None:
         try:
@@ -104,24 +132,33 @@ class Sender:
             num_failures = 0 if self._send_rest() else num_failures + 1
             num_skipped = min(2**num_failures, self.longest_pause) - 1
 
+    def send_now(self) -> None:
+        """Send what waits, in the thread of the caller, without a training that writes.
+
+        Raises:
+            UserError: the receiver does not answer.
+
+        """
+        while batch := self._next_batch():
+            points, end = batch
+            self._send(points)
+            self._offset = end
+            if self._problem:
+                _log.info("train: MLflow answers again, and takes the metrics that have waited")
+                self._problem = None
+            if self._abandoned.is_set():
+                return
+
     def _send_rest(self) -> bool:
         """Send what waits; returns whether all has arrived."""
         try:
-            while batch := self._next_batch():
-                points, end = batch
-                self._send(points)
-                self._offset = end
-                if self._problem:
-                    _log.info("train: MLflow answers again, and takes the metrics that have waited")
-                    self._problem = None
-                if self._abandoned.is_set():
-                    return False
+            self.send_now()
         except UserError as problem:
             if self._problem is None:
                 _log.warning("train: %s; the training goes on, and its metrics wait on disk", problem)
             self._problem, self._arrived = problem, None
             return False
-        return True
+        return not self._abandoned.is_set()
 
     def _next_batch(self) -> tuple[list[Point], int] | None:
         points: list[Point] = []

@@ -30,6 +30,7 @@ from models.sender import Sender
 from models.tracking import INT8, PARITY_METRIC, TRAINED, RunLog, Tracking, TrainedRun, system_metrics
 from models.train import build_classifier, check_devices, load_classifier, train
 from models.tuning import tune
+from models.unfinished import journal_file, run_note
 
 NUM_WORST_ERRORS = 24
 NUM_PARITY_IMAGES = 512
@@ -42,7 +43,7 @@ def train_run(tracking: Tracking, job: TrainingJob, checkpoints: Path, git_commi
     run_id = _interrupted_run(tracking, checkpoints)
     if run_id is None:
         shutil.rmtree(checkpoints, ignore_errors=True)
-        for path in (_journal_file(checkpoints), _execution_note(checkpoints)):
+        for path in (journal_file(checkpoints), _execution_note(checkpoints)):
             path.unlink(missing_ok=True)
     start = find_resume_point(checkpoints)
     if run_id:
@@ -53,16 +54,17 @@ def train_run(tracking: Tracking, job: TrainingJob, checkpoints: Path, git_commi
     untrained = None if start else build_classifier(job)
     tuned = tune(job, _execution_note(checkpoints))
     with tracking.open_run(run_id, f"{job.model.network} on {job.manifest.source}", git_commit) as log:
-        note = _run_note(checkpoints)
+        note = run_note(checkpoints)
         note.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(note) as temporary:
             temporary.write_text(log.run_id, encoding="utf-8")
         if untrained:
             _describe(job, tuned, untrained, log)
-        _train(tuned, checkpoints, log)
+        has_left = _train(tuned, checkpoints, log)
         log.figure(figures.learning_curves(_history_by_epoch(log)), "learning-curves")
         log.tag({TRAINED: "true"})
-    _journal_file(checkpoints).unlink()
+    if not has_left:
+        journal_file(checkpoints).unlink()
     return log.run_id
 
 
@@ -75,33 +77,27 @@ def _tell_balance(job: TrainingJob) -> None:
         _log.info("train: training.class_balance auto is %s: %s", job.class_balance, sizes)
 
 
-def _train(job: TrainingJob, checkpoints: Path, log: RunLog) -> None:
-    """Train here or in processes of their own; the metrics take their way over the disk."""
-    journal = Journal(_journal_file(checkpoints), log.last_steps())
+def _train(job: TrainingJob, checkpoints: Path, log: RunLog) -> bool:
+    """Train here or in processes of their own; the metrics take their way over the disk.
+
+    Gives whether some of them still wait there.
+    """
+    journal = Journal(journal_file(checkpoints), log.last_steps())
     if job.training.num_processes == 1:
-        with Sender(journal, log, system_metrics()):
+        with Sender(journal, log, system_metrics()) as sender:
             train(job, checkpoints, [RunLogger(log.run_id, journal)])
     else:
-        with Sender(journal, log):
+        with Sender(journal, log) as sender:
             train_on_devices(Assignment(job, checkpoints, journal.path))
+    return sender.has_left
 
 
 def _interrupted_run(tracking: Tracking, checkpoints: Path) -> str | None:
-    note = _run_note(checkpoints)
+    note = run_note(checkpoints)
     if not note.is_file():
         return None
     run_id = note.read_text(encoding="utf-8")
     return run_id if tracking.is_resumable(run_id) else None
-
-
-def _run_note(checkpoints: Path) -> Path:
-    """Where the id of the run that the checkpoints belong to is kept."""
-    return checkpoints.with_suffix(".run")
-
-
-def _journal_file(checkpoints: Path) -> Path:
-    """Where the metrics of the run are, until all of them have arrived in MLflow."""
-    return checkpoints.with_suffix(".metrics.jsonl")
 
 
 def _execution_note(checkpoints: Path) -> Path:

@@ -2,30 +2,24 @@
 
 import json
 import logging
-import ssl
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-import mlflow
 from mlflow import MlflowClient
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.sources import LocalArtifactDatasetSource
 from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, Run
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
-from sqlalchemy.exc import SQLAlchemyError
 
 from data.errors import UserError, one_line
+from models.connection import MISSING, asking, connect
 from models.gate import Verdict
 from models.job import TrainingJob, code_digest
 from models.journal import Point
@@ -37,55 +31,8 @@ KEY, TRAINED, VERDICT = "convoy.key", "convoy.trained", "convoy.verdict"
 DATA_VERSION, CODE, GIT_COMMIT = "convoy.data_version", "convoy.code", "mlflow.source.git.commit"
 PARITY_METRIC = "test/parity_error"
 INT8 = "convoy.int8"
-ANSWER_SECONDS = 10
-
-UNAVAILABLE = (MlflowException, SQLAlchemyError, UserError)
-"""What MLflow raises where its server or its database cannot be reached, and we do."""
 
 _log = logging.getLogger("convoy")
-
-
-def connect(uri: str) -> MlflowClient:
-    """Open the tracking server, or the database, at `uri`.
-
-    Raises:
-        UserError: it does not answer, or MLflow cannot use it; MLflow itself would try for four minutes.
-
-    """
-    for noisy in ("mlflow", "alembic", "urllib3"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    _require_answer(uri)
-    mlflow.set_tracking_uri(uri)
-    try:
-        client = MlflowClient(uri)
-        client.search_registered_models(max_results=1)
-    except (MlflowException, SQLAlchemyError, ImportError) as error:
-        raise UserError(f"MLflow cannot use {_without_password(uri)}: {one_line(error)}", exit_code=1) from error
-    return client
-
-
-def _require_answer(uri: str) -> None:
-    if not uri.startswith(("http://", "https://")):
-        return
-    try:
-        # urllib takes a password in it for a part of the name
-        with urllib.request.urlopen(_without_password(uri), timeout=ANSWER_SECONDS):  # noqa: S310 - set by the user
-            return
-    except urllib.error.HTTPError:
-        return  # it answers, if only to ask who we are, which MLflow will say
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        if not isinstance(reason, ssl.SSLError):  # MLflow has settings of its own for certificates
-            raise UserError(
-                f"MLflow at {_without_password(uri)} does not answer ({one_line(reason)}): start it, "
-                "or set MLFLOW_TRACKING_URI to where it is",
-                exit_code=1,
-            ) from error
-
-
-def _without_password(uri: str) -> str:
-    address = urlsplit(uri)
-    return address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()
 
 
 @dataclass(frozen=True)
@@ -98,6 +45,15 @@ class TrainedRun:
     params: dict[str, str]
     metrics: dict[str, float]
     tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """How far a run has come, as the tracking knows it."""
+
+    is_running: bool
+    is_trained: bool
+    """whether its training has ended"""
 
 
 class Tracking:
@@ -142,6 +98,24 @@ class Tracking:
         found = self.client.search_runs([self.experiment_id], filter_string, order_by=order, max_results=1)
         return _as_trained(found[0]) if found else None
 
+    def find(self, run_id: str) -> "FoundRun | None":
+        """Look for a run that may not be there, or was deleted.
+
+        Raises:
+            UserError: the tracking does not answer.
+
+        """
+        with asking(self.uri):
+            try:
+                run = self.client.get_run(run_id)
+            except MlflowException as error:
+                if error.error_code in MISSING:
+                    return None
+                raise
+        if run.info.lifecycle_stage != LifecycleStage.ACTIVE:
+            return None
+        return FoundRun(run.info.status == "RUNNING", run.data.tags.get(TRAINED) == "true")
+
     def is_resumable(self, run_id: str) -> bool:
         """Whether the run exists and its training has not ended.
 
@@ -149,13 +123,18 @@ class Tracking:
             UserError: the tracking does not answer, and what there is of the training must not be thrown away.
 
         """
-        try:
-            run = self.client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code in map(ErrorCode.Name, (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)):
-                return False
-            raise UserError(f"MLflow at {_without_password(self.uri)}: {one_line(error)}", exit_code=1) from error
-        return bool(run.info.lifecycle_stage == LifecycleStage.ACTIVE and run.data.tags.get(TRAINED) != "true")
+        found = self.find(run_id)
+        return bool(found and not found.is_trained)
+
+    def end(self, run_id: str, status: str, when: float | None = None) -> None:
+        """End a run, as of a time in seconds since 1970 or as of now.
+
+        Raises:
+            UserError: the tracking does not answer.
+
+        """
+        with asking(self.uri):
+            self.client.set_terminated(run_id, status, end_time=None if when is None else int(when * 1000))
 
     @contextmanager
     def open_run(self, run_id: str | None, name: str, git_commit: str | None) -> Iterator["RunLog"]:
@@ -179,9 +158,8 @@ class Tracking:
     def _end_early(self, run_id: str, status: str) -> None:
         """Set the status, unless the server is away: this is not what the block was left for."""
         try:
-            _require_answer(self.uri)
-            self.client.set_terminated(run_id, status)
-        except UNAVAILABLE as error:
+            self.end(run_id, status)
+        except UserError as error:
             _log.warning("train: run %s is still RUNNING in MLflow: %s", run_id[:8], one_line(error))
 
     def log(self, run_id: str) -> "RunLog":
@@ -198,24 +176,15 @@ class RunLog:
 
     def last_steps(self) -> dict[str, int]:
         """Give the last step of each metric that the run has."""
-        with self._one_clear_line():
+        with asking(self._uri):
             # MLflow gives the steps in no other way but the whole history of each metric.
             return {latest.key: latest.step for latest in self._client.get_run(self.run_id).data._metric_objs}
 
     def send(self, points: Sequence[Point]) -> None:
         """Write metrics of any steps in one request."""
-        with self._one_clear_line():
+        with asking(self._uri):
             metrics = [Metric(point.name, point.value, point.time, point.step) for point in points]
             self._client.log_batch(self.run_id, metrics)
-
-    @contextmanager
-    def _one_clear_line(self) -> Iterator[None]:
-        # Asked first, because MLflow's own client tries for minutes.
-        _require_answer(self._uri)
-        try:
-            yield
-        except UNAVAILABLE as error:
-            raise UserError(f"MLflow at {_without_password(self._uri)}: {one_line(error)}", exit_code=1) from error
 
     def start(self, job: TrainingJob, facts: Mapping[str, object]) -> None:
         """Say what the run is a training of."""

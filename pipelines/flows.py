@@ -10,7 +10,7 @@ from prefect import flow
 
 from pipelines import tasks
 from pipelines.config import Config
-from pipelines.workspace import exclusive
+from pipelines.workspace import exclusive, settle_runs
 from serving.ledger import Entry
 from serving.package import Bento
 
@@ -18,6 +18,11 @@ from serving.package import Bento
 def _let_our_log_speak(flow: Any, flow_run: Any, state: Any) -> None:  # noqa: ARG001 - what Prefect calls it with
     """Let the reasons reach Prefect's records where a flow was triggered there, and not started by our command."""
     logging.getLogger("convoy").setLevel(logging.INFO)
+
+
+def _end_its_run(flow: Any, flow_run: Any, state: Any) -> None:  # noqa: ARG001 - what Prefect calls it with
+    """End the run in MLflow of a flow whose process has died; called in the process that had started it."""
+    settle_runs(Config.model_validate(flow_run.parameters["config"]))
 
 
 @flow(name="prepare-data", persist_result=False, on_running=[_let_our_log_speak])
@@ -30,7 +35,7 @@ def prepare_data(config: Config) -> str:
     return data_version
 
 
-@flow(name="train-model", persist_result=False, on_running=[_let_our_log_speak])
+@flow(name="train-model", persist_result=False, on_running=[_let_our_log_speak], on_crashed=[_end_its_run])
 @exclusive(waits=True)
 def train_model(config: Config, data_version: str) -> str:
     """Train one network on one data version and let it through the gate; returns the version of the champion."""
@@ -61,7 +66,7 @@ def deploy_model(
     return tasks.roll_out(config, image, percent, why)
 
 
-@flow(name="run-pipeline", persist_result=False, on_running=[_let_our_log_speak])
+@flow(name="run-pipeline", persist_result=False, on_running=[_let_our_log_speak], on_crashed=[_end_its_run])
 @exclusive(waits=True)
 def run_pipeline(config: Config) -> Bento:
     """From labelled images to a served champion."""

@@ -13,7 +13,7 @@ from pipelines.config import Config
 from pipelines.server import PREFECT_FOLDER, Server
 from pipelines.session import SERVERS_FILE
 from pipelines.settings import Settings
-from pipelines.workspace import ROOT, open_tracking
+from pipelines.workspace import ROOT, open_tracking, settle_runs
 
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
 
@@ -50,6 +50,7 @@ def _mlflow_arguments(database: str, artifacts: Path) -> list[str]:
 
 def offer_flows(config: Config, **runner: Any) -> None:
     """Serve the flows with the current configuration as defaults, until interrupted; `runner` is for Prefect's."""
+    settle_runs(config)
     from prefect import serve
 
     from pipelines import flows

@@ -15,6 +15,7 @@ from data.errors import UserError
 from models.job import BEST, TrainingJob
 from models.registry import CHAMPION, ModelVersion, Registry
 from models.tracking import CODE, PARITY_METRIC, VERDICT, TrainedRun
+from models.unfinished import settle_runs
 from pipelines.config import Config
 from pipelines.settings import Settings
 from pipelines.workspace import (
@@ -93,6 +94,7 @@ def report_data(data_version: str) -> None:
 def train(config: Config, data_version: str) -> str:
     """Train, unless the same job has been trained; returns the id of its run."""
     tracking, job = open_tracking(config), training_job(config, data_version)
+    settle_runs(tracking, CHECKPOINTS)
     checkpoints, done = CHECKPOINTS / job.key, tracking.find_trained(job.key)
     if done and ((checkpoints / BEST).is_file() or open_registry(config).by_run(done.run_id)):
         _tell("train", ran=False, reason=f"same data {data_version[:8]}, parameters and code as run {done.run_id[:8]}")

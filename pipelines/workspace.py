@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from data.errors import UserError
+from data.errors import UserError, one_line
+from models import unfinished
 from models.job import TrainingJob
 from pipelines.config import Config
 from pipelines.settings import OUTPUTS, Settings
@@ -30,6 +31,7 @@ CHECKPOINTS = OUTPUTS / "checkpoints"
 EXPORTED = OUTPUTS / "exported"
 MODELS = OUTPUTS / "models"
 LEDGER = OUTPUTS / "ledger.jsonl"
+LOCK = OUTPUTS / "lock"
 
 POLL_SECONDS = 1.0
 """How often a process that waits for the workspace looks whether it is free."""
@@ -68,6 +70,20 @@ def open_tracking(config: Config) -> "Tracking":
 
     settings = Settings()
     return Tracking(settings.tracking_uri(ROOT), config.registry.experiment, settings.artifacts(ROOT))
+
+
+def settle_runs(config: Config) -> None:
+    """End the runs in MLflow whose process has died here.
+
+    Where a process works here, its next training does this: nobody else can tell its runs from dead ones.
+    """
+    if LOCK.resolve() in _held or not unfinished.found_in(CHECKPOINTS):
+        return
+    try:
+        with exclusive():
+            unfinished.settle_runs(open_tracking(config), CHECKPOINTS)
+    except UserError as error:
+        _log.info("train: runs that were left are not ended yet: %s", one_line(error))
 
 
 def open_registry(config: Config) -> "Registry":
@@ -145,7 +161,7 @@ def exclusive(*, waits: bool = False) -> Iterator[None]:
         UserError: another process holds the workspace, and `waits` is false.
 
     """
-    path = (OUTPUTS / "lock").resolve()
+    path = LOCK.resolve()
     if path in _held:
         yield
         return

@@ -24,7 +24,7 @@ HOMES = {
     "pytorch_lightning": ["models/"],
     "onnx": ["models/"],
     "onnxscript": ["models/"],
-    "mlflow": ["models/tracking.py", "models/registry.py"],
+    "mlflow": ["models/connection.py", "models/tracking.py", "models/registry.py"],
     "dvc": ["data/versioning.py"],
     # the cluster that `prepare` may run on
     "dask": ["data/cluster.py"],

@@ -147,14 +147,30 @@ def test_a_stopped_training_still_sends_what_it_has(journal):
     assert server.received() == once("loss", [1])
 
 
-def test_a_request_without_an_end_does_not_hold_up_the_training(journal):
+def test_a_request_without_an_end_does_not_hold_up_the_training_and_its_metrics_wait(journal, caplog):
     server = Server()
     server.send = lambda points: time.sleep(2)
     started = time.monotonic()
-    with pytest.raises(UserError, match="has not taken the metrics within"), Impatient(journal, server) as sender:
+    with Impatient(journal, server) as sender:
         journal.append({"loss": 0.5}, 1)
     assert time.monotonic() - started < 1.9
+    assert sender.has_left
+    assert f"1 lines wait in {journal.path}, and the next command sends them" in caplog.text
     sender._thread.join()
+    server = Server()
+    Sender(Journal(journal.path), server).send_now()
+    assert server.received() == once("loss", [1])
+
+
+def test_a_server_that_is_away_at_the_end_is_waited_for_and_that_is_told(journal, caplog, monkeypatch):
+    monkeypatch.setattr(Impatient, "patience", 60)
+    monkeypatch.setattr(Impatient, "reminder", 0.1)
+    server = Server(["away"] * 40)
+    with Impatient(journal, server) as sender:
+        journal.append({"loss": 0.5}, 1)
+    assert not sender.has_left
+    assert server.received() == once("loss", [1])
+    assert sum("waiting up to" in line for line in messages(caplog)) >= 2
 
 
 def test_a_mistake_of_ours_is_not_hidden(journal):

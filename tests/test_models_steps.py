@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from checkpoints import steps_per_epoch, stop_at
 from conftest import tiny_job
@@ -6,6 +8,7 @@ from data.errors import UserError
 from models.sender import Sender
 from models.steps import train_run
 from models.tracking import Tracking
+from models.unfinished import settle_runs
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +74,19 @@ def test_metrics_that_do_not_arrive_fail_the_step_and_the_same_command_sends_the
     stop_at(monkeypatch, 0)
     assert train_run(tracking, job, tmp_path / "checkpoints", None) == run.info.run_id
     assert tracking.get(run.info.run_id).metrics["val/accuracy"] > 0
+
+
+def test_metrics_that_arrive_too_slowly_wait_and_the_training_ends_well(prepared, tmp_path, monkeypatch, tracking):
+    job = tiny_job(prepared, max_epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Sender, "patience", 0.2)
+        patch.setattr("models.tracking.RunLog.send", lambda *_: time.sleep(1))
+        run_id = train_run(tracking, job, tmp_path / "checkpoints", None)
+    assert tracking.client.get_run(run_id).info.status == "FINISHED"
+    assert tracking.find_trained(job.key).metrics == {}
+    settle_runs(tracking, tmp_path)
+    assert tracking.get(run_id).metrics["val/accuracy"] > 0
+    assert not (tmp_path / "checkpoints.metrics.jsonl").is_file()
 
 
 def away(*_):

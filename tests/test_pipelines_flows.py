@@ -161,6 +161,8 @@ def test_an_interrupted_run_goes_on_where_it_was(workspace, photos, signal_numbe
         assert told[-1] == "convoy: stopped; what was finished is kept: the same command goes on from there\n"
     _, found = run("run", *many)
     assert re.search(r"train: resuming run \w{8} after \d+ steps", found.stderr)
+    died = re.search(r"train: run \w{8} has ended as FAILED: its process died", found.stderr)
+    assert bool(died) == (signal_number == signal.SIGKILL)
     assert "epoch 4/40" not in found.stderr
     mlflow = client()
     (trained,) = mlflow.search_runs([mlflow.get_experiment_by_name("convoy").experiment_id])

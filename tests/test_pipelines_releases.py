@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import UserError
+from models.connection import connect
 from models.registry import CHAMPION, PREVIOUS, Registry
-from models.tracking import connect
 from pipelines import releases
 from pipelines.config import Config
 from serving import deploy
