@@ -91,12 +91,20 @@ class TrainingConfig(Section):
 class GateConfig(Section):
     """What a model must reach on the test images before it becomes the champion."""
 
-    min_accuracy: float = Field(0.3, ge=0, le=1)
+    better_than_guessing: bool = True
+    """surely (lower end of the 95 % interval) more test images right than by always guessing the largest class"""
+    min_accuracy: float = Field(0.0, ge=0, le=1)
     """share of the test images that must be classified correctly; set it to what your users need"""
-    min_class_accuracy: float = Field(0.0, ge=0, le=1)
-    """the same for the worst class; 0: no floor"""
-    max_regression: float = Field(0.01, ge=0, le=1)
-    """how much test accuracy may be lost against the champion, both measured on today's test images"""
+    min_class_accuracy: float | None = Field(0.0, ge=0, le=1)
+    """the same for the worst class; 0: at least one image of each class; null: no floor"""
+    min_class_images: int = Field(10, ge=1)
+    """classes with fewer test images are too small to be judged by min_class_accuracy"""
+    max_regression: float = Field(0.02, ge=0, le=1)
+    """test accuracy that may be lost against the champion: holds for the lower end of the difference's 95 % interval"""
+    when_unsure: Literal["measured", "wait"] = "measured"
+    """too few test images to tell: measured: wait if measured lower than the champion, else promote; wait: always"""
+    allow_new_source: bool = False
+    """train on another data source than the champion's; false: stop before anything is prepared"""
     max_parity_error: float = Field(1e-3, gt=0)
     """largest difference of a probability between the exported model and the trained one"""
     max_int8_accuracy_drop: float = Field(0.01, ge=0, le=1)

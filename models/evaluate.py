@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import reduce
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -10,11 +11,22 @@ from pydantic import BaseModel, ConfigDict
 
 from data.decode import Pixels
 from data.shards import Indices as Labels
-from data.shards import PreparedImages
 from models.predictor import Probabilities
 
 BATCH_SIZE = 128
 TEN_CROP_METRIC = "test/ten_crop_accuracy"
+
+
+class Images(Protocol):
+    """A split: the labels, int64 [N], and the images on request, uint8 [B, S, S, 3]."""
+
+    labels: Labels
+
+    def __len__(self) -> int: ...
+
+    def gather(self, indices: Labels) -> Pixels:
+        """Give images in the order of `indices`."""
+        ...
 
 
 class Evaluation(BaseModel):
@@ -49,9 +61,15 @@ class Predictions:
     labels: Labels
     classes: tuple[str, ...]
 
+    @property
+    def hits(self) -> npt.NDArray[np.bool_]:
+        """Whether the likeliest class is the true one, [N]."""
+        hits: npt.NDArray[np.bool_] = self.probabilities.argmax(axis=1) == self.labels
+        return hits
+
     def summarize(self) -> Evaluation:
         """Count."""
-        hits = self.probabilities.argmax(axis=1) == self.labels
+        hits = self.hits
         likelihood = np.take_along_axis(self.probabilities, self.labels[:, None], axis=1)[:, 0]
         return Evaluation(
             num_images=len(self.labels),
@@ -87,7 +105,7 @@ class Predictions:
 
 def predict(
     model: Callable[[Pixels], Probabilities],
-    images: PreparedImages,
+    images: Images,
     classes: tuple[str, ...],
     crop: int,
     *,
@@ -100,9 +118,7 @@ def predict(
     return Predictions(np.concatenate(probabilities), images.labels[:count], classes)
 
 
-def ten_crop_accuracy(
-    model: Callable[[Pixels], Probabilities], images: PreparedImages, crop: int, *, mirror: bool
-) -> float:
+def ten_crop_accuracy(model: Callable[[Pixels], Probabilities], images: Images, crop: int, *, mirror: bool) -> float:
     """Share of a split that is classified correctly by the mean of ten answers an image (AlexNet's paper, section 4.1).
 
     They are the four corners and the centre, and their mirror images where `mirror` allows it, otherwise these five. It

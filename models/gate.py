@@ -1,18 +1,27 @@
+"""Whether a challenger may become the champion."""
+
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from data.errors import UserError
-from data.manifest import DataManifest, read_manifest
+from data.manifest import read_manifest
+from data.originals import OriginalImages
 from data.shards import PreparedImages
+from models.compare import Comparison, compare, wilson_interval
 from models.config import GateConfig
-from models.evaluate import Evaluation, predict
-from models.manifest import ModelManifest
+from models.evaluate import Predictions, predict
 from models.predictor import OnnxPredictor
 
 ROUNDING = 1e-9
 """Less than one image among any test images: 0.1 - 0.01 is more than 0.09 to a computer."""
+
+Comparator = Literal[">=", "<=", ">"]
+Outcome = Literal["passed", "failed", "waits"]
+OPPOSITES = {">=": "<", "<=": ">", ">": "<="}
 
 
 class Check(BaseModel):
@@ -22,14 +31,13 @@ class Check(BaseModel):
 
     name: str
     value: float
-    comparison: str
-    """>= or <="""
+    comparison: Comparator
     limit: float
     passed: bool
     note: str = ""
 
     def __str__(self) -> str:
-        sign = self.comparison if self.passed else {">=": "<", "<=": ">"}[self.comparison]
+        sign = self.comparison if self.passed else OPPOSITES[self.comparison]
         return f"{self.name} {self.value:.4g} {sign} {self.limit:.4g}{f' ({self.note})' if self.note else ''}"
 
 
@@ -39,80 +47,152 @@ class Verdict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     checks: tuple[Check, ...]
+    comparison: Comparison | None = None
+    """with the champion, where there is one of the same classes"""
+    waits_for: str = ""
+    """why a person has to decide; empty: nobody has to"""
     notes: tuple[str, ...] = ()
 
     @property
-    def passed(self) -> bool:
-        """All checks have passed."""
-        return all(check.passed for check in self.checks)
+    def outcome(self) -> Outcome:
+        """A failed check outweighs all else."""
+        if self.failures:
+            return "failed"
+        return "waits" if self.waits_for else "passed"
 
     @property
     def failures(self) -> str:
-        """The checks that failed, in words."""
-        return "; ".join(str(check) for check in self.checks if not check.passed)
+        """What speaks against the challenger, in words."""
+        failed = [str(check) for check in self.checks if not check.passed]
+        if self.comparison and self.comparison.verdict == "worse":
+            failed.append(f"against the champion {self.comparison}")
+        return "; ".join(failed)
+
+    @property
+    def why(self) -> str:
+        """The reason for the outcome, in one line."""
+        if self.outcome != "passed":
+            return self.failures or self.waits_for
+        return str(self.comparison) if self.comparison else "; ".join(map(str, self.checks))
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """All figures by their names."""
+        figures = {f"gate/{check.name.replace(' ', '_')}": check.value for check in self.checks}
+        return figures | (self.comparison.figures if self.comparison else {})
 
 
 @dataclass(frozen=True)
 class Rival:
-    """The champion's test accuracy on today's test images, or why it cannot be measured on them."""
+    """The champion's predictions for today's test images, or why there are none."""
 
-    accuracy: float | None
+    predictions: Predictions | None
     why_none: str = ""
+    is_incomparable: bool = False
+    """there is a champion, but of other classes"""
 
 
-def measure_model(folder: Path, prepared: Path) -> Evaluation:
-    """Measure an exported model on today's test images.
+def measure_model(folder: Path, raw: Path, prepared: Path) -> Predictions:
+    """Let an exported model predict today's test images.
+
+    The images are prepared as the model wants them: from the originals in `raw`, unless `prepared` holds that size.
 
     Raises:
-        UserError: it was made for other classes, or for images of another size.
+        UserError: the model knows other classes, or an original is missing.
 
     """
-    predictor, manifest = OnnxPredictor(folder), read_manifest(prepared)
-    if why := _misfit(predictor.manifest, manifest):
-        raise UserError(f"{predictor.manifest.name} {why}: it cannot be measured on the images in {prepared}")
-    images = PreparedImages(prepared, manifest, "test")
-    return predict(predictor, images, manifest.classes, predictor.manifest.preprocessing.crop).summarize()
+    predictor, today = OnnxPredictor(folder), read_manifest(prepared)
+    model, spec = predictor.manifest, predictor.manifest.preprocessing
+    if why := _other_classes(model.classes, today.classes):
+        raise UserError(f"{model.name} v{model.version} {why}: it cannot be measured on the images in {prepared}")
+    if spec.size == today.size:
+        return predict(predictor, PreparedImages(prepared, today, "test"), today.classes, spec.crop)
+    # Which images are test images, and so which are too large, was decided when today's data was prepared.
+    spec = spec.model_copy(update={"max_pixels": today.max_pixels})
+    return predict(predictor, OriginalImages(raw, prepared, "test", spec), today.classes, spec.crop)
 
 
-def measure_rival(folder: Path | None, prepared: Path) -> Rival:
-    """Measure the champion in `folder` on today's test images, if there is one and it knows their classes."""
+def measure_rival(folder: Path | None, raw: Path, prepared: Path) -> Rival:
+    """Let the champion in `folder` predict today's test images, if there is one and it knows their classes."""
     if folder is None:
         return Rival(None, "there is none")
-    rival, today = OnnxPredictor(folder).manifest, read_manifest(prepared)
-    if why := _misfit(rival, today):
-        return Rival(None, why)
-    return Rival(measure_model(folder, prepared).accuracy)
+    model = OnnxPredictor(folder).manifest
+    if why := _other_classes(model.classes, read_manifest(prepared).classes):
+        return Rival(None, f"v{model.version} {why}", is_incomparable=True)
+    return Rival(measure_model(folder, raw, prepared))
 
 
-def _misfit(model: ModelManifest, today: DataManifest) -> str | None:
-    if model.classes != today.classes:
-        return f"v{model.version} knows other classes"
-    if model.preprocessing.size != today.size:
-        return f"v{model.version} takes images prepared at {model.preprocessing.size} px, not {today.size}"
-    return None
+def _other_classes(model: tuple[str, ...], today: tuple[str, ...]) -> str | None:
+    if model == today:
+        return None
+    differences = [
+        f"{word} {', '.join(map(repr, names[:5]))}{' and others' if len(names) > 5 else ''}"
+        for word, names in (("has", sorted({*model} - {*today})), ("lacks", sorted({*today} - {*model})))
+        if names
+    ]
+    return f"knows other classes ({'; '.join(differences) or 'in another order'})"
 
 
-def judge(evaluation: Evaluation, parity_error: float, rival: Rival, config: GateConfig) -> Verdict:
-    """Hold a challenger's figures against the gates.
+def judge(challenger: Predictions, parity_error: float, rival: Rival, config: GateConfig) -> Verdict:
+    """Hold a challenger's predictions against the gates.
 
     Args:
-        evaluation: the challenger's, on today's test images.
+        challenger: its predictions for today's test images.
         parity_error: largest difference of a probability between the exported model and the trained one.
-        rival: the champion's.
+        rival: the champion's predictions for the same images.
         config: the limits.
 
     """
-    worst, worst_accuracy = min(evaluation.class_accuracy.items(), key=lambda item: item[1])
-    checks = [
-        _at_least("test/accuracy", evaluation.accuracy, config.min_accuracy),
-        _at_least("worst class", worst_accuracy, config.min_class_accuracy, note=f"class '{worst}'"),
-        _at_most("ONNX against torch", parity_error, config.max_parity_error),
-    ]
-    if rival.accuracy is None:
-        return Verdict(checks=tuple(checks), notes=(f"not compared with a champion: {rival.why_none}",))
-    limit = rival.accuracy - config.max_regression
-    note = f"champion {rival.accuracy:.4g} less {config.max_regression:g}"
-    return Verdict(checks=(*checks, _at_least("against the champion", evaluation.accuracy, limit, note=note)))
+    checks = [_at_least("test/accuracy", float(challenger.hits.mean()), config.min_accuracy)]
+    if config.better_than_guessing:
+        checks.append(_better_than_guessing(challenger))
+    class_checks, notes = _judge_classes(challenger, config)
+    checks += [*class_checks, _at_most("ONNX against torch", parity_error, config.max_parity_error)]
+    if rival.predictions is None:
+        waits = f"it cannot be compared with the champion: {rival.why_none}" if rival.is_incomparable else ""
+        notes.append(f"not compared with a champion: {rival.why_none}")
+        return Verdict(checks=tuple(checks), waits_for=waits, notes=tuple(notes))
+    comparison = compare(rival.predictions.hits, challenger.hits, config.max_regression)
+    return Verdict(
+        checks=tuple(checks), comparison=comparison, waits_for=_unsure(comparison, config), notes=tuple(notes)
+    )
+
+
+def _unsure(comparison: Comparison, config: GateConfig) -> str:
+    """Say why a person has to decide between the two, if so."""
+    if comparison.verdict != "too few images to tell":
+        return ""
+    return "" if config.when_unsure == "measured" and comparison.difference >= 0 else f"{comparison}"
+
+
+def _better_than_guessing(predictions: Predictions) -> Check:
+    """A small test set shows less: the lower end of the accuracy's interval counts."""
+    counts = np.bincount(predictions.labels, minlength=len(predictions.classes))
+    largest, num_images = int(counts.argmax()), len(predictions.labels)
+    low, share = wilson_interval(int(predictions.hits.sum()), num_images)[0], float(counts.max() / num_images)
+    note = f"lower end of the 95 % interval; always guessing '{predictions.classes[largest]}' gets {share:.4g}"
+    return Check(name="better than guessing", value=low, comparison=">", limit=share, passed=low > share, note=note)
+
+
+def _judge_classes(predictions: Predictions, config: GateConfig) -> tuple[list[Check], list[str]]:
+    """Judge the worst of the classes that have enough test images."""
+    floor = config.min_class_accuracy
+    if floor is None:
+        return [], []
+    counts = np.bincount(predictions.labels, minlength=len(predictions.classes))
+    accuracy = predictions.summarize().class_accuracy
+    by_name = dict(zip(predictions.classes, counts.tolist(), strict=True))
+    judged = {name: value for name, value in accuracy.items() if by_name[name] >= config.min_class_images}
+    small = [f"'{name}' ({count})" for name, count in by_name.items() if count < config.min_class_images]
+    shown = f"{', '.join(small[:10])}{f' and {len(small) - 10} more' if len(small) > 10 else ''}"
+    notes = [f"fewer than {config.min_class_images} test images, not judged by class: {shown}"] if small else []
+    if not judged:
+        return [], notes
+    worst, value = min(judged.items(), key=lambda item: item[1])
+    note = f"class '{worst}', {by_name[worst]} images"
+    if floor:
+        return [_at_least("worst class", value, floor, note)], notes
+    return [Check(name="worst class", value=value, comparison=">", limit=0, passed=value > 0, note=note)], notes
 
 
 def _at_least(name: str, value: float, limit: float, note: str = "") -> Check:

@@ -27,7 +27,7 @@ from models.journal import Point
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KEY, TRAINED, VERDICT = "convoy.key", "convoy.trained", "convoy.verdict"
+KEY, TRAINED, VERDICT, SOURCE = "convoy.key", "convoy.trained", "convoy.verdict", "convoy.source"
 DATA_VERSION, CODE, GIT_COMMIT = "convoy.data_version", "convoy.code", "mlflow.source.git.commit"
 PARITY_METRIC = "test/parity_error"
 INT8 = "convoy.int8"
@@ -222,8 +222,8 @@ class RunLog:
 
     def verdict(self, verdict: Verdict) -> None:
         """Keep the verdict of the gate with all its figures."""
-        self.record(verdict.model_dump(mode="json") | {"passed": verdict.passed}, "verdict")
-        self.tag({VERDICT: "passed" if verdict.passed else f"failed: {verdict.failures}"})
+        self.record(verdict.model_dump(mode="json") | {"outcome": verdict.outcome}, "verdict")
+        self.tag({VERDICT: "passed" if verdict.outcome == "passed" else f"{verdict.outcome}: {verdict.why}"})
 
     def history(self, keys: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
         """Read back the values of metrics, as (step, value)."""

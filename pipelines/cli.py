@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from data.errors import UserError
-from pipelines.cli_deploy import deploy, ledger, rollback
+from pipelines.cli_deploy import deploy, ledger, promote, rollback
 from pipelines.start import AsJson, Overrides, Target, start, start_with_images
 
 
@@ -143,10 +143,10 @@ def evaluate(as_json: AsJson = False, overrides: Overrides = None) -> None:
     """Measure the champion on today's test images."""
     config = start(overrides, says="evaluate: asks MLflow for the champion")
     from models.gate import measure_model
-    from pipelines.workspace import PREPARED, require_champion
+    from pipelines.workspace import PREPARED, RAW, require_champion
 
     _, folder = require_champion(config)
-    evaluation = measure_model(folder, PREPARED)
+    evaluation = measure_model(folder, RAW, PREPARED).summarize()
     if as_json:
         print(evaluation.model_dump_json(indent=1))
         return
@@ -228,7 +228,7 @@ def status(as_json: AsJson = False, overrides: Overrides = None) -> None:
         print_status(found)
 
 
-for command in (deploy, rollback, ledger):
+for command in (promote, deploy, rollback, ledger):
     app.command()(command)
 
 

@@ -1,4 +1,4 @@
-"""The commands that change what is live, and the one that tells how it came to be."""
+"""The commands that change the champion and what is live, and the one that tells how it came to be."""
 
 import json
 from typing import Annotated
@@ -8,6 +8,18 @@ import typer
 from pipelines.start import AsJson, Overrides, Target, start
 
 Why = Annotated[str, typer.Option(help="The reason, for the ledger.")]
+
+
+def promote(
+    version: Annotated[str, typer.Argument(help="Version of the model, such as 3.")],
+    why: Annotated[str, typer.Option(help="The reason, for the ledger.")],
+    overrides: Overrides = None,
+) -> None:
+    """Make a version the champion, whatever the gate says."""
+    config = start(overrides, says="promote: asks MLflow for the version")
+    from pipelines.promotions import promote_version
+
+    print(promote_version(config, version, why))
 
 
 def deploy(
@@ -47,7 +59,7 @@ def rollback(target: Target = None, why: Why = "", overrides: Overrides = None) 
 
 
 def ledger(target: Target = None, as_json: AsJson = False, overrides: Overrides = None) -> None:
-    """Print every change of what is live: when, what, from, to, why, by whom."""
+    """Print every change of the champion and of what is live: when, what, from, to, why, by whom."""
     start(overrides)
     from pipelines.workspace import LEDGER
     from serving.ledger import read
@@ -55,9 +67,12 @@ def ledger(target: Target = None, as_json: AsJson = False, overrides: Overrides 
     entries = read(LEDGER, target)
     if as_json:
         print(json.dumps([entry.model_dump(mode="json") for entry in entries], indent=1, ensure_ascii=False))
-    else:
-        for entry in entries:
-            print(entry)
+        return
+    if not entries:
+        on_it = f" for {target}" if target else ""
+        print(f"the ledger is empty: nothing has been promoted or deployed{on_it} yet")
+    for entry in entries:
+        print(entry)
 
 
 def _tell_where(target: str) -> None:

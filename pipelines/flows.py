@@ -39,6 +39,7 @@ def prepare_data(config: Config) -> str:
 @exclusive(waits=True)
 def train_model(config: Config, data_version: str) -> str:
     """Train one network on one data version and let it through the gate; returns the version of the champion."""
+    tasks.check_source(config, "prepared")
     run_id = tasks.train(config, data_version)
     tasks.evaluate(config, data_version, run_id)
     version = tasks.register(config, data_version, run_id)
@@ -70,6 +71,7 @@ def deploy_model(
 @exclusive(waits=True)
 def run_pipeline(config: Config) -> Bento:
     """From labelled images to a served champion."""
+    tasks.check_source(config, "configured")
     data_version = prepare_data(config)
     train_model(config, data_version)
     return package_model(config)

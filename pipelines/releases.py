@@ -36,7 +36,7 @@ def roll_back(config: Config, why: str) -> Entry:
     with _optional():
         registry = open_registry(config)
         _restore_champion(registry, entry)
-        _name_previous(registry, entry.target)
+        _name_previous(registry, config.serving.target)
     return entry
 
 

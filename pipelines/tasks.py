@@ -5,7 +5,7 @@ Libraries that take seconds to import are imported where they are used: a run th
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from prefect import Task, task
 from prefect.artifacts import create_markdown_artifact
@@ -17,6 +17,8 @@ from models.registry import CHAMPION, ModelVersion, Registry
 from models.tracking import CODE, PARITY_METRIC, VERDICT, TrainedRun
 from models.unfinished import settle_runs
 from pipelines.config import Config
+from pipelines.promotions import record
+from pipelines.provenance import note_source, require_known_source
 from pipelines.settings import Settings
 from pipelines.workspace import (
     CHECKPOINTS,
@@ -32,7 +34,7 @@ from pipelines.workspace import (
     training_job,
 )
 from serving.image import Image
-from serving.ledger import Entry
+from serving.ledger import Entry, What
 from serving.package import Bento, list_bentos, read_packing
 
 if TYPE_CHECKING:
@@ -51,6 +53,12 @@ def step(name: str, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
     and results kept on disk a second owner of what DVC, MLflow and BentoML keep.
     """
     return task(name=name, cache_policy=NO_CACHE, persist_result=False, **options)
+
+
+@step(name="check-source")
+def check_source(config: Config, images: Literal["configured", "prepared"]) -> None:
+    """Stop where the images are from another source than the champion's, and nobody has said that they may be."""
+    require_known_source(config, images)
 
 
 @step(name="reproduce-data")
@@ -98,11 +106,14 @@ def train(config: Config, data_version: str) -> str:
     checkpoints, done = CHECKPOINTS / job.key, tracking.find_trained(job.key)
     if done and ((checkpoints / BEST).is_file() or open_registry(config).by_run(done.run_id)):
         _tell("train", ran=False, reason=f"same data {data_version[:8]}, parameters and code as run {done.run_id[:8]}")
+        note_source(tracking, done.run_id)
         return done.run_id
     _log.info("train: running, %s", _why_train(job, done, tracking.latest_trained()))
     from models.steps import train_run
 
-    return train_run(tracking, job, checkpoints, git_commit())
+    run_id = train_run(tracking, job, checkpoints, git_commit())
+    note_source(tracking, run_id)
+    return run_id
 
 
 def _why_train(job: TrainingJob, done: TrainedRun | None, last: TrainedRun | None) -> str:
@@ -160,7 +171,7 @@ def gate(config: Config, version: str) -> None:
     """Let a version pass the gate and make it champion, unless it is.
 
     Raises:
-        UserError: it does not pass; the champion stays.
+        UserError: it does not pass, or a person has to decide; the champion stays.
 
     """
     registry = open_registry(config)
@@ -169,11 +180,20 @@ def gate(config: Config, version: str) -> None:
         _tell("gate", ran=False, reason=f"{champion} is the champion")
         return
     verdict = _judge(config, registry, challenger, champion)
-    if not verdict.passed:
-        stays = f"{champion} stays champion" if champion else "there is no champion yet"
+    if verdict.outcome == "passed":
+        registry.promote(challenger)
+        _log.info("gate: passed, %s is the champion", challenger)
+    record(_ENTRIES[verdict.outcome], champion, challenger, f"gate: {verdict.why}", verdict.figures)
+    stays = f"{champion} stays champion" if champion else "there is no champion yet"
+    if verdict.outcome == "failed":
         raise UserError(f"gate: {challenger} did not pass: {verdict.failures}; {stays}", exit_code=1)
-    registry.promote(challenger)
-    _log.info("gate: passed, %s is the champion", challenger)
+    if verdict.outcome == "waits":
+        decide = f"decide with `convoy promote {version} --why TEXT`"
+        raise UserError(f"gate: {challenger} waits: {verdict.waits_for}; {stays}; {decide}", exit_code=1)
+
+
+_ENTRIES: dict[str, What] = {"passed": "promote", "waits": "wait", "failed": "refuse"}
+"""What the ledger calls the outcomes of the gate."""
 
 
 def _judge(config: Config, registry: Registry, challenger: ModelVersion, champion: ModelVersion | None) -> "Verdict":
@@ -181,16 +201,17 @@ def _judge(config: Config, registry: Registry, challenger: ModelVersion, champio
 
     tracking = open_tracking(config)
     parity_error = tracking.get(challenger.run_id).metrics[PARITY_METRIC]
-    rival = measure_rival(registry.download(champion, MODELS) if champion else None, PREPARED)
-    evaluation = measure_model(registry.download(challenger, MODELS), PREPARED)
-    verdict = judge(evaluation, parity_error, rival, config.gate)
+    rival = measure_rival(registry.download(champion, MODELS) if champion else None, RAW, PREPARED)
+    predictions = measure_model(registry.download(challenger, MODELS), RAW, PREPARED)
+    verdict = judge(predictions, parity_error, rival, config.gate)
     tracking.log(challenger.run_id).verdict(verdict)
     rows = [f"| {check.name} | {check} | {'passed' if check.passed else 'failed'} |" for check in verdict.checks]
-    page = "\n".join(["| gate | figure | |", "|---|---|---|", *rows, "", *verdict.notes])
+    against = [f"against the champion: {verdict.comparison}"] if verdict.comparison else []
+    page = "\n".join(["| gate | figure | |", "|---|---|---|", *rows, "", *against, *verdict.notes])
     create_markdown_artifact(page, key="gate-verdict", description=f"{challenger}")
     for check in verdict.checks:
         _log.info("gate: %s %s", "passed" if check.passed else "failed", check)
-    for note in verdict.notes:
+    for note in [*against, *verdict.notes]:
         _log.info("gate: %s", note)
     return verdict
 

@@ -1,4 +1,4 @@
-"""The ledger: one line of JSON for each change of what is live, only ever added to."""
+"""The ledger: one line of JSON for each change of the champion and of what is live, only ever added to."""
 
 import getpass
 import logging
@@ -11,22 +11,24 @@ from typing import Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-What = Literal["deploy", "canary", "promote", "withdraw", "rollback", "failed"]
+What = Literal["deploy", "canary", "promote", "withdraw", "rollback", "failed", "wait", "refuse"]
+"""A model that passes the gate, or a canary that proves itself, is promoted. A model that the gate cannot decide on
+waits for a person, one that fails is refused."""
 
 MOVES: tuple[What, ...] = ("deploy", "promote", "rollback")
-"""What changes which release gets all requests."""
+"""What changes which release of a target gets all requests."""
 
 _log = logging.getLogger("convoy")
 
 
 class Release(BaseModel):
-    """An image of a packed model, and where it comes from."""
+    """An image of a packed model, and where it comes from; a registered model that is not packed has no image."""
 
     model_config = ConfigDict(frozen=True)
 
-    image: str
+    image: str = ""
     """its tag"""
-    image_id: str
+    image_id: str = ""
     model_name: str = ""
     model_version: str = ""
     run_id: str = ""
@@ -40,6 +42,8 @@ class Release(BaseModel):
 
     def __str__(self) -> str:
         model = f"{self.model_name} v{self.model_version}"
+        if not self.image:
+            return model
         return f"{model} ({self.image})" if self.model_name else self.image
 
 
@@ -50,7 +54,8 @@ class Entry(BaseModel):
 
     when: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
     what: What
-    target: str
+    target: str | None = None
+    """cpu, gpu or edge; None: the registry, where a model became champion or did not"""
     before: Release | None = Field(None, alias="from")
     to: Release | None = None
     why: str
@@ -58,8 +63,9 @@ class Entry(BaseModel):
     figures: Mapping[str, float] = Field(default_factory=dict)
 
     def __str__(self) -> str:
+        place = f"{self.what:8}  {self.target or '-':4}"
         change = f"{self.before or 'nothing'} -> {self.to or 'nothing'}"
-        return f"{self.when:%Y-%m-%d %H:%M:%SZ}  {self.what:8}  {self.target:4}  {change}: {self.why}  ({self.by})"
+        return f"{self.when:%Y-%m-%d %H:%M:%SZ}  {place}  {change}: {self.why}  ({self.by})"
 
 
 def append(path: Path, entry: Entry) -> Entry:

@@ -247,6 +247,7 @@ def test_deploying_needs_a_stack(workspace):
 
 
 def test_the_ledger_is_printed(workspace):
+    assert convoy("ledger").stdout == "the ledger is empty: nothing has been promoted or deployed yet\n"
     assert json.loads(convoy("ledger", "--json").stdout) == []
     release = Release(image="convoy/m:1", image_id="sha256:1", model_name="m", model_version="1")
     append(

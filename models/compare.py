@@ -1,0 +1,127 @@
+"""Two models on the same test images: who is better, and whether the images are enough to tell."""
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+Hits = npt.NDArray[np.bool_]
+"""[N], whether an image was classified correctly"""
+Verdict = Literal["better", "no worse", "worse", "too few images to tell"]
+
+CONFIDENCE = 0.95
+Z = 1.959963984540054
+"""Standard normal quantile of a two-sided interval at `CONFIDENCE`."""
+NUM_RESAMPLES = 20_000
+SEED = 0
+
+
+class Comparison(BaseModel):
+    """A challenger against a champion, image by image."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_images: int
+    champion_accuracy: float
+    challenger_accuracy: float
+    won: int
+    """images that only the challenger classifies correctly"""
+    lost: int
+    """images that only the champion classifies correctly"""
+    low: float
+    high: float
+    """ends of the 95 % interval of the difference in accuracy, challenger less champion"""
+    p_value: float
+    """McNemar's exact test, mid-p, two-sided"""
+    verdict: Verdict
+
+    @property
+    def difference(self) -> float:
+        """Measured difference in accuracy, challenger less champion."""
+        return (self.won - self.lost) / self.num_images
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The same under the names that the run and the ledger use."""
+        return {
+            "gate/champion_accuracy": self.champion_accuracy,
+            "gate/challenger_accuracy": self.challenger_accuracy,
+            "gate/difference": self.difference,
+            "gate/difference_low": self.low,
+            "gate/difference_high": self.high,
+            "gate/mcnemar_p": self.p_value,
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"{self.verdict}: accuracy {self.challenger_accuracy:.4f} against {self.champion_accuracy:.4f}, "
+            f"difference {self.difference:+.4f} (95 % interval {self.low:+.4f} to {self.high:+.4f}), "
+            f"{self.won} images won and {self.lost} lost of {self.num_images:,}, McNemar p {self.p_value:.2g}"
+        )
+
+
+def compare(champion: Hits, challenger: Hits, max_regression: float) -> Comparison:
+    """Compare two models on the same images, given in the same order.
+
+    With [low, high] the 95 % interval of the difference, the verdict is
+
+    - better: low > 0.
+    - no worse: low >= -max_regression.
+    - worse: high < 0, and not "no worse".
+    - too few images to tell: all else.
+    """
+    won, lost = int((challenger & ~champion).sum()), int((champion & ~challenger).sum())
+    low, high = bootstrap_interval(won, lost, len(champion))
+    return Comparison(
+        num_images=len(champion),
+        champion_accuracy=float(champion.mean()),
+        challenger_accuracy=float(challenger.mean()),
+        won=won,
+        lost=lost,
+        low=low,
+        high=high,
+        p_value=mcnemar_p(won, lost),
+        verdict=_verdict(low, high, max_regression),
+    )
+
+
+def _verdict(low: float, high: float, max_regression: float) -> Verdict:
+    if low > 0:
+        return "better"
+    if low >= -max_regression:
+        return "no worse"
+    return "worse" if high < 0 else "too few images to tell"
+
+
+def bootstrap_interval(won: int, lost: int, num_images: int) -> tuple[float, float]:
+    """Give the 95 % interval of (won - lost) / num_images by a paired bootstrap over images.
+
+    An image counts +1, -1 or 0, so that drawing images with replacement is drawing from a multinomial distribution.
+    One more image won and one more lost are added (Bonett and Price 2012): without them, two models that agree on 20
+    images would have an interval of no width.
+    """
+    total = num_images + 2
+    shares = np.array([won + 1, lost + 1, num_images - won - lost]) / total
+    drawn = np.random.default_rng(SEED).multinomial(total, shares, NUM_RESAMPLES)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / total, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def mcnemar_p(won: int, lost: int) -> float:
+    """Give the two-sided mid-p value of McNemar's exact test (Fagerland, Lydersen and Laake 2013)."""
+    discordant, fewer = won + lost, min(won, lost)
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, discordant + 1)))])
+    counts = np.arange(fewer + 1)
+    log_ways = log_factorial[discordant] - log_factorial[counts] - log_factorial[discordant - counts]
+    probabilities = np.exp(log_ways - discordant * np.log(2))
+    return float(min(1.0, 2 * probabilities[:-1].sum() + probabilities[-1]))
+
+
+def wilson_interval(hits: int, num_images: int) -> tuple[float, float]:
+    """Give the 95 % interval of a share of images (Wilson 1927)."""
+    share, weight = hits / num_images, Z**2 / num_images
+    middle = (share + weight / 2) / (1 + weight)
+    half = Z / (1 + weight) * np.sqrt(share * (1 - share) / num_images + weight / (4 * num_images))
+    return float(middle - half), float(middle + half)

@@ -1,0 +1,77 @@
+"""A project remembers its data: no command trains on another source than the champion's by mistake."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from data.config import DataConfig
+from data.errors import UserError
+from data.stage import PARAMS_FILE
+from models.registry import CHAMPION
+from models.tracking import SOURCE, Tracking
+from pipelines.config import Config
+from pipelines.workspace import ROOT, open_registry, open_tracking
+
+
+class Origin(BaseModel):
+    """Where labelled images come from."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    source: str
+    path: Path | None
+
+    @classmethod
+    def of(cls, config: DataConfig) -> "Origin":
+        """Take what is configured; a relative path begins in the workspace."""
+        return cls(source=config.source, path=config.path and (ROOT / config.path).resolve())
+
+    @property
+    def options(self) -> str:
+        """What to type to get these images."""
+        return f"--set data.source={self.source} --set data.path={self.path or 'null'}"
+
+    def __str__(self) -> str:
+        return f"{self.source} {str(self.path)!r}" if self.path else self.source
+
+
+def require_known_source(config: Config, images: Literal["configured", "prepared"]) -> None:
+    """Stop before a training on another source than the champion's, unless that is wanted.
+
+    Raises:
+        UserError: the sources differ, and gate.allow_new_source is false.
+
+    """
+    now = Origin.of(config.data) if images == "configured" else _prepared_origin()
+    if config.gate.allow_new_source or now is None or (champion := open_registry(config).by_alias(CHAMPION)) is None:
+        return
+    known = _origin_of(open_tracking(config), champion.run_id)
+    if known in (None, now):
+        return
+    prepare = "" if images == "configured" else "prepare those images again with `convoy data prepare` and "
+    raise UserError(
+        f"the champion, {champion}, was trained on {known}, and this command would train on {now}: {prepare}type "
+        f"{known.options}, or --set gate.allow_new_source=true to train on the new images"
+    )
+
+
+def note_source(tracking: Tracking, run_id: str) -> None:
+    """Keep on a run where its images are from."""
+    now = _prepared_origin()
+    if now and now != _origin_of(tracking, run_id):
+        tracking.log(run_id).tag({SOURCE: now.model_dump_json()})
+
+
+def _prepared_origin() -> Origin | None:
+    """Give the source that `data/prepared` was made from; None where it was made elsewhere."""
+    if not (ROOT / PARAMS_FILE).is_file():
+        return None
+    return Origin.of(DataConfig.model_validate(json.loads((ROOT / PARAMS_FILE).read_text(encoding="utf-8"))["ingest"]))
+
+
+def _origin_of(tracking: Tracking, run_id: str) -> Origin | None:
+    """Give what was kept on a run; None on one from before this was kept."""
+    noted = tracking.get(run_id).tags.get(SOURCE)
+    return Origin.model_validate_json(noted) if noted else None
