@@ -35,6 +35,8 @@ class Visit:
     client: str | None = None
     """the name of its token; None where it needs none"""
     num_images: int = 0
+    arrived_at: float | None = None
+    """when its body was here; a client that sends slowly is not the endpoint's time"""
     quota: "Quota | None" = None
     room: "Room | None" = None
     """where it keeps a place until its body is here"""
@@ -45,7 +47,7 @@ class Visit:
         """Note that its body is here: from now on the queue itself counts its images."""
         if self.room:
             self.room.leave(self)
-        self.num_images = num_images
+        self.num_images, self.arrived_at = num_images, time.perf_counter()
         if self.quota and self.quota.images:
             self.quota.images.take(num_images - 1)  # one was taken as it was let in
 

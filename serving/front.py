@@ -30,7 +30,7 @@ ERRORS = {
     405: "method_not_allowed",
     408: "request_timeout",
     413: "too_large",
-    414: "url_too_long",
+    414: "uri_too_long",
     415: "unsupported_media_type",
     422: "invalid_request",
     429: "too_many_requests",
@@ -141,7 +141,12 @@ class Front:
             response = await self.routes[request.scope["path"]].answer(request)
         except Exception as error:
             return self._explain(error, visit)
-        response.raw_headers += (NOSNIFF, (b"x-request-id", visit.id))
+        milliseconds = 1000 * (time.perf_counter() - (visit.arrived_at or visit.started))
+        response.raw_headers += (
+            NOSNIFF,
+            (b"x-request-id", visit.id),
+            (b"server-timing", b"app;dur=%.1f" % milliseconds),
+        )
         return response
 
     def _explain(self, error: Exception, visit: Visit) -> Response:

@@ -255,3 +255,8 @@ def test_each_image_of_a_batch_has_an_answer_or_a_problem(send):
         "red",
     ]
     assert all(result.keys() in ({"predictions"}, {"error", "detail"}) for result in answer["results"])
+
+
+def test_an_answer_says_how_long_it_took(send):
+    timing = send("POST", "/classify", content=BLUE, headers=OCTETS).headers["server-timing"]
+    assert 0 < float(timing.removeprefix("app;dur=")) < 10_000
