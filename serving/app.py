@@ -20,7 +20,7 @@ from serving.body import Inbox, read_image, read_images
 from serving.config import ServingConfig
 from serving.front import VISIT, Front, NotReadyError, Route, explain
 from serving.metrics import Metrics, ModelMetrics
-from serving.openapi import describe_api
+from serving.openapi import MAX_TOP_K, describe_api
 from serving.page import page_routes
 from serving.saliency import weigh_evidence
 
@@ -219,7 +219,6 @@ def _read_top_k(request: Request, default: int) -> int:
     text = request.query_params.get("top_k")
     if text is None:
         return default
-    # A class more than any network has; a longer number would only be cut down to the number of classes later.
-    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= 1):
-        raise HTTPException(422, "top_k must be a whole number of at least 1")
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= MAX_TOP_K):
+        raise HTTPException(422, f"top_k must be a whole number from 1 to {MAX_TOP_K}")
     return int(text)

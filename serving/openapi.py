@@ -12,6 +12,9 @@ from serving.config import ServingConfig
 
 Document = dict[str, Any]
 
+MAX_TOP_K = 999_999_999
+"""More classes than any network has: an answer has as many as there are."""
+
 MODEL = {"name": "classifier", "version": "3", "run_id": "6ff341d2", "data_version": "6e1f3b14"}
 PREDICTIONS = [{"label": "cat", "probability": 0.93}, {"label": "dog", "probability": 0.05}]
 PROBLEM = {"error": "bad_request", "detail": "not an image"}
@@ -49,7 +52,8 @@ RETRY_AFTER = {"Retry-After": {"description": "seconds", "schema": {"type": "int
 
 def describe_api(config: ServingConfig, tokens: Tokens) -> Document:
     """Make the OpenAPI 3.1 document of an endpoint with these settings."""
-    top_k = _query("top_k", "number of classes", {"type": "integer", "minimum": 1, "default": config.top_k})
+    number = {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": config.top_k}
+    top_k = _query("top_k", "number of classes", number)
     label = _query("label", "the class to explain; default: the likeliest", {"type": "string"})
     file = {"type": "string", "contentMediaType": "application/octet-stream"}
     form = {"schema": {"type": "object", "properties": {FIELD: file}, "required": [FIELD]}}

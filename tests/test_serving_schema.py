@@ -1,0 +1,37 @@
+"""An endpoint keeps what its OpenAPI description promises, as Schemathesis asks for it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_serving_classifier import make_model
+
+from serving.auth import TOKENS, new_token
+from serving.config import ServingConfig
+from serving.endpoint import Endpoint
+from serving.package import build_bento
+
+# No schema says which bytes are an image, or which classes a model has: these are refused although they fit.
+CONFIG = """
+[checks]
+positive_data_acceptance.expected-statuses = ["2xx", "400", "413", "422"]
+"""
+
+
+@pytest.mark.slow
+def test_schemathesis_finds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    token, line = new_token("schemathesis")
+    monkeypatch.setenv(TOKENS, line)
+    (tmp_path / "schemathesis.toml").write_text(CONFIG)
+    bento = build_bento(make_model(tmp_path / "model"), ServingConfig(max_body_mb=1), tmp_path / "store")
+    with Endpoint(bento, is_public=True) as endpoint:
+        command = [
+            Path(sys.executable).with_name("st"), "--config-file", "schemathesis.toml", "run",
+            f"{endpoint.url}/openapi.json", "--header", f"Authorization: Bearer {token}",
+            "--max-examples", "10", "--max-time", "30", "--generation-deterministic", "--no-color",
+        ]  # fmt: skip
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    # All but the description itself.
+    assert "Tested: 7" in done.stdout
