@@ -30,7 +30,7 @@ from models.sender import Sender
 from models.tracking import INT8, PARITY_METRIC, TRAINED, RunLog, Tracking, TrainedRun, system_metrics
 from models.train import build_classifier, check_devices, load_classifier, train
 from models.tuning import tune
-from models.unfinished import journal_file, run_note
+from models.unfinished import interrupted_run, journal_file, run_note
 
 NUM_WORST_ERRORS = 24
 NUM_PARITY_IMAGES = 512
@@ -40,14 +40,14 @@ _log = logging.getLogger("convoy")
 
 def train_run(tracking: Tracking, job: TrainingJob, checkpoints: Path, git_commit: str | None) -> str:
     """Train a job on a run of its own, or on the run that an interrupted attempt has left; returns the run id."""
-    run_id = _interrupted_run(tracking, checkpoints)
+    run_id = interrupted_run(tracking, checkpoints)
     if run_id is None:
         shutil.rmtree(checkpoints, ignore_errors=True)
         for path in (journal_file(checkpoints), _execution_note(checkpoints)):
             path.unlink(missing_ok=True)
     start = find_resume_point(checkpoints)
     if run_id:
-        _log.info("train: resuming run %s after %d steps", run_id[:8], start.step if start else 0)
+        _log.info("train: goes on after step %d", start.step if start else 0)
     # Options that fit neither network nor machine are found here, before they leave a run behind.
     check_devices(job.training)
     _tell_balance(job)
@@ -90,14 +90,6 @@ def _train(job: TrainingJob, checkpoints: Path, log: RunLog) -> bool:
         with Sender(journal, log) as sender:
             train_on_devices(Assignment(job, checkpoints, journal.path))
     return sender.has_left
-
-
-def _interrupted_run(tracking: Tracking, checkpoints: Path) -> str | None:
-    note = run_note(checkpoints)
-    if not note.is_file():
-        return None
-    run_id = note.read_text(encoding="utf-8")
-    return run_id if tracking.is_resumable(run_id) else None
 
 
 def _execution_note(checkpoints: Path) -> Path:

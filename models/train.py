@@ -8,11 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
-from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
@@ -26,6 +24,7 @@ from models.datamodule import ImageDataModule
 from models.interruption import Interruption, Stopped
 from models.job import BEST, TrainingJob
 from models.loop import use_batch_loop
+from models.progress import Bar, EpochLines
 from models.recipes import resolve_recipe
 from models.tuning import training_device, tune
 from models.zoo import UNREADABLE, build_network
@@ -200,8 +199,7 @@ def _trainer(
     config: TrainingConfig, loggers: Sequence[Logger], callbacks: Sequence[Callback], num_nodes: int | None
 ) -> Trainer:
     check_devices(config)
-    show_bar = sys.stderr.isatty() and num_nodes is None
-    progress: list[Callback] = [Bar()] if show_bar else [EpochLines()]
+    progress = Bar() if sys.stderr.isatty() and num_nodes is None else EpochLines()
     return Trainer(
         accelerator=config.accelerator,
         strategy="auto" if num_nodes is None else "ddp",
@@ -213,44 +211,13 @@ def _trainer(
         max_epochs=config.max_epochs,
         log_every_n_steps=config.log_every_n_steps,
         logger=list(loggers) or False,
-        callbacks=[*callbacks, *progress],
+        callbacks=[*callbacks, progress],
         plugins=[WholeFileIO()],
-        enable_progress_bar=show_bar,
+        enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-
-
-class Bar(TQDMProgressBar):
-    """A progress bar, with what the classifier wants to be seen."""
-
-    def __init__(self) -> None:
-        """Leave the bar of each epoch on the screen."""
-        super().__init__(leave=True)
-
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Add the classifier's figures to those of Lightning."""
-        assert isinstance(pl_module, ImageClassifier)
-        return super().get_metrics(trainer, pl_module) | pl_module.shown
-
-
-class EpochLines(Callback):
-    """One line an epoch, where no progress bar can be shown."""
-
-    def on_train_epoch_end(self, trainer: Trainer, _module: LightningModule) -> None:
-        """Tell what the epoch has brought."""
-        if not trainer.is_global_zero:
-            return
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        _log.info(
-            "epoch %d/%s: train loss %.3f, val loss %.3f, val accuracy %.4f",
-            trainer.current_epoch + 1,
-            trainer.max_epochs,
-            metrics.get("train/loss", float("nan")),
-            metrics["val/loss"],
-            metrics["val/accuracy"],
-        )
 
 
 def _quieten() -> None:

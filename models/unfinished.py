@@ -26,6 +26,20 @@ def journal_file(checkpoints: Path) -> Path:
     return checkpoints.with_suffix(JOURNAL)
 
 
+def interrupted_run(tracking: "Tracking", checkpoints: Path) -> str | None:
+    """Give the id of the run that an interrupted attempt has left; None where there is none.
+
+    Raises:
+        UserError: the tracking does not answer.
+
+    """
+    note = run_note(checkpoints)
+    if not note.is_file():
+        return None
+    run_id = note.read_text(encoding="utf-8")
+    return run_id if tracking.is_resumable(run_id) else None
+
+
 def found_in(folder: Path) -> bool:
     """Whether a training with its checkpoints in `folder` has not ended."""
     return any(folder.glob(f"*{JOURNAL}"))

@@ -15,7 +15,7 @@ from data.errors import UserError
 from models.job import BEST, TrainingJob
 from models.registry import CHAMPION, ModelVersion, Registry
 from models.tracking import CODE, PARITY_METRIC, VERDICT, TrainedRun
-from models.unfinished import settle_runs
+from models.unfinished import interrupted_run, settle_runs
 from pipelines.config import Config
 from pipelines.promotions import record
 from pipelines.provenance import note_source, require_known_source
@@ -108,7 +108,10 @@ def train(config: Config, data_version: str) -> str:
         _tell("train", ran=False, reason=f"same data {data_version[:8]}, parameters and code as run {done.run_id[:8]}")
         note_source(tracking, done.run_id)
         return done.run_id
-    _log.info("train: running, %s", _why_train(job, done, tracking.latest_trained()))
+    if interrupted := interrupted_run(tracking, checkpoints):
+        _log.info("train: resuming run %s, which was interrupted", interrupted[:8])
+    else:
+        _log.info("train: running, %s", _why_train(job, done, tracking.latest_trained()))
     from models.steps import train_run
 
     run_id = train_run(tracking, job, checkpoints, git_commit())

@@ -33,7 +33,7 @@ IN_THE_DATA_VERSION = {
 
 HOW = {
     *("data/config.py", "data/errors.py", "data/stage.py"),
-    *("models/config.py", "models/interruption.py", "models/job.py"),
+    *("models/config.py", "models/interruption.py", "models/job.py", "models/progress.py"),
 }
 """How a training is told what to do: a change there leaves what it makes as it is."""
 

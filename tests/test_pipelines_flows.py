@@ -164,7 +164,8 @@ def test_an_interrupted_run_goes_on_where_it_was(workspace, photos, signal_numbe
         assert process.returncode == 1
         assert told[-1] == "convoy: stopped; what was finished is kept: the same command goes on from there\n"
     _, found = run("run", *many)
-    assert re.search(r"train: resuming run \w{8} after \d+ steps", found.stderr)
+    assert re.search(r"train: resuming run \w{8}, which was interrupted", found.stderr)
+    assert re.search(r"train: goes on after step \d+", found.stderr)
     died = re.search(r"train: run \w{8} has ended as FAILED: its process died", found.stderr)
     assert bool(died) == (signal_number == signal.SIGKILL)
     assert "epoch 4/40" not in found.stderr
