@@ -202,17 +202,23 @@ def token(
 
 @app.command()
 def predict(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Image files.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE|FOLDER...", help="Images, or folders of them.")],
     as_json: AsJson = False,
+    table: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="The table to write instead.")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Classify image files with the champion, without an endpoint."""
+    """Classify images with the champion, without an endpoint."""
+    if as_json and table:
+        raise UserError("--json and --csv are two forms of one answer: say one of them")
     config = start(overrides, says="predict: asks MLflow for the champion")
-    from pipelines.predict import predict_files
+    from pipelines.predict import check_table, find_images, predict_files
     from pipelines.workspace import require_champion
 
+    if table:
+        check_table(table)
+    files = find_images(paths)
     _, folder = require_champion(config)
-    raise typer.Exit(predict_files(folder, files, config.serving.top_k, as_json=as_json))
+    raise typer.Exit(predict_files(folder, files, config.serving.top_k, as_json=as_json, table=table))
 
 
 @app.command()
