@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from data.columns import read_columns
 from data.config import DataConfig
+from data.decisions import Decided
 from data.part import Dropped
 from data.sources import Split
 from data.splits import split_of
@@ -26,11 +27,16 @@ class Copy(NamedTuple):
     split: Split
 
 
-def find_dropped(shards: Sequence[Path], config: DataConfig, missing: frozenset[Split]) -> Dropped:
-    """Find images under two labels or in two splits among the raw shards, from their checksums alone."""
+def find_dropped(shards: Sequence[Path], config: DataConfig, missing: frozenset[Split], decided: Decided) -> Dropped:
+    """Find images under two labels or in two splits among the raw shards, from their checksums alone.
+
+    What people have decided comes first: a conflict that they have settled is none.
+    """
     dropped: Dropped = {}
     for copies in _copies(shards, config, missing):
-        for copy, reason in _losers(copies):
+        labels = [decided.label_of(copy.shard, copy.origin, copy.label) for copy in copies]
+        left = [copy._replace(label=label) for copy, label in zip(copies, labels, strict=True) if label is not None]
+        for copy, reason in _losers(left) if left else ():
             dropped.setdefault(copy.shard, {})[copy.origin] = reason
     return dropped
 

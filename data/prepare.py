@@ -4,6 +4,7 @@ import gc
 import io
 import json
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -19,12 +20,14 @@ from data.color import color_statistics
 from data.columns import read_columns, texts
 from data.config import DataConfig
 from data.conflicts import find_dropped
+from data.decisions import DECISIONS_FILE, Decided, decide, read_decisions
 from data.errors import UserError
+from data.findings import QUALITY_FILE, QualityReport, refuse_errors
 from data.ingest import RAW, REJECTED_FILE, raw_shards
 from data.lookalikes import find_lookalikes
 from data.manifest import MANIFEST_FILE, DataManifest, RejectedImage, labels_file
-from data.part import Part, Plan, prepare_part, read_part
-from data.quality import QUALITY_FILE, QualityReport, inspect, refuse_errors
+from data.part import Dropped, Part, Plan, prepare_part, read_part
+from data.quality import inspect
 from data.regroup import regroup
 from data.sources import SPLITS, Split, mirror_keeps_label
 from data.stage import read_params, remove_unfinished, run_stage, whole_file
@@ -45,14 +48,15 @@ OTHER_SPLIT = "or set another data.split_seed, or data.group_near_duplicates=fal
 Counts = dict[Split, Counter[str]]
 
 
-def prepare(config: DataConfig, raw: Path, prepared: Path, parts: Path) -> DataManifest:
+def prepare(config: DataConfig, raw: Path, prepared: Path, parts: Path, decisions: Path | None = None) -> DataManifest:
     """Decode, resize, crop and split all images of `raw` into `prepared`, on all cores of this machine or of a cluster.
 
-    Parts that an earlier run has finished are kept; the manifest is written last.
+    Parts that an earlier run has finished are kept; the manifest is written last. `decisions` is a file of what people
+    have decided about single images.
 
     Raises:
-        UserError: `raw` is incomplete, a class has fewer than two usable images, a split has none, or an image is under
-            two labels or in two splits.
+        UserError: `raw` is incomplete, a class has fewer than two usable images, a split has none, an image is under
+            two labels or in two splits, or a decision does not make sense.
 
     """
     shards = raw_shards(raw)
@@ -60,20 +64,21 @@ def prepare(config: DataConfig, raw: Path, prepared: Path, parts: Path) -> DataM
     prepared.mkdir(parents=True, exist_ok=True)
     parts.mkdir(parents=True, exist_ok=True)
     (prepared / MANIFEST_FILE).unlink(missing_ok=True)
-    given = pa.concat_tables(read_columns(shard, ["origin", "label", "split"]) for shard in shards)
-    missing = _missing_splits(given)
-    dropped = find_dropped(shards, config, missing) if config.on_conflict == "drop" else {}
-    plan = Plan(config=config, missing=missing, dropped=dropped)
-    done = _prepare_parts(shards, plan, prepared, parts, num_images=len(given))
+    decided = decide(read_decisions(decisions), shards, decisions) if decisions else Decided()
+    given = {shard.stem: read_columns(shard, ["origin", "label", "split"]) for shard in shards}
+    missing = _missing_splits(given.values())
+    plan = Plan(config=config, missing=missing, dropped=_dropped(shards, config, missing, decided))
+    done = _prepare_parts(shards, plan, prepared, parts, num_images=sum(map(len, given.values())))
     gc.freeze()  # the rows of all images, through which Python would look for garbage again and again
     lookalikes = find_lookalikes(done, prepared, config.size)
     done = regroup(done, lookalikes.groups if config.group_near_duplicates else [], plan, prepared, parts)
     _remove_stale(done, prepared, parts)
+    done = [decided.relabel(part) for part in done]
     unusable = [RejectedImage(**row) for row in unread]
-    report = inspect(plan, done, unusable, lookalikes)
+    report = inspect(plan, done, unusable, lookalikes, decided)
     _write_quality(report, config, raw, prepared)
     counts = _count(done)
-    _check_classes(given, done, counts)
+    _check_classes(_labels(given, decided), done, counts)
     _check_splits(plan, counts)
     refuse_errors(report, prepared)
     manifest = _manifest(config, done, counts, unusable)
@@ -101,9 +106,16 @@ def _prepare_parts(shards: list[Path], plan: Plan, prepared: Path, parts: Path, 
     return sorted(done, key=lambda part: part.name)
 
 
-def _missing_splits(given: pa.Table) -> frozenset[Split]:
+def _dropped(shards: list[Path], config: DataConfig, missing: frozenset[Split], decided: Decided) -> Dropped:
+    """What is left out: what people have decided to drop, and conflicts where `data.on_conflict` says so."""
+    conflicts = find_dropped(shards, config, missing, decided) if config.on_conflict == "drop" else {}
+    stems = sorted(conflicts.keys() | decided.dropped.keys())
+    return {stem: conflicts.get(stem, {}) | decided.dropped.get(stem, {}) for stem in stems}
+
+
+def _missing_splits(given: Iterable[pa.Table]) -> frozenset[Split]:
     """Splits that the user has not made, to be taken from the training images."""
-    splits = set(given["split"].unique().to_pylist())
+    splits = {split for table in given for split in table["split"].unique().to_pylist()}
     return frozenset(split for split in SPLITS if split not in splits and split != "train")
 
 
@@ -116,12 +128,26 @@ def _count(parts: list[Part]) -> Counts:
     return counts
 
 
-def _check_classes(given: pa.Table, parts: list[Part], counts: Counts) -> None:
+def _labels(given: dict[str, pa.Table], decided: Decided) -> list[tuple[str, str]]:
+    """Origin and label of each image that people have not decided to drop."""
+    rows = (
+        (stem, origin, label)
+        for stem, table in given.items()
+        for origin, label in zip(table["origin"].to_pylist(), table["label"].to_pylist(), strict=True)
+    )
+    decisions = ((origin, decided.label_of(stem, origin, label)) for stem, origin, label in rows)
+    return [(origin, label) for origin, label in decisions if label is not None]
+
+
+def _check_classes(labels: list[tuple[str, str]], parts: list[Part], counts: Counts) -> None:
     remedy = "add images of it, or remove the class"
-    for name, num_given in sorted(Counter(given["label"].to_pylist()).items()):
+    given = Counter(label for _, label in labels)
+    if len(given) < 2:
+        raise UserError(f"{DECISIONS_FILE} leaves fewer than two classes: a classifier needs two or more")
+    for name, num_given in sorted(given.items()):
         num_images = sum(counts[split][name] for split in SPLITS)
         if num_images == 0:
-            reason = _first_reason(name, given, parts)
+            reason = _first_reason(name, labels, parts)
             raise UserError(f"class {name!r} has no usable image among {num_given}, the first is {reason}: {remedy}")
         if num_images == 1:
             raise UserError(f"class {name!r} has one usable image, two are needed: {remedy}")
@@ -131,10 +157,9 @@ def _check_classes(given: pa.Table, parts: list[Part], counts: Counts) -> None:
             )
 
 
-def _first_reason(name: str, given: pa.Table, parts: list[Part]) -> str:
+def _first_reason(name: str, labels: list[tuple[str, str]], parts: list[Part]) -> str:
     reasons = {image.path: image.reason for part in parts for image in part.rejected}
-    pairs = zip(given["origin"].to_pylist(), given["label"].to_pylist(), strict=True)
-    origin = next(origin for origin, label in pairs if label == name)
+    origin = next(origin for origin, label in labels if label == name)
     return f"{origin!r} ({reasons[origin]})"
 
 
@@ -204,7 +229,7 @@ def _remove_stale(done: list[Part], prepared: Path, parts: Path) -> None:
 
 def main() -> None:
     """Run the stage with the parameters that DVC tracks."""
-    prepare(DataConfig.model_validate(read_params("prepare")), RAW, PREPARED, PARTS)
+    prepare(DataConfig.model_validate(read_params("prepare")), RAW, PREPARED, PARTS, DECISIONS_FILE)
 
 
 if __name__ == "__main__":

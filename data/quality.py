@@ -2,67 +2,19 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Literal, NamedTuple
-
-from pydantic import ValidationError
+from typing import NamedTuple
 
 from data.config import DataConfig
+from data.decisions import DECISIONS_FILE, Decided
 from data.describe import TRAITS
-from data.errors import UserError
+from data.findings import Evidence, Finding, QualityReport, Severity
 from data.lookalikes import Lookalikes
-from data.manifest import Model, RejectedImage
+from data.manifest import RejectedImage
 from data.part import Part, Plan, Row
 from data.sources import SPLITS, Split
 
-QUALITY_FILE = "quality.json"
-
 MAX_LISTED = 1000
 """Of what is no error, so many groups are listed; of errors, all."""
-NUM_EXAMPLES = 3
-"""Groups that a message names."""
-
-Severity = Literal["error", "warning", "note"]
-
-
-class Evidence(Model):
-    """One image of a finding."""
-
-    origin: str
-    note: str = ""
-    label: str | None = None
-    split: Split | None = None
-    is_drawn: bool = False
-    """the split was drawn, and is not the user's"""
-    shard: str | None = None
-    """stem of the file in data/raw that holds it"""
-
-
-class Finding(Model):
-    """One kind of fault, and the images that have it: each by itself, or in groups that belong together."""
-
-    kind: str
-    severity: Severity
-    summary: str
-    count: int
-    """of groups; where these are more than are listed, of all"""
-    groups: tuple[tuple[Evidence, ...], ...] = ()
-
-
-class QualityReport(Model):
-    """All findings on one data set, the gravest first."""
-
-    classes: dict[Split, dict[str, int]]
-    """images of each class in each split"""
-    handled: dict[str, int]
-    """usable images that many decoders get wrong, by trait"""
-    findings: tuple[Finding, ...]
-    thumbnails: tuple[str, ...] = ()
-    """origins of the images in `quality-thumbnails.npy`, in its order"""
-
-    def of(self, severity: Severity) -> list[Finding]:
-        """Findings of one severity."""
-        return [finding for finding in self.findings if finding.severity == severity]
 
 
 class Seen(NamedTuple):
@@ -80,7 +32,11 @@ class Seen(NamedTuple):
 
 
 def inspect(
-    plan: Plan, parts: Sequence[Part], unread: Sequence[RejectedImage], lookalikes: Lookalikes
+    plan: Plan,
+    parts: Sequence[Part],
+    unread: Sequence[RejectedImage],
+    lookalikes: Lookalikes,
+    decided: Decided,
 ) -> QualityReport:
     """Look at all images together.
 
@@ -89,17 +45,20 @@ def inspect(
         parts: what became of the images in `data/raw`.
         unread: what the source passed over.
         lookalikes: which of the images look alike.
+        decided: what people have decided; what they have dropped or found right is not reported.
 
     """
-    config, seen = plan.config, list(_seen(parts, plan.drawn_splits))
+    config, seen = plan.config, list(_seen(parts, plan.drawn_splits, decided))
     kept = [image for image in seen if image.is_kept]
+    doubtful = [image for image in kept if image.row.sha256 not in decided.kept] if decided.kept else kept
     classes = _classes(kept)
     traits = Counter(name for image in kept for name in image.row.traits)
     findings = [
         *_of_copies(seen, config),
-        *_of_rejected(parts, unread),
-        *_of_shapes(kept, config),
-        *_of_lookalikes(kept, lookalikes),
+        *_of_decisions(decided),
+        *_of_rejected(parts, unread, decided),
+        *_of_shapes(doubtful, config),
+        *_of_lookalikes(kept, lookalikes, decided),
         *_of_balance(classes["train"], config),
     ]
     order: tuple[Severity, ...] = ("error", "warning", "note")
@@ -110,56 +69,13 @@ def inspect(
     )
 
 
-def read_quality(prepared: Path) -> QualityReport:
-    """Read the report of a prepared folder, or of one that was refused.
-
-    Raises:
-        UserError: there is none.
-
-    """
-    path = prepared / QUALITY_FILE
-    try:
-        return QualityReport.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):
-        raise UserError(f"{path} is missing or damaged: prepare the images with `convoy data prepare`") from None
-
-
-def refuse_errors(report: QualityReport, prepared: Path) -> None:
-    """Let nobody train on data with errors.
-
-    Raises:
-        UserError: there are; names some of the images and where all are listed.
-
-    """
-    if errors := report.of("error"):
-        raise UserError(
-            f"{'; '.join(_with_examples(finding) for finding in errors)}: mend the data ({prepared / QUALITY_FILE} "
-            "lists all, `convoy data report --html FILE` shows them), or drop them: --set data.on_conflict=drop",
-            exit_code=1,
-        )
-
-
-def _with_examples(finding: Finding) -> str:
-    examples = [
-        " = ".join(f"{image.origin!r} ({_place(image, finding)})" for image in group)
-        for group in finding.groups[:NUM_EXAMPLES]
-    ]
-    return f"{finding.summary}, such as {', '.join(examples)}"
-
-
-def _place(image: Evidence, finding: Finding) -> str:
-    """Name label and split as the user knows them: a split that was drawn only where it matters."""
-    if not image.is_drawn:
-        return f"{image.label}, {image.split}"
-    return f"{image.label}, drawn for {image.split}" if finding.kind == "leakage" else f"{image.label}"
-
-
-def _seen(parts: Iterable[Part], drawn: Collection[Split]) -> Iterator[Seen]:
+def _seen(parts: Iterable[Part], drawn: Collection[Split], decided: Decided) -> Iterator[Seen]:
     for part in parts:
+        gone = decided.dropped.get(part.name, {})
         for is_kept, splits in ((True, part.rows), (False, part.dropped)):
             for split, rows in splits.items():
                 place = (split, part.name, is_kept, split in drawn)
-                yield from (Seen(row, *place, part.moved.get(row.origin)) for row in rows)
+                yield from (Seen(row, *place, part.moved.get(row.origin)) for row in rows if row.origin not in gone)
 
 
 def _classes(kept: Sequence[Seen]) -> dict[Split, dict[str, int]]:
@@ -186,6 +102,7 @@ def _evidence(image: Seen, note: str = "") -> Evidence:
     return Evidence(
         origin=image.row.origin,
         note=note or ("" if image.is_kept else "dropped"),
+        sha256=image.row.sha256,
         label=image.row.label,
         split=image.split,
         is_drawn=image.is_drawn,
@@ -217,8 +134,22 @@ def _of_copies(seen: Sequence[Seen], config: DataConfig) -> Iterator[Finding]:
     yield from _finding("exact_duplicates", "note", "image[s] more than once in the same split and class", others)
 
 
-def _of_rejected(parts: Sequence[Part], unread: Sequence[RejectedImage]) -> Iterator[Finding]:
+def _of_decisions(decided: Decided) -> Iterator[Finding]:
+    """How many decisions applied, and which of them are about no image."""
+    if decided.num_applied:
+        words = "decision applies" if decided.num_applied == 1 else "decisions apply"
+        summary = f"{decided.num_applied:,} {words} ({DECISIONS_FILE})"
+        yield Finding(kind="decisions", severity="note", summary=summary, count=decided.num_applied)
+    unmatched = [
+        [Evidence(origin=f"{DECISIONS_FILE}:{one.line}", note=f"{one.what}, {one.image or one.sha256}")]
+        for one in decided.unmatched
+    ]
+    yield from _finding("unmatched_decisions", "warning", f"decision[s] without an image ({DECISIONS_FILE})", unmatched)
+
+
+def _of_rejected(parts: Sequence[Part], unread: Sequence[RejectedImage], decided: Decided) -> Iterator[Finding]:
     dropped = {row.origin for part in parts for rows in part.dropped.values() for row in rows}
+    dropped.update(origin for origins in decided.dropped.values() for origin in origins)
     broken = [
         [Evidence(origin=image.path, note=image.reason, shard=part.name)]
         for part in parts
@@ -248,12 +179,14 @@ def _with_size(image: Seen) -> Evidence:
     return _evidence(image, f"{image.row.width} x {image.row.height} pixels")
 
 
-def _of_lookalikes(kept: Sequence[Seen], lookalikes: Lookalikes) -> Iterator[Finding]:
-    """Images that look alike, each of equal bytes taken once."""
+def _of_lookalikes(kept: Sequence[Seen], lookalikes: Lookalikes, decided: Decided) -> Iterator[Finding]:
+    """Images that look alike, each of equal bytes taken once, unless all of a group are found right."""
     members = {sha256 for group in lookalikes.groups for sha256 in group}
     by_bytes = {image.row.sha256: image for image in reversed(kept) if image.row.sha256 in members}
     leaks, conflicts, moved, others = [], [], [], []
     for sha256s in lookalikes.groups:
+        if decided.kept.issuperset(sha256s):
+            continue
         group = [by_bytes[sha256] for sha256 in sha256s]
         evidence = [_evidence(image) for image in group]
         if any(image.moved_from for image in group):

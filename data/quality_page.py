@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from data.errors import UserError
-from data.quality import Evidence, Finding, QualityReport, read_quality
+from data.findings import Evidence, Finding, QualityReport, read_quality
 from data.sources import SPLITS
 from data.thumbnails import NUM_GROUPS, NUM_IN_GROUP, SIDE, THUMBNAILS_FILE
 
@@ -33,6 +33,8 @@ TITLES = {
         "Kept. Their own draws differ; together, none of them is measured after another was trained on.",
     ),
     "near_unchecked": ("Not all compared", "Near duplicates among them may be in several splits."),
+    "decisions": ("Decisions", "What you have decided about single images."),
+    "unmatched_decisions": ("Decisions without an image", "The image has changed or is gone: remove the lines."),
     "imbalance": ("Class imbalance", "A rare class is learned late and counts for little in the overall accuracy."),
     "exact_duplicates": ("Exact duplicates", "Kept: same bytes, class and split. They count several times."),
     "near_duplicates": ("Near duplicates", "Kept: they look alike, in the same class and split."),

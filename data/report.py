@@ -4,9 +4,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from data.findings import read_quality
 from data.manifest import DataManifest, read_manifest
 from data.prepare import INDEX_FILE
-from data.quality import read_quality
 from data.sources import SPLITS
 
 MAX_LISTED = 100

@@ -9,7 +9,7 @@ from PIL import Image
 
 from data.columns import open_shard
 from data.decode import Pixels, opened, upright
-from data.quality import Evidence, QualityReport
+from data.findings import Evidence, QualityReport
 from data.stage import num_cores
 
 THUMBNAILS_FILE = "quality-thumbnails.npy"

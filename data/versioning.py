@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from data.config import DataConfig
+from data.decisions import DECISIONS_FILE, digest_of_decisions
 from data.errors import UserError, causes
 from data.sources import open_source
 from data.stage import DISK_FULL, MESSAGE_FILE, PARAMS_FILE, UNTRACKED, is_disk_full, whole_file
 
 STAGES = ("ingest", "prepare")
 LOCK_FILE = "dvc.lock"
+WHOLE_INPUTS = {"fingerprint": "the source has", "decisions": f"{DECISIONS_FILE} has"}
+"""What stands behind a parameter that is one digest."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ def reproduce(workspace: Path, config: DataConfig, target: str = "prepare") -> l
     """Bring `target` and what it depends on up to date with the configuration and the source.
 
     Raises:
-        UserError: the source cannot be used, a stage failed, or the workspace is not under version control.
+        UserError: the source cannot be used, a decision is malformed, a stage failed, or the workspace is not under
+            version control.
         KeyboardInterrupt: Ctrl-C, whether it met this process or a stage.
 
     """
@@ -48,7 +52,7 @@ def reproduce(workspace: Path, config: DataConfig, target: str = "prepare") -> l
         _whole_lock_file(repo, workspace / LOCK_FILE),
     ):
         _drop_cut_off_rwlock(repo)
-        _write_params(workspace, config, fingerprint)
+        _write_params(workspace, config, fingerprint, digest_of_decisions(workspace / DECISIONS_FILE))
         reasons = _reasons(repo, workspace, target)
         ran = {stage.name for stage in repo.reproduce(targets=[_address(workspace, target)])}
     return [_outcome(stage, ran=stage in ran, changes=reasons.get(stage, [])) for stage in wanted]
@@ -82,13 +86,19 @@ def _load_stage(repo: Any, workspace: Path, stage: str) -> Any:
     return repo.stage.load_one(path=str(workspace / "dvc.yaml"), name=stage)
 
 
-def _write_params(workspace: Path, config: DataConfig, fingerprint: str) -> None:
+def _write_params(workspace: Path, config: DataConfig, fingerprint: str, decisions: str) -> None:
     """Write what each stage depends on, so that DVC sees overrides too, and nothing that it does not depend on."""
     fields = config.model_dump(mode="json")
     ingest = {name: fields[name] for name in ("source", "path", "max_file_mb")}
     untracked = {"prepare": {"scheduler": fields.pop("scheduler")}}
     prepare = {name: value for name, value in fields.items() if name not in ("path", "max_file_mb")}
-    sections = {"fingerprint": fingerprint, "ingest": ingest, "prepare": prepare, UNTRACKED: untracked}
+    sections = {
+        "fingerprint": fingerprint,
+        "ingest": ingest,
+        "decisions": decisions,
+        "prepare": prepare,
+        UNTRACKED: untracked,
+    }
     content = json.dumps(sections, indent=1)
     path = workspace / PARAMS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -264,7 +274,7 @@ def _changed_params(stage: Any) -> list[str]:
         now = json.loads(Path(dependency.fs_path).read_text(encoding="utf-8"))
         for section, values in before.items():
             if not isinstance(values, dict):
-                words += ["the source has changed"] if now[section] != values else []
+                words += [f"{WHOLE_INPUTS[section]} changed"] if now[section] != values else []
                 continue
             for name in sorted(values.keys() | now[section].keys()):
                 old, new = values.get(name), now[section].get(name)

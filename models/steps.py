@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.quality import read_quality
+from data.findings import read_quality
 from data.quality_page import quality_page
 from data.shards import PreparedImages
 from data.stage import whole_file

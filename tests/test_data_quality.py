@@ -12,10 +12,10 @@ from PIL import Image
 from data import part as part_module
 from data.config import DataConfig
 from data.errors import UserError
+from data.findings import read_quality
 from data.ingest import ingest
 from data.manifest import read_manifest
 from data.prepare import INDEX_FILE, prepare
-from data.quality import read_quality
 from data.quality_page import quality_page
 from data.report import as_markdown, data_report
 from data.shards import PreparedImages

@@ -14,11 +14,11 @@ from PIL import Image
 from data import lookalikes, near
 from data.config import DataConfig
 from data.errors import UserError
+from data.findings import read_quality
 from data.ingest import ingest
 from data.near import near_groups
 from data.part import read_part
 from data.prepare import prepare
-from data.quality import read_quality
 from data.shards import PreparedImages, verify
 
 SIZE = 16

@@ -1,5 +1,6 @@
 """Real git and DVC repositories; what runs a stage takes seconds and is slow, but for the one first run."""
 
+import hashlib
 import os
 import shutil
 
@@ -110,6 +111,14 @@ def test_an_unusable_source_is_told_before_anything_runs(workspace):
     assert files_in(workspace) == before
 
 
+def test_a_malformed_decision_is_told_before_anything_runs(workspace, config):
+    write(workspace, {"data/decisions.csv": b"sha256,decision\n\nabc,drop\n"})
+    before = files_in(workspace)
+    with pytest.raises(UserError, match=r"data/decisions.csv:3: 'abc' names no image: expected the SHA-256"):
+        versioning.reproduce(workspace, config)
+    assert files_in(workspace) == before
+
+
 @pytest.mark.parametrize("name", ["dvc.lock", "dvc.yaml"])
 def test_a_merge_conflict_is_told_and_left_alone(workspace, config, name):
     conflict = b"<<<<<<< HEAD\n" + (workspace / name).read_bytes()
@@ -155,6 +164,21 @@ def test_only_what_has_changed_runs(workspace, config):
     ]
     shutil.rmtree(workspace / "data" / "prepared")
     assert said(versioning.reproduce(workspace, limited))[1] == ("prepare", True, "data/prepared is missing or altered")
+
+
+@pytest.mark.slow
+def test_decisions_are_another_version(workspace, config, source):
+    version = versioning.data_version(workspace)
+    digest = hashlib.sha256((source / "cat" / "0000.ppm").read_bytes()).hexdigest()
+    write(workspace, {"data/decisions.csv": f"{digest},drop\n".encode()})
+    changed = ("prepare", True, "data/decisions.csv has changed")
+    assert said(versioning.reproduce(workspace, config))[1] == changed
+    assert read_manifest(workspace / "data" / "prepared").num_images == 119
+    assert versioning.data_version(workspace) != version
+    assert said(versioning.reproduce(workspace, config))[1] == ("prepare", False, UNCHANGED)
+    (workspace / "data" / "decisions.csv").unlink()
+    assert said(versioning.reproduce(workspace, config))[1] == changed
+    assert versioning.data_version(workspace) == version
 
 
 @pytest.mark.slow
