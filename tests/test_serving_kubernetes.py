@@ -55,7 +55,10 @@ def require_deployment_of(target, deployment):
     }
 
 
-@pytest.mark.parametrize("path", resource_files(FOLDER / "base"), ids=lambda path: path.name)
+MANIFESTS = [*resource_files(FOLDER / "base"), *resource_files(FOLDER / "components/ingress")]
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
 def test_a_manifest_is_what_kubernetes_reads(path):
     for document in documents(path.read_text()):
         kubernetes_validate.validate(document, KUBERNETES, strict=True)
@@ -69,7 +72,32 @@ def test_the_schemas_find_a_mistake():
 
 
 def test_every_target_has_its_manifests():
-    assert {path.name for path in FOLDER.iterdir()} == {"base", *TARGETS}
+    assert {path.name for path in FOLDER.iterdir()} == {"base", "components", *TARGETS}
+
+
+def test_an_endpoint_is_reached_by_pods_only_and_reaches_nothing():
+    (policy,) = documents((FOLDER / "base/network.yaml").read_text())
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["spec"]["egress"] == []
+    (rule,) = policy["spec"]["ingress"]
+    assert rule == {"from": [{"namespaceSelector": {}}], "ports": [{"protocol": "TCP", "port": "http"}]}
+
+
+def test_a_way_in_from_outside_has_tls():
+    (ingress,) = documents((FOLDER / "components/ingress/ingress.yaml").read_text())
+    hosts = [host for entry in ingress["spec"]["tls"] for host in entry["hosts"]]
+    assert [rule["host"] for rule in ingress["spec"]["rules"]] == hosts
+
+
+def test_tokens_come_as_a_file():
+    (deployment,) = documents((FOLDER / "base/deployment.yaml").read_text())
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    variables = {one["name"]: one["value"] for one in container["env"]}
+    mount = next(one for one in container["volumeMounts"] if one["name"] == "tokens")
+    assert variables == {"CONVOY_TOKENS_FILE": f"{mount['mountPath']}/CONVOY_TOKENS"}
+    assert mount["readOnly"]
+    assert pod["restartPolicy"] == "Always"
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -91,13 +119,19 @@ def test_a_pod_has_time_to_end():
     assert pod["terminationGracePeriodSeconds"] > wait + DRAIN_SECONDS
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl, which has kustomize")
+def kustomize(folder):
+    """What `kubectl apply -k` would send, by kind."""
+    done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, check=True, timeout=60)
+    return {document["kind"]: document for document in documents(done.stdout)}
+
+
+needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl, which has kustomize")
+
+
+@needs_kubectl
 @pytest.mark.parametrize("target", TARGETS)
 def test_kustomize_makes_a_target_whole(target):
-    done = subprocess.run(
-        ["kubectl", "kustomize", FOLDER / target], capture_output=True, text=True, check=True, timeout=60
-    )
-    made = {document["kind"]: document for document in documents(done.stdout)}
+    made = kustomize(FOLDER / target)
     for document in made.values():
         kubernetes_validate.validate(document, KUBERNETES, strict=True)
         assert document["metadata"]["name"] == f"classifier-{target}"
@@ -105,4 +139,21 @@ def test_kustomize_makes_a_target_whole(target):
     pods = made["Deployment"]["spec"]["template"]["metadata"]["labels"]
     assert made["Service"]["spec"]["selector"] == pods
     assert made["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == pods
+    assert made["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"] == pods
     assert made["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"] == f"classifier-{target}"
+
+
+@needs_kubectl
+@pytest.mark.parametrize("target", TARGETS)
+def test_kustomize_adds_a_way_in_and_a_monitor(tmp_path, target):
+    shutil.copytree(FOLDER, tmp_path / "kubernetes")
+    path = tmp_path / "kubernetes" / target / "kustomization.yaml"
+    components = "components: [../components/ingress, ../components/monitor]"
+    path.write_text(path.read_text().replace("components: []", components))
+    made = kustomize(path.parent)
+    (rule,) = made["Ingress"]["spec"]["rules"]
+    assert rule["http"]["paths"][0]["backend"]["service"]["name"] == f"classifier-{target}"
+    kubernetes_validate.validate(made["Ingress"], KUBERNETES, strict=True)
+    # Of the service of this target, and of no other one.
+    assert made["ServiceMonitor"]["spec"]["selector"]["matchLabels"] == made["Service"]["metadata"]["labels"]
+    assert made["ServiceMonitor"]["spec"]["endpoints"][0]["port"] == made["Service"]["spec"]["ports"][0]["name"]
