@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -135,8 +137,8 @@ def build_bento(model: Path, config: ServingConfig, store: Path) -> Bento:
         return bento
     scratch = store.absolute() / "tmp"
     scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="build-", dir=scratch) as folder:
-        staging, home = Path(folder, "staging"), Path(folder, "home")
+    with tempfile.TemporaryDirectory(prefix="build-", dir=scratch) as folder, _staging(scratch) as staging:
+        home = Path(folder, "home")
         for name, origin in files.items():
             (staging / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(origin, staging / name)
@@ -146,6 +148,14 @@ def build_bento(model: Path, config: ServingConfig, store: Path) -> Bento:
         (staging / "bentofile.yaml").write_text(json.dumps(build_file), encoding="utf-8")
         _run_build(staging, home, version)
         return _move(home / path.relative_to(store.absolute()), path)
+
+
+@contextmanager
+def _staging(scratch: Path) -> Iterator[Path]:
+    """Give a folder to build from: in `scratch`, unless a name above it begins with a dot, which BentoML refuses."""
+    hidden = any(part.startswith(".") for part in scratch.resolve().parts)
+    with tempfile.TemporaryDirectory(prefix="convoy-", dir=None if hidden else scratch) as folder:
+        yield Path(folder)
 
 
 def read_packing(bento: Bento) -> Packing:

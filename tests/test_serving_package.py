@@ -24,7 +24,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home") / "store"
+    # BentoML builds from no folder below one whose name begins with a dot, and a clone may be in ~/.local/src.
+    return tmp_path_factory.mktemp("home") / ".local" / "store"
 
 
 @pytest.fixture(scope="module")
