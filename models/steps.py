@@ -2,7 +2,9 @@
 
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -25,6 +27,7 @@ from models.manifest import Golden, ModelManifest
 from models.predictor import OnnxPredictor, file_sha256
 from models.preview import preview_augmentation
 from models.quantize import Calibrated, metrics_of, try_int8
+from models.recipes import make_optimizer
 from models.registry import normalize_file, write_manifest
 from models.sender import Sender
 from models.tracking import INT8, PARITY_METRIC, TRAINED, RunLog, Tracking, TrainedRun, system_metrics
@@ -38,8 +41,17 @@ NUM_PARITY_IMAGES = 512
 _log = logging.getLogger("convoy")
 
 
-def train_run(tracking: Tracking, job: TrainingJob, checkpoints: Path, git_commit: str | None) -> str:
-    """Train a job on a run of its own, or on the run that an interrupted attempt has left; returns the run id."""
+def train_run(
+    tracking: Tracking,
+    job: TrainingJob,
+    checkpoints: Path,
+    git_commit: str | None,
+    data_params: Mapping[str, object] = MappingProxyType({}),
+) -> str:
+    """Train a job on a run of its own, or on the run that an interrupted attempt has left; returns the run id.
+
+    `data_params` are what the data was prepared with, for the run's parameters.
+    """
     run_id = interrupted_run(tracking, checkpoints)
     if run_id is None:
         shutil.rmtree(checkpoints, ignore_errors=True)
@@ -53,13 +65,13 @@ def train_run(tracking: Tracking, job: TrainingJob, checkpoints: Path, git_commi
     _tell_balance(job)
     untrained = None if start else build_classifier(job)
     tuned = tune(job, _execution_note(checkpoints))
-    with tracking.open_run(run_id, f"{job.model.network} on {job.manifest.source}", git_commit) as log:
+    with tracking.open_run(run_id, run_name(job), git_commit) as log:
         note = run_note(checkpoints)
         note.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(note) as temporary:
             temporary.write_text(log.run_id, encoding="utf-8")
         if untrained:
-            _describe(job, tuned, untrained, log)
+            _describe(job, tuned, untrained, log, data_params)
         has_left = _train(tuned, checkpoints, log)
         log.figure(figures.learning_curves(_history_by_epoch(log)), "learning-curves")
         log.tag({TRAINED: "true"})
@@ -97,14 +109,30 @@ def _execution_note(checkpoints: Path) -> Path:
     return checkpoints.with_suffix(".execution.json")
 
 
-def _describe(job: TrainingJob, tuned: TrainingJob, classifier: ImageClassifier, log: RunLog) -> None:
+def run_name(job: TrainingJob, accuracy: float | None = None) -> str:
+    """Name what was trained, from which weights and on which data, and how well it did on the test images."""
+    start = f" from {Path(job.model.weights).stem}" if job.model.weights else ""
+    result = "" if accuracy is None else f", {100 * accuracy:.1f} %"
+    return f"{job.model.network}{start}, {job.manifest.source} {job.data_version[:8]}{result}"
+
+
+def _describe(
+    job: TrainingJob,
+    tuned: TrainingJob,
+    classifier: ImageClassifier,
+    log: RunLog,
+    data_params: Mapping[str, object],
+) -> None:
     complexity = measure(classifier.network, job.input_size)
-    facts = {
+    optimizer = make_optimizer(classifier.recipe, classifier.network, job.training.batch_size)
+    facts = {f"data.{name}": value for name, value in data_params.items()} | {
         "num_parameters": complexity.num_parameters,
         "multiply_adds": complexity.multiply_adds,
         "execution.precision": tuned.training.precision,
         "execution.channels_last": tuned.training.channels_last,
         "execution.class_balance": job.class_balance,
+        # The peak of the schedule: training.learning_rate is the one for a batch of 128.
+        "execution.learning_rate": optimizer.param_groups[0]["lr"],
     }
     log.start(job, facts)
     log.figure(preview_augmentation(job, classifier), "augmentation")
@@ -136,6 +164,7 @@ def evaluate_run(tracking: Tracking, job: TrainingJob, run_id: str, checkpoints:
         mirror = classifier.augmentation.flip
         metrics[TEN_CROP_METRIC] = ten_crop_accuracy(model, images, job.input_size, mirror=mirror)
     log.metrics(metrics)
+    log.rename(run_name(job, metrics["test/accuracy"]))
 
 
 def _log_worst_errors(log: RunLog, predictions: Predictions, images: PreparedImages) -> None:

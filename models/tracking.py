@@ -31,6 +31,8 @@ KEY, TRAINED, VERDICT, SOURCE = "convoy.key", "convoy.trained", "convoy.verdict"
 DATA_VERSION, CODE, GIT_COMMIT = "convoy.data_version", "convoy.code", "mlflow.source.git.commit"
 PARITY_METRIC = "test/parity_error"
 INT8 = "convoy.int8"
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Tag of an experiment: MLflow's page opens it with its runs, and not with traces of language models."""
 
 _log = logging.getLogger("convoy")
 
@@ -77,9 +79,11 @@ class Tracking:
                     f"MLflow's experiment '{name}' was deleted: choose another name with registry.experiment, or "
                     f"restore it with `mlflow experiments restore --experiment-id {found.experiment_id}`"
                 )
+            for key, value in KIND.items() - found.tags.items():
+                self.client.set_experiment_tag(found.experiment_id, key, value)
             return str(found.experiment_id)
         location = (artifacts / name).resolve().as_uri() if artifacts else None
-        return str(self.client.create_experiment(name, artifact_location=location))
+        return str(self.client.create_experiment(name, artifact_location=location, tags=KIND))
 
     def find_trained(self, key: str) -> TrainedRun | None:
         """Find the latest finished training of the job with this key."""
@@ -196,6 +200,10 @@ class RunLog:
         )
         training = DatasetInput(dataset._to_mlflow_entity(), tags=[InputTag(MLFLOW_DATASET_CONTEXT, "training")])
         self._client.log_inputs(self.run_id, [training])
+
+    def rename(self, name: str) -> None:
+        """Give the run another name."""
+        self._client.update_run(self.run_id, name=name)
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags."""

@@ -18,6 +18,14 @@ def tracking(tmp_path_factory):
     return Tracking(f"sqlite:///{folder}/mlflow.db", "tests", folder / "artifacts")
 
 
+def test_the_experiment_is_one_of_training_models(tracking, tmp_path):
+    kind = {"mlflow.experimentKind": "custom_model_development"}
+    assert tracking.client.get_experiment(tracking.experiment_id).tags.items() >= kind.items()
+    old = tracking.client.create_experiment("made before")
+    assert Tracking(tracking.uri, "made before", tmp_path).experiment_id == old
+    assert tracking.client.get_experiment(old).tags.items() >= kind.items()
+
+
 def open_and_leave(tracking, error=None):
     with contextlib.suppress(ValueError, KeyboardInterrupt), tracking.open_run(None, "a run", "0" * 40) as log:
         log.metrics({"val/loss": 1.0}, step=1)

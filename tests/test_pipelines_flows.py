@@ -13,6 +13,8 @@ import pytest
 from conftest import draw_classes
 from mlflow import MlflowClient
 
+from models.recipes import RECIPES
+
 CONVOY = Path(sys.executable).with_name("convoy")
 # Two dozen test images are too few to be surely better than guessing.
 SMALL = [
@@ -87,6 +89,13 @@ def check_run():
     run = mlflow.get_run(version.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["training.max_epochs"] == "3"
+    assert (run.data.params["data.source"], run.data.params["data.size"]) == ("folder", "24")
+    # A batch of 16, where the recipe's rate is for 128.
+    assert float(run.data.params["execution.learning_rate"]) == RECIPES["modern"].learning_rate * 16 / 128
+    version, accuracy = run.data.tags["convoy.data_version"][:8], 100 * run.data.metrics["test/accuracy"]
+    assert run.info.run_name == f"lenet5, folder {version}, {accuracy:.1f} %"
+    kind = mlflow.get_experiment(run.info.experiment_id).tags["mlflow.experimentKind"]
+    assert kind == "custom_model_development"
     assert run.data.tags["convoy.verdict"] == "passed"
     assert len(run.data.tags["mlflow.source.git.commit"]) == 40
     (dataset,) = run.inputs.dataset_inputs
