@@ -47,7 +47,7 @@ class DataConfig(Section):
     source: Source = "digits"
     """digits (in scikit-learn), folder, parquet, cifar10, fashion_mnist, imagenette, flowers102, food101, imagenet"""
     path: OptionalPath = None
-    """folder with <class>/*.jpg or train|val|test/<class>/*.jpg, or with *.parquet; null: outputs/downloads or none"""
+    """folder with one folder for each class, or with train, val and test above them; or of parquet files; null: none"""
     size: int = Field(32, ge=8, le=4096)
     """pixels: the shorter side is resized to this, then the centre square is kept"""
     val_fraction: float = Field(0.1, gt=0, lt=0.5)

@@ -239,12 +239,16 @@ for command in (promote, deploy, rollback, ledger):
 
 
 @app.command()
-def up(overrides: Overrides = None) -> None:
+def up(
+    prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Of Prefect's page.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Of MLflow's page.")] = 5000,
+    overrides: Overrides = None,
+) -> None:
     """Start MLflow's and Prefect's servers, with the flows ready to be triggered there, until Ctrl-C."""
     config = start(overrides, says="up: starts the servers, which takes some seconds")
     from pipelines.servers import run_servers
 
-    run_servers(config)
+    run_servers(config, prefect_port, mlflow_port)
 
 
 @app.command()

@@ -7,10 +7,12 @@ import logging
 from typing import Any
 
 from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.states import Cancelled
 
 from pipelines import tasks
 from pipelines.config import Config
-from pipelines.workspace import exclusive, settle_runs
+from pipelines.workspace import exclusive, require_data_version, settle_runs
 from serving.ledger import Entry
 from serving.package import Bento
 
@@ -25,7 +27,14 @@ def _end_its_run(flow: Any, flow_run: Any, state: Any) -> None:  # noqa: ARG001 
     settle_runs(Config.model_validate(flow_run.parameters["config"]))
 
 
-@flow(name="prepare-data", persist_result=False, on_running=[_let_our_log_speak])
+def _call_ctrl_c_cancelled(flow: Any, flow_run: Any, state: Any) -> None:  # noqa: ARG001 - what Prefect calls it with
+    """Ctrl-C ends a flow as cancelled: Prefect takes it for a crash."""
+    if "interrupt signal" in (state.message or ""):
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(flow_run.id, Cancelled(message="stopped by Ctrl-C"), force=True)
+
+
+@flow(name="prepare-data", persist_result=False, on_running=[_let_our_log_speak], on_crashed=[_call_ctrl_c_cancelled])
 @exclusive(waits=True)
 def prepare_data(config: Config) -> str:
     """Bring the data up to date, keep it in the remote, and report on it; returns the data version."""
@@ -35,10 +44,16 @@ def prepare_data(config: Config) -> str:
     return data_version
 
 
-@flow(name="train-model", persist_result=False, on_running=[_let_our_log_speak], on_crashed=[_end_its_run])
+@flow(
+    name="train-model",
+    persist_result=False,
+    on_running=[_let_our_log_speak],
+    on_crashed=[_end_its_run, _call_ctrl_c_cancelled],
+)
 @exclusive(waits=True)
-def train_model(config: Config, data_version: str) -> str:
-    """Train one network on one data version and let it through the gate; returns the version of the champion."""
+def train_model(config: Config, data_version: str | None = None) -> str:
+    """Train one network on the prepared data and let it through the gate; returns the version of the champion."""
+    data_version = data_version or require_data_version()
     tasks.check_source(config, "prepared")
     run_id = tasks.train(config, data_version)
     tasks.evaluate(config, data_version, run_id)
@@ -47,7 +62,7 @@ def train_model(config: Config, data_version: str) -> str:
     return version
 
 
-@flow(name="package-model", persist_result=False, on_running=[_let_our_log_speak])
+@flow(name="package-model", persist_result=False, on_running=[_let_our_log_speak], on_crashed=[_call_ctrl_c_cancelled])
 @exclusive(waits=True)
 def package_model(config: Config) -> Bento:
     """Pack the champion as an endpoint that has answered a request."""
@@ -56,7 +71,7 @@ def package_model(config: Config) -> Bento:
     return bento
 
 
-@flow(name="deploy-model", persist_result=False, on_running=[_let_our_log_speak])
+@flow(name="deploy-model", persist_result=False, on_running=[_let_our_log_speak], on_crashed=[_call_ctrl_c_cancelled])
 @exclusive(waits=True)
 def deploy_model(
     config: Config, version: str | None = None, percent: float | None = None, why: str = ""
@@ -67,7 +82,12 @@ def deploy_model(
     return tasks.roll_out(config, image, percent, why)
 
 
-@flow(name="run-pipeline", persist_result=False, on_running=[_let_our_log_speak], on_crashed=[_end_its_run])
+@flow(
+    name="run-pipeline",
+    persist_result=False,
+    on_running=[_let_our_log_speak],
+    on_crashed=[_end_its_run, _call_ctrl_c_cancelled],
+)
 @exclusive(waits=True)
 def run_pipeline(config: Config) -> Bento:
     """From labelled images to a served champion."""

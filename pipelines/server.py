@@ -1,3 +1,4 @@
+import logging
 import socket
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from typing import Self
 
 from data.errors import UserError
 from pipelines.settings import OUTPUTS
+
+_log = logging.getLogger("convoy")
 
 HOST = "127.0.0.1"
 START_SECONDS = 120
@@ -93,6 +96,22 @@ class Server:
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)
         raise UserError(f"the {self._name} server did not start: see {self._log}", exit_code=1)
+
+
+def next_free_port(name: str, wanted: int, taken: int | None = None) -> int:
+    """Give the port that is wanted, or the next one that is free and not about to be `taken`; says so where it differs.
+
+    Raises:
+        UserError: a hundred ports in a row are in use.
+
+    """
+    ports = range(wanted, min(wanted + 100, 65536))
+    free = next((port for port in ports if port != taken and _is_free(port)), None)
+    if free is None:
+        raise UserError(f"ports {ports.start} to {ports.stop - 1}, one of which {name} needs, are in use")
+    if free != wanted:
+        _log.info("up: port %d is in use, %s takes %d", wanted, name, free)
+    return free
 
 
 def free_port() -> int:

@@ -10,27 +10,27 @@ from typing import Any
 
 from data.stage import whole_file
 from pipelines.config import Config
-from pipelines.server import PREFECT_FOLDER, Server
+from pipelines.server import PREFECT_FOLDER, Server, next_free_port
 from pipelines.session import SERVERS_FILE
 from pipelines.settings import Settings
 from pipelines.workspace import ROOT, open_tracking, settle_runs
 
-PREFECT_PORT, MLFLOW_PORT = 4200, 5000
 
-
-def run_servers(config: Config) -> None:
-    """Start the servers, offer the flows, and wait for Ctrl-C."""
+def run_servers(config: Config, prefect_port: int, mlflow_port: int) -> None:
+    """Start the servers, on these ports or the next free ones, offer the flows, and wait for Ctrl-C."""
     # Prefect's runner ends so on SIGTERM; its processes are gone by then.
     warnings.filterwarnings("ignore", message="coroutine 'Runner.astop' was never awaited")
     with suppress(KeyboardInterrupt), ExitStack() as stack:
         start = ["prefect", "server", "start"]
-        prefect = stack.enter_context(Server("prefect", start, PREFECT_PORT, "/api/health", folder=PREFECT_FOLDER))
+        prefect_port = next_free_port("Prefect", prefect_port)
+        prefect = stack.enter_context(Server("prefect", start, prefect_port, "/api/health", folder=PREFECT_FOLDER))
         mlflow_url = Settings().tracking_uri(ROOT)
         if artifacts := Settings().artifacts(ROOT):
             # Both would create the tables of a new database, and one of them would fail.
             open_tracking(config)
+            mlflow_port = next_free_port("MLflow", mlflow_port, taken=prefect_port)
             mlflow = stack.enter_context(
-                Server("mlflow", _mlflow_arguments(mlflow_url, artifacts), MLFLOW_PORT, "/health")
+                Server("mlflow", _mlflow_arguments(mlflow_url, artifacts), mlflow_port, "/health")
             )
             mlflow.wait_until_healthy()
             mlflow_url = mlflow.url
@@ -56,7 +56,7 @@ def offer_flows(config: Config, **runner: Any) -> None:
     from pipelines import flows
 
     parameters = {"config": config.model_dump(mode="json")}
-    offered = (flows.run_pipeline, flows.prepare_data, flows.package_model)
+    offered = (flows.run_pipeline, flows.prepare_data, flows.train_model, flows.package_model, flows.deploy_model)
     deployments: list[Any] = [flow.to_deployment(flow.name, parameters=parameters) for flow in offered]
     # One at a time: a workspace has one set of files.
     serve(*deployments, print_starting_message=False, limit=1, **runner)
