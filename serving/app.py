@@ -101,8 +101,10 @@ class Handlers:
         return Response()
 
     async def ready(self, _request: Request) -> Response:
-        """Answer that the model has passed its test."""
+        """Answer that the model has passed its test and that its threads get on with their images."""
         self._classifier()
+        if self._batcher.is_stalled:
+            raise OverloadedError("an image has taken longer than the deadline: others wait for it")
         return Response()
 
     async def classify(self, request: Request) -> Response:

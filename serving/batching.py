@@ -7,6 +7,7 @@ predicted together; but a batch does not wait for an image that takes long to de
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections import deque
@@ -92,6 +93,14 @@ class Batcher:
         self._progress = threading.Condition()
         self._num_undecoded = self._num_predicting = 0
         self._decoded: deque[_Waiting] = deque()
+        self._busy_since: dict[int, float] = {}
+        """when each thread that decodes or predicts began to, by its identifier"""
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether an image is being decoded or predicted for longer than the deadline: others may wait in vain."""
+        began = min(list(self._busy_since.values()), default=math.inf)
+        return time.monotonic() - began > self._limits.deadline_seconds
 
     @property
     def in_flight(self) -> int:
@@ -147,8 +156,10 @@ class Batcher:
     def _work(self, each: _Waiting, loop: asyncio.AbstractEventLoop) -> None:
         """Decode an image, and predict, unless enough others do."""
         try:
+            # Nobody waits any more for an image whose client has gone or whose deadline has passed.
             if not each.future.done():
-                each.pixels = self._decode(each.image)
+                with self._busy():
+                    each.pixels = self._decode(each.image)
         except Exception as error:
             _tell(loop, _fail, [each], error)
         with self._progress:
@@ -162,6 +173,15 @@ class Batcher:
             self._num_predicting += 1
         while batch := self._take():
             self._run(batch, loop)
+
+    @contextlib.contextmanager
+    def _busy(self) -> Iterator[None]:
+        thread = threading.get_ident()
+        self._busy_since[thread] = time.monotonic()
+        try:
+            yield
+        finally:
+            del self._busy_since[thread]
 
     def _take(self) -> list[_Waiting]:
         """Take what waits in its order, and leave what nobody waits for; with nothing left, the thread has done."""
@@ -184,7 +204,8 @@ class Batcher:
     def _run(self, batch: list[_Waiting], loop: asyncio.AbstractEventLoop) -> None:
         started = time.perf_counter()
         try:
-            answers = self._predict(np.stack([each.pixels for each in batch if each.pixels is not None]))
+            with self._busy():
+                answers = self._predict(np.stack([each.pixels for each in batch if each.pixels is not None]))
             self._observe(len(batch), [started - each.decoded_at for each in batch])
         except Exception as error:
             _tell(loop, _fail, batch, error)

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.packed import ENVIRONMENT, load_classifier, make_app, target
 
-PROBES = ("/livez", "/readyz")
+LIVE = "/livez"
 """Paths that BentoML answers in place of the app: it is not ready before it has made its service."""
 REQUEST_SECONDS = 30
 """Longest time from the first byte of a request to its answer; longer than the app gives a body to arrive."""
@@ -28,7 +28,7 @@ app = make_app(lambda: bentoml.get_current_service().classifier)
     envs=[{"name": name, "value": value} for name, value in ENVIRONMENT.items()],
 )
 class ConvoyService:
-    """Answers by `serving.app`, but for /livez and /readyz, which BentoML answers."""
+    """Answers by `serving.app`, but for /livez, which BentoML answers."""
 
     def __init__(self) -> None:
         self.classifier = load_classifier()
@@ -39,7 +39,7 @@ class ConvoyService:
 
 
 class Shortcut:
-    """ASGI middleware that leaves the probes to BentoML and gives all else to the app.
+    """ASGI middleware that leaves /livez to BentoML and gives all else to the app.
 
     Mounted, the app would be reached behind BentoML's own routes and their matching, which cost as much again as it
     does; and strangers would find some of them, such as /schema.json.
@@ -50,7 +50,7 @@ class Shortcut:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
-        is_ours = scope["type"] != "lifespan" and scope["path"] not in PROBES
+        is_ours = scope["type"] != "lifespan" and scope["path"] != LIVE
         await (app if is_ours else self._bentoml_app)(scope, receive, send)
 
 

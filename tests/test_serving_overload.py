@@ -39,6 +39,32 @@ def test_what_waits_too_long_and_too_much_is_refused_at_once(classifier, monkeyp
     assert sorted("too late" in response.json()["detail"] for response in responses) == [False, True, True]
 
 
+def test_an_endpoint_whose_threads_hang_is_not_ready_until_they_go_on(classifier, monkeypatch):
+    finish = threading.Event()
+    monkeypatch.setattr(classifier, "decode", lambda image: finish.wait(10) and np.zeros((8, 8, 3), np.uint8))
+    limits = Limits(max_batch=1, threads=1, streams=1, patience_seconds=0, max_queue=2, deadline_seconds=0.1)
+    app = create_app(lambda: classifier, ServingConfig(), limits=limits, tokens=ANYONE)
+
+    async def until(client: httpx.AsyncClient, status: int) -> httpx.Response:
+        async with asyncio.timeout(10):
+            while (response := await client.get("/readyz")).status_code != status:
+                await asyncio.sleep(0.01)
+        assert (await client.get("/livez")).status_code == 200
+        return response
+
+    async def run() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            await until(client, 200)
+            try:
+                assert (await client.post("/classify", content=BLUE, headers=OCTETS)).status_code == 503
+                return await until(client, 503)
+            finally:
+                finish.set()
+                await until(client, 200)
+
+    assert "longer than the deadline" in asyncio.run(run()).json()["detail"]
+
+
 def test_a_client_that_has_gone_while_it_waited_costs_no_prediction(classifier, monkeypatch):
     finish, sizes, statuses = threading.Event(), [], []
 
