@@ -62,6 +62,8 @@ class DataConfig(Section):
     """larger files are rejected without being read"""
     max_pixels: int = Field(50_000_000, gt=0, le=178_956_970)  # more, Pillow itself refuses
     """images with more pixels are rejected before they are decoded, here and by the endpoint"""
+    max_decoding_seconds: float = Field(30, gt=0)
+    """images that may take a core longer are rejected before they are decoded; the endpoint has limits of its own"""
     on_conflict: Literal["fail", "drop"] = "fail"
     """an image under two labels, or in two splits: fail, or drop (all copies of the one, the other from training)"""
     min_side: int = Field(8, ge=1)

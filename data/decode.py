@@ -15,7 +15,9 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from pydantic import BaseModel, ConfigDict
 
+from data.budget import DEFAULT_SECONDS, Budget, OverBudgetError
 from data.errors import one_line
+from data.work import count_opening, count_reading
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -58,7 +60,7 @@ class DecodeError(Exception):
 
 
 class TooLargeError(DecodeError):
-    """The image has more pixels than allowed; it was not decoded."""
+    """The image has more pixels, or takes more work or memory, than allowed; it was not decoded."""
 
 
 class Preprocessing(BaseModel):
@@ -80,7 +82,7 @@ class Preprocessing(BaseModel):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
 
 
-def decode(image: bytes, spec: Preprocessing) -> Pixels:
+def decode(image: bytes, spec: Preprocessing, max_seconds: float = DEFAULT_SECONDS) -> Pixels:
     """Turn the bytes of an image file into pixels of shape [crop, crop, 3].
 
     EXIF orientation is applied, transparency is laid over white, samples of more than 8 bits are scaled to 8, and the
@@ -92,29 +94,36 @@ def decode(image: bytes, spec: Preprocessing) -> Pixels:
     smaller than that is the same to the last bit as when all is decoded and then resized.
 
     Raises:
-        TooLargeError: more than `spec.max_pixels`.
+        TooLargeError: more than `spec.max_pixels`, or more work than `max_seconds` of one core.
         DecodeError: not an image, truncated, or broken.
 
     """
-    with opened(image, spec.max_pixels) as picture:
+    with opened(image, spec.max_pixels, max_seconds) as picture:
         return to_pixels(picture, spec)
 
 
 @contextmanager
-def opened(image: bytes, max_pixels: int) -> Iterator[Image.Image]:
+def opened(image: bytes, max_pixels: int, max_seconds: float = DEFAULT_SECONDS) -> Iterator[Image.Image]:
     """Open an image whose pixels are read in the block; what goes wrong there is named in a few words.
 
+    The work of opening and reading is counted before it is done: nothing that has begun needs to be broken off.
+
     Raises:
-        TooLargeError: more than `max_pixels`.
+        TooLargeError: more than `max_pixels`, or more work than `max_seconds` of one core.
         DecodeError: not an image, truncated, or broken.
 
     """
     _silence_pillow()
+    budget = Budget(max_seconds)
     try:
+        count_opening(image, budget)
         with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
             if picture.width * picture.height > max_pixels:
                 raise TooLargeError(f"{picture.width}x{picture.height} pixels, more than {max_pixels:,} allowed")
+            count_reading(image, picture, budget)
             yield picture
+    except OverBudgetError as error:
+        raise TooLargeError(str(error)) from None
     except UnidentifiedImageError:
         raise DecodeError("not an image") from None
     except Image.DecompressionBombError:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
+from data.budget import DEFAULT_SECONDS
 from data.decode import BROKEN, Pixels, Preprocessing, opened, orientation, to_square
 from data.workers import keep_going
 
@@ -31,7 +32,7 @@ class Described(NamedTuple):
     """some of TRAITS"""
 
 
-def decode_and_describe(image: bytes, spec: Preprocessing) -> Described:
+def decode_and_describe(image: bytes, spec: Preprocessing, max_seconds: float = DEFAULT_SECONDS) -> Described:
     """Turn the bytes of an image file into pixels, as `data.decode.decode`, and note what it is.
 
     Raises:
@@ -39,7 +40,7 @@ def decode_and_describe(image: bytes, spec: Preprocessing) -> Described:
 
     """
     keep_going()
-    with opened(image, spec.max_pixels) as picture:
+    with opened(image, spec.max_pixels, max_seconds) as picture:
         (width, height), traits = picture.size, _traits(picture)
         square = to_square(picture, spec)
         if _is_animated(picture):

@@ -3,8 +3,6 @@
 A small container must not begin what it cannot hold, and 450 bytes may stand for 50 million pixels.
 """
 
-import struct
-
 from PIL import Image
 
 from data.decode import REDUCTION, Preprocessing
@@ -23,8 +21,6 @@ _PROGRESSIVE = 6
 """Bytes for each pixel of a progressive JPEG, at whatever size it is read: all its coefficients are held."""
 
 _FIXED = 500_000
-_ICON = b"\0\0\1\0"
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def footprint(picture: Image.Image, spec: Preprocessing) -> int:
@@ -39,23 +35,6 @@ def footprint(picture: Image.Image, spec: Preprocessing) -> int:
         held = pixels * _PROGRESSIVE if "progressive" in picture.info else 0
         return _FIXED + held + pixels * cost // _reduction(picture, spec) ** 2
     return _FIXED + pixels * cost
-
-
-def icon_pixels(image: bytes) -> int:
-    """Count the pixels of the largest picture in a file of icons, which Pillow reads when it opens it; 0 for others."""
-    if not image.startswith(_ICON) or len(image) < 6:
-        return 0
-    largest = 0
-    for start in range(6, min(6 + 16 * struct.unpack_from("<H", image, 4)[0], len(image) - 15), 16):
-        (offset,) = struct.unpack_from("<I", image, start + 12)
-        if image.startswith(_PNG, offset) and len(image) >= offset + 24:
-            width, height = struct.unpack_from(">II", image, offset + 16)
-        elif len(image) >= offset + 12:
-            width, height = map(abs, struct.unpack_from("<ii", image, offset + 4))
-        else:
-            continue
-        largest = max(largest, width * height)
-    return largest
 
 
 def _reduction(picture: Image.Image, spec: Preprocessing) -> int:

@@ -26,7 +26,10 @@ from data.sources import Split
 from data.splits import split_of
 from data.stage import whole_file
 
-CODE = ("checksum.py", "color.py", "decode.py", "describe.py", "growing.py", "part.py", "splits.py")
+CODE = (
+    *("budget.py", "checksum.py", "color.py", "decode.py", "describe.py", "growing.py", "part.py", "splits.py"),
+    *("work.py", "work_avif.py", "work_blocks.py", "work_jpeg.py", "work_jpeg2000.py", "work_tags.py"),
+)
 """What a part depends on: a change here prepares everything anew."""
 
 BLOCK_BYTES = 2**21
@@ -160,7 +163,7 @@ def _prepare(
         known = zip(listed["origin"], listed["label"], listed["sha256"], splits, strict=True)
         for (origin, label, sha256, split), image in zip(known, _encoded(file), strict=True):
             try:
-                described = decode_and_describe(image, spec)
+                described = decode_and_describe(image, spec, plan.config.max_decoding_seconds)
             except DecodeError as error:
                 rejected.append(RejectedImage(path=origin, reason=str(error)))
                 continue

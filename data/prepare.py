@@ -206,7 +206,7 @@ def _write(manifest: DataManifest, parts: list[Part], prepared: Path) -> None:
 
 
 def _write_quality(report: QualityReport, config: DataConfig, raw: Path, prepared: Path) -> None:
-    report, pictures = make_thumbnails(report, raw, config.max_pixels)
+    report, pictures = make_thumbnails(report, raw, config)
     _save(prepared / THUMBNAILS_FILE, pictures)
     with whole_file(prepared / QUALITY_FILE) as temporary:
         temporary.write_text(report.model_dump_json(indent=1), encoding="utf-8")

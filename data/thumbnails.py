@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from data.columns import open_shard
+from data.config import DataConfig
 from data.decode import Pixels, opened, upright
 from data.findings import Evidence, QualityReport
 from data.stage import num_cores
@@ -18,14 +19,14 @@ NUM_GROUPS, NUM_IN_GROUP = 24, 6
 """Of each finding, so many groups have pictures, and so many images of each."""
 
 
-def make_thumbnails(report: QualityReport, raw: Path, max_pixels: int) -> tuple[QualityReport, Pixels]:
+def make_thumbnails(report: QualityReport, raw: Path, config: DataConfig) -> tuple[QualityReport, Pixels]:
     """Draw the images that the page shows, uint8 [N, SIDE, SIDE, 3], and note in the report which they are."""
     wanted: dict[str, set[str]] = {}
     for image in shown(report):
         if image.shard and image.label is not None:
             wanted.setdefault(image.shard, set()).add(image.origin)
     with ThreadPoolExecutor(num_cores()) as threads:
-        drawings = threads.map(lambda shard: _draw_all(raw / f"{shard}.parquet", wanted[shard], max_pixels), wanted)
+        drawings = threads.map(lambda shard: _draw_all(raw / f"{shard}.parquet", wanted[shard], config), wanted)
         drawn = {origin: picture for some in drawings for origin, picture in some}
     pictures = np.array([drawn[origin] for origin in sorted(drawn)], dtype=np.uint8).reshape(-1, SIDE, SIDE, 3)
     return report.model_copy(update={"thumbnails": tuple(sorted(drawn))}), pictures
@@ -38,8 +39,8 @@ def shown(report: QualityReport) -> Iterator[Evidence]:
             yield from group[:NUM_IN_GROUP]
 
 
-def _draw_all(shard: Path, origins: set[str], max_pixels: int) -> list[tuple[str, Pixels]]:
-    return [(origin, _draw(content, max_pixels)) for origin, content in _read(shard, origins)]
+def _draw_all(shard: Path, origins: set[str], config: DataConfig) -> list[tuple[str, Pixels]]:
+    return [(origin, _draw(content, config)) for origin, content in _read(shard, origins)]
 
 
 def _read(shard: Path, origins: set[str]) -> Iterator[tuple[str, bytes]]:
@@ -56,9 +57,9 @@ def _read(shard: Path, origins: set[str]) -> Iterator[tuple[str, bytes]]:
             start = end
 
 
-def _draw(content: bytes, max_pixels: int) -> Pixels:
+def _draw(content: bytes, config: DataConfig) -> Pixels:
     """Fit the whole image into a white square; one that is smaller shows its pixels."""
-    with opened(content, max_pixels) as picture:
+    with opened(content, config.max_pixels, config.max_decoding_seconds) as picture:
         image, across, down = upright(picture, _fitted(*picture.size))
     width, height = _fitted(across[1] - across[0], down[1] - down[0])
     resample = Image.Resampling.NEAREST if max(image.size) < SIDE else Image.Resampling.BILINEAR

@@ -7,9 +7,11 @@ from pkgutil import resolve_name
 
 import numpy as np
 
+from data.budget import DEFAULT_SECONDS
 from data.decode import Pixels, TooLargeError, decode, opened, to_pixels
 from data.errors import UserError
-from data.footprint import footprint, icon_pixels
+from data.footprint import footprint
+from data.work_blocks import icon_pixels
 from models.manifest import ModelManifest
 from models.predictor import Probabilities
 from serving.answers import Answer, ModelId, Prediction
@@ -57,11 +59,18 @@ class Classifier:
     """From the bytes of an image to an answer: decoding, prediction, class names. Safe to call from several threads."""
 
     def __init__(
-        self, folder: Path, runtime: Runtime = ONNXRUNTIME, *, num_threads: int = 0, decoding_mb: int = 1024
+        self,
+        folder: Path,
+        runtime: Runtime = ONNXRUNTIME,
+        *,
+        num_threads: int = 0,
+        decoding_mb: int = 1024,
+        decoding_seconds: float = DEFAULT_SECONDS,
     ) -> None:
         """Load the model in `folder` by `runtime` and let it classify its golden image, which also warms it up.
 
         0 threads means that a prediction uses all cores. Images that are read at the same time share `decoding_mb`.
+        An image that may take one core longer than `decoding_seconds` to read is refused.
 
         Raises:
             UserError: a file is missing or was altered, or the model answers its golden image otherwise than measured.
@@ -70,6 +79,7 @@ class Classifier:
         self.predict = resolve_name(runtime.predictor)(folder, num_threads=num_threads)
         self._runtime = runtime
         self._room = Room(decoding_mb * 1_000_000)
+        self._decoding_seconds = decoding_seconds
         self.manifest: ModelManifest = self.predict.manifest
         self.model_id: ModelId = {
             "name": self.manifest.name,
@@ -83,14 +93,15 @@ class Classifier:
         """Turn the bytes of an image file into what the model takes, [crop, crop, 3].
 
         Raises:
-            TooLargeError: it has too many pixels, or reading it would take too much memory.
+            TooLargeError: it has too many pixels, or reading it would take too much memory or too long.
             DecodeError: these bytes are no usable image.
 
         """
         spec = self.manifest.preprocessing
         if (pixels := icon_pixels(image)) > MAX_ICON_PIXELS:
             raise TooLargeError(f"an icon of {pixels:,} pixels, more than {MAX_ICON_PIXELS:,} allowed")
-        with opened(image, spec.max_pixels) as picture, self._room.take(footprint(picture, spec)):
+        opening = opened(image, spec.max_pixels, self._decoding_seconds)
+        with opening as picture, self._room.take(footprint(picture, spec)):
             return to_pixels(picture, spec)
 
     def classify(self, image: bytes, top_k: int) -> Answer:

@@ -25,10 +25,17 @@ if TYPE_CHECKING:
 
 SOURCES = (
     "data/__init__.py",
+    "data/budget.py",
     "data/config.py",
     "data/decode.py",
     "data/errors.py",
     "data/footprint.py",
+    "data/work.py",
+    "data/work_avif.py",
+    "data/work_blocks.py",
+    "data/work_jpeg.py",
+    "data/work_jpeg2000.py",
+    "data/work_tags.py",
     "models/__init__.py",
     "models/manifest.py",
     "models/predictor.py",

@@ -54,7 +54,13 @@ def load_classifier() -> "Classifier | None":
 
     runtime = RUNTIMES[packing.precision]
     try:
-        return Classifier(FOLDER / "model", runtime, num_threads=packing.num_cores, decoding_mb=target.decoding_mb)
+        return Classifier(
+            FOLDER / "model",
+            runtime,
+            num_threads=packing.num_cores,
+            decoding_mb=target.decoding_mb,
+            decoding_seconds=target.decoding_seconds,
+        )
     except UserError as error:
         logger.critical("the model cannot be served: %s", error)
     except Exception:

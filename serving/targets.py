@@ -87,6 +87,8 @@ class Target:
     """limit of its container"""
     decoding_mb: int
     """of it, for images that are being read; one that may need more is refused"""
+    decoding_seconds: float
+    """of one core, for reading one image; one that may need more is refused"""
     max_body_mb: int
     """larger requests are refused, also where the configuration allows them; four of these are held at a time"""
     cpus: float
@@ -111,6 +113,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             patience_ms=5,
             memory_mb=2048,
             decoding_mb=1024,
+            decoding_seconds=5,
             max_body_mb=64,
             cpus=2,
             platforms=("linux/amd64", "linux/arm64"),
@@ -126,6 +129,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             patience_ms=0,
             memory_mb=16384,
             decoding_mb=4096,
+            decoding_seconds=5,
             max_body_mb=256,
             cpus=8,
             platforms=("linux/amd64",),
@@ -139,6 +143,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             patience_ms=5,
             memory_mb=256,
             decoding_mb=40,
+            decoding_seconds=1,
             max_body_mb=6,
             cpus=1,
             platforms=("linux/amd64", "linux/arm64"),

@@ -9,7 +9,8 @@ from images import encode
 from PIL import Image
 
 from data.decode import Preprocessing, opened
-from data.footprint import footprint, icon_pixels
+from data.footprint import footprint
+from data.work_blocks import icon_pixels
 
 SPEC = Preprocessing(size=64, crop=56, max_pixels=50_000_000)
 SIDE = 1600

@@ -16,10 +16,12 @@ import pytest
 from test_serving_classifier import BLUE, OCTETS, make_model, picture
 
 from benchmarks.attack.watch import Watch
+from data.decode import DecodeError, Preprocessing, TooLargeError, decode
 from serving.body import FULL_BODIES, READ_SECONDS
 from serving.config import ServingConfig
 from serving.endpoint import Endpoint
 from serving.package import Bento, build_bento
+from serving.targets import TARGETS
 
 pytestmark = pytest.mark.slow
 
@@ -88,6 +90,20 @@ def test_hostile_images_get_an_answer(endpoint, hostile):
     assert counts[200] > 0
     assert watch.growth < GROWTH
     assert endpoint.classify(BLUE)["predictions"][0]["label"] == "blue"
+
+
+def test_work_is_counted_for_every_hostile_image(hostile):
+    """Few are refused for their work, all of them broken; and nothing but a `DecodeError` comes out."""
+    spec, seconds = Preprocessing(size=64, crop=56, max_pixels=MAX_PIXELS), TARGETS["edge"].decoding_seconds
+    refused = []
+    for path in hostile:
+        try:
+            decode(path.read_bytes(), spec, seconds)
+        except TooLargeError as error:
+            refused += [path.name] * ("processor time" in str(error))
+        except DecodeError:
+            pass
+    assert len(refused) <= 0.005 * len(hostile)
 
 
 def test_hostile_images_do_not_fail_a_good_one_beside_them(endpoint, hostile):
