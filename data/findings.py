@@ -28,6 +28,8 @@ class Evidence(Model):
     split: Split | None = None
     is_drawn: bool = False
     """the split was drawn, and is not the user's"""
+    likely: str | None = None
+    """label that the image seems to belong to, where it is not the given one"""
     shard: str | None = None
     """stem of the file in data/raw that holds it"""
 

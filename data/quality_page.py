@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data import ticks
 from data.errors import UserError
 from data.findings import Evidence, Finding, QualityReport, read_quality
 from data.sources import SPLITS
@@ -91,12 +92,13 @@ def quality_page(prepared: Path) -> str:
             *(_section(finding, pictures) for finding in report.findings),
             _handled(report),
             _classes(report),
+            ticks.panel(list(report.classes["train"])),
         ]
     )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Convoy: quality of the data</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
-        f"<body>{body}</body></html>\n"
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{STYLE}{ticks.STYLE}</style></head><body>{body}</body></html>\n"
     )
 
 
@@ -143,17 +145,17 @@ def _section(finding: Finding, pictures: dict[str, str]) -> str:
 
 def _groups(finding: Finding, pictures: dict[str, str]) -> str:
     groups = [group for group in finding.groups[:NUM_GROUPS] if any(image.origin in pictures for image in group)]
-    frames = "".join(f'<div class="group">{_figures(group, pictures)}</div>' for group in groups)
+    frames = "".join(f'<div class="group">{_figures(group, pictures, finding.kind)}</div>' for group in groups)
     return f'<div class="groups">{frames}</div>' if groups else ""
 
 
-def _figures(group: Sequence[Evidence], pictures: dict[str, str]) -> str:
-    figures = "".join(_figure(image, pictures) for image in group[:NUM_IN_GROUP])
+def _figures(group: Sequence[Evidence], pictures: dict[str, str], kind: str) -> str:
+    figures = "".join(_figure(image, pictures, kind) for image in group[:NUM_IN_GROUP])
     more = len(group) - NUM_IN_GROUP
     return figures + (f'<figure class="soft">and {more:,} more</figure>' if more > 0 else "")
 
 
-def _figure(image: Evidence, pictures: dict[str, str]) -> str:
+def _figure(image: Evidence, pictures: dict[str, str], kind: str) -> str:
     picture = pictures.get(image.origin)
     shown = (
         f'<img src="{picture}" width="{SIDE}" height="{SIDE}" alt="{escape(image.origin)}">'
@@ -164,7 +166,7 @@ def _figure(image: Evidence, pictures: dict[str, str]) -> str:
     words = [f'<span class="label">{escape(image.label or "")}</span> <span class="soft">{split}</span>']
     words += [escape(image.note)] if image.note else []
     words += [f'<span class="soft">{escape(image.origin)}</span>']
-    return f"<figure>{shown}{'<br>'.join(words)}</figure>"
+    return f"<figure>{shown}{'<br>'.join(words)}{ticks.tick(image, kind)}</figure>"
 
 
 def _rest(finding: Finding) -> str:

@@ -16,6 +16,7 @@ from data.ingest import ingest
 from data.manifest import read_manifest
 from data.part import prepare_part
 from data.prepare import prepare
+from data.quality_page import quality_page
 from data.report import data_report
 
 SPLITS = ("train", "val", "test")
@@ -177,6 +178,19 @@ def test_a_class_can_be_merged_into_another(workshop):
     others = [sha256(content) for name, content in FILES.items() if "/dog/" in name]
     with pytest.raises(UserError, match=r"^data/decisions.csv leaves fewer than two classes"):
         workshop.run(*(f"{digest},cat" for digest in emus + others))
+
+
+def test_each_picture_on_the_page_can_be_decided_about(tmp_path):
+    """A line names the file where others have equal bytes."""
+    strip = ppm(noise(60, 10, 7))
+    workshop = Workshop(tmp_path, FILES | CONFLICT | {"train/cat/strip.ppm": strip})
+    with pytest.raises(UserError):
+        workshop.run()
+    page = quality_page(workshop.prepared)
+    for origin in CONFLICT:
+        assert f'data-sha256="{sha256(COPY)}" data-image="{origin}" data-offered="keep"' in page
+    assert f'data-sha256="{sha256(strip)}" data-image="" data-offered="drop"' in page
+    assert page.count('type="checkbox"') == page.count("<img ") == 3
 
 
 FAULTS = {
