@@ -112,6 +112,7 @@ def clone(folder):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / name).is_file():
             shutil.copy(ROOT / name, folder / name)
+    subprocess.run(["git", "add", "--all"], cwd=folder, check=True)
 
 
 def make_env(folder):

@@ -1,9 +1,15 @@
 # The worker: all that Convoy needs, at the versions and hashes of requirements.lock, and this repository.
-FROM python:3.11-slim-bookworm
+FROM python:3.11-slim-bookworm AS base
 
 RUN apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends git >/dev/null \
  && rm -rf /var/lib/apt/lists/*
+
+# The code that runs is the workspace's, which `worker` renews from here.
+FROM base AS code
+RUN --mount=type=bind,target=/context sh /context/serving/stack/tracked.sh /context /convoy
+
+FROM base
 
 # PyPI's torch for x86-64 is built for CUDA and loads most of CUDA's libraries wherever it is imported. What it loads on
 # a GPU only is left out unless GPU=true: Triton and cuDNN's engines, 2 GB.
@@ -27,10 +33,7 @@ RUN --mount=type=cache,target=/root/.cache \
 RUN useradd --uid 1034 --no-create-home --home-dir /tmp convoy && install -d -o convoy -g convoy /workspace
 COPY --chmod=755 serving/stack/healthy serving/stack/convoy serving/stack/worker /usr/local/bin/
 
-# The code that runs is the workspace's, which `worker` renews from here. Without a commit in the context (an archive,
-# a git worktree), runs have none, and DVC still has its repository.
-COPY . /convoy
-RUN cd /convoy && git rev-parse --quiet --verify HEAD >/dev/null 2>&1 || { rm -rf .git && git init --quiet; }
+COPY --from=code /convoy /convoy
 
 USER convoy
 WORKDIR /workspace
