@@ -1,17 +1,60 @@
-"""While an image is built: list what is in it, as CycloneDX 1.6 does. Runs inside, with the standard library only."""
+"""While an image is built: list what is in it, as CycloneDX 1.6 does. Runs inside, with the standard library only.
 
+Compiled packages bring libraries of their own. What a package reports of them counts first, then the lists that wheels
+carry (PEP 770), then the names of the files in `NAME.libs`.
+"""
+
+import ctypes
+import importlib
 import json
 import platform
 import re
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import Distribution, distributions
+from itertools import chain
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 MANIFEST = Path("model/manifest.json")
 DEBIAN_PACKAGES = Path("/var/lib/dpkg/status")
+
+PILLOW = {
+    "avif": "libavif",
+    "freetype2": "freetype",
+    "harfbuzz": "harfbuzz",
+    "jpg_2000": "openjpeg",
+    "libjpeg_turbo": "libjpeg-turbo",
+    "libtiff": "libtiff",
+    "littlecms2": "lcms2",
+    "raqm": "raqm",
+    "webp": "libwebp",
+    "zlib_ng": "zlib-ng",
+}
+"""Names of PIL.features, and the projects."""
+PROJECTS = {
+    "libavif": "libavif",
+    "libfreetype": "freetype",
+    "libharfbuzz": "harfbuzz",
+    "libjpeg": "libjpeg-turbo",
+    "liblcms2": "lcms2",
+    "libopenjp2": "openjpeg",
+    "libscipy_openblas64_": "openblas",
+    "libsharpyuv": "libwebp",
+    "libtiff": "libtiff",
+    "libwebp": "libwebp",
+    "libwebpdemux": "libwebp",
+    "libwebpmux": "libwebp",
+}
+"""Names of files, and of the projects that packages report."""
+VERSION_FUNCTIONS = {
+    "liblzma": "lzma_version_string",
+    "libpng16": "png_get_libpng_ver",
+    "libzstd": "ZSTD_versionString",
+}
+"""Functions that give the version as text."""
 
 
 def main() -> None:
@@ -22,9 +65,10 @@ def main() -> None:
 
 def describe(title: str, version: str) -> dict[str, Any]:
     """Make the document: the model, Python and its packages, Debian's packages."""
-    image = {"type": "container", "bom-ref": "image", "name": title, "version": version}
+    image = _component("container", "image", title, version, f"pkg:docker/{title}@{version}")
     packages = sorted(distributions(), key=lambda one: _normal(one.name))
-    components = [_model(), _python(), *map(_package, packages), *_debian()]
+    bundled = {_ref(package): list(_bundled(package)) for package in packages}
+    components = [_model(), _python(), *map(_package, packages), *chain.from_iterable(bundled.values()), *_debian()]
     return {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
@@ -35,19 +79,21 @@ def describe(title: str, version: str) -> dict[str, Any]:
         "components": components,
         "dependencies": [
             {"ref": "image", "dependsOn": [component["bom-ref"] for component in components]},
-            *_dependencies(packages),
+            *_dependencies(packages, bundled),
         ],
     }
+
+
+def _component(kind: str, ref: str, name: str, version: str, purl: str) -> dict[str, Any]:
+    return {"type": kind, "bom-ref": ref, "name": name, "version": version, "purl": purl}
 
 
 def _model() -> dict[str, Any]:
     manifest = json.loads(MANIFEST.read_text(encoding="utf-8"))
     names = ("run_id", "data_version", "git_commit", "network")
-    return {
-        "type": "machine-learning-model",
-        "bom-ref": "model",
-        "name": manifest["name"],
-        "version": manifest["version"],
+    name, version = manifest["name"], manifest["version"]
+    purl = f"pkg:mlflow/{quote(name)}@{version}?run_id={quote(manifest['run_id'])}"
+    return _component("machine-learning-model", "model", name, version, purl) | {
         "hashes": [{"alg": "SHA-256", "content": manifest["onnx_sha256"]}],
         "properties": [{"name": f"convoy:{name}", "value": str(manifest[name])} for name in names if manifest[name]],
     }
@@ -55,13 +101,104 @@ def _model() -> dict[str, Any]:
 
 def _python() -> dict[str, Any]:
     version = platform.python_version()
-    return {"type": "platform", "bom-ref": f"python@{version}", "name": "python", "version": version}
+    return _component("platform", f"python@{version}", "python", version, f"pkg:generic/python@{version}")
+
+
+def _ref(package: Distribution) -> str:
+    """Give the package URL of a package."""
+    return f"pkg:pypi/{_normal(package.name)}@{package.version}"
 
 
 def _package(package: Distribution) -> dict[str, Any]:
-    purl = f"pkg:pypi/{_normal(package.name)}@{package.version}"
-    component = {"type": "library", "bom-ref": purl, "name": package.name, "version": package.version, "purl": purl}
+    component = _component("library", _ref(package), package.name, package.version, _ref(package))
     return component | {"licenses": licenses} if (licenses := _licenses(package)) else component
+
+
+def _bundled(package: Distribution) -> Iterator[dict[str, Any]]:
+    """List the libraries that a package has compiled in, or brings as files."""
+    report = REPORTS.get(_normal(package.name))
+    found = {one: _generic(*one) for one in report(package)} if report else {}
+    # What a wheel's author lists may be more than the wheel holds; what auditwheel lists are its files.
+    found |= {(one["name"], one["version"]): one["purl"] for one in _carried(package, "auditwheel" if found else "")}
+    known = {library.lower().removeprefix("lib") for library, _ in found}
+    for (library, version), purl in sorted(found.items()):
+        yield _component("library", f"{_ref(package)}#{library}@{version}", library, version, purl)
+    for library, path in _files(package):
+        if PROJECTS.get(library, library).lower().removeprefix("lib") not in known:
+            yield _file(package, library, path)
+
+
+def _file(package: Distribution, library: str, path: Path) -> dict[str, Any]:
+    version = _own_version(library, path)
+    # The number of the interface, which is not that of the release with every library.
+    shown = version or path.name.partition(".so")[2].strip(".") or "unknown"
+    component = _component("library", f"{_ref(package)}#{path.name}", library, shown, _generic(library, shown))
+    properties = [{"name": "convoy:file", "value": path.name}]
+    if not version:
+        properties.append({"name": "convoy:version", "value": "of the file's name, not of the release"})
+    return component | {"properties": properties}
+
+
+def _generic(library: str, version: str) -> str:
+    return f"pkg:generic/{quote(library)}@{quote(version)}"
+
+
+def _pillow(_package: Distribution) -> Iterator[tuple[str, str]]:
+    features = importlib.import_module("PIL.features")
+    for feature, library in PILLOW.items():
+        if version := features.version(feature):
+            yield library, version
+
+
+def _numpy(_package: Distribution) -> Iterator[tuple[str, str]]:
+    blas = importlib.import_module("numpy").show_config(mode="dicts")["Build Dependencies"]["blas"]
+    yield blas["name"].removeprefix("scipy-"), blas["version"]
+
+
+def _simplejpeg(package: Distribution) -> Iterator[tuple[str, str]]:
+    # It has no function for this; libjpeg-turbo's own message names its version.
+    (module,) = Path(str(package.locate_file("simplejpeg"))).glob("_jpeg*.so")
+    if found := re.search(rb"libjpeg-turbo version ([\d.]+)", module.read_bytes()):
+        yield "libjpeg-turbo", found[1].decode()
+
+
+def _uvloop(_package: Distribution) -> Iterator[tuple[str, str]]:
+    # One byte for each part.
+    number = importlib.import_module("uvloop.loop").libuv_get_version()
+    yield "libuv", f"{number >> 16}.{number >> 8 & 255}.{number & 255}"
+
+
+REPORTS: Mapping[str, Callable[[Distribution], Iterable[tuple[str, str]]]] = {
+    "numpy": _numpy,
+    "pillow": _pillow,
+    "simplejpeg": _simplejpeg,
+    "uvloop": _uvloop,
+}
+
+
+def _carried(package: Distribution, prefix: str) -> Iterator[dict[str, Any]]:
+    """Read the lists in CycloneDX that a wheel carries under names with this prefix, less the package itself."""
+    for file in package.files or []:
+        if file.parent.name == "sboms" and file.name.startswith(prefix) and file.suffix == ".json":
+            for component in json.loads(file.read_text(encoding="utf-8")).get("components", []):
+                purl = component.get("purl", "")
+                if purl and component.get("version") and not purl.startswith("pkg:pypi/"):
+                    yield component
+
+
+def _files(package: Distribution) -> Iterator[tuple[str, Path]]:
+    """Name the files that auditwheel has put beside a package, such as libpng16-1d1ba958.so.16.58.0."""
+    folder = Path(str(package.locate_file(f"{re.sub(r'[-.]', '_', package.name)}.libs")))
+    for path in sorted(folder.glob("*.so*")):
+        yield re.sub("([-.][0-9a-f]{8})+$", "", path.name.partition(".so")[0]), path
+
+
+def _own_version(library: str, path: Path) -> str | None:
+    if library not in VERSION_FUNCTIONS:
+        return None
+    function = getattr(ctypes.CDLL(str(path)), VERSION_FUNCTIONS[library])
+    function.restype, function.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
+    return str(function(None).decode())
 
 
 def _licenses(package: Distribution) -> list[dict[str, Any]]:
@@ -74,13 +211,16 @@ def _licenses(package: Distribution) -> list[dict[str, Any]]:
     return [{"license": {"name": name}} for name in classified or named]
 
 
-def _dependencies(packages: list[Distribution]) -> Iterator[dict[str, Any]]:
-    refs = {_normal(package.name): f"pkg:pypi/{_normal(package.name)}@{package.version}" for package in packages}
+def _dependencies(
+    packages: list[Distribution], bundled: Mapping[str, list[dict[str, Any]]]
+) -> Iterator[dict[str, Any]]:
+    refs = {_normal(package.name): _ref(package) for package in packages}
     for package in packages:
         # What is only for an extra or for another system is not here, or is here for somebody else.
         asked = {_normal(re.split(r"[^\w.-]", line, maxsplit=1)[0]) for line in package.requires or []}
         found = sorted(refs[name] for name in asked & refs.keys())
-        yield {"ref": refs[_normal(package.name)], "dependsOn": found}
+        libraries = [component["bom-ref"] for component in bundled[_ref(package)]]
+        yield {"ref": _ref(package), "dependsOn": [*found, *libraries]}
 
 
 def _debian() -> Iterator[dict[str, Any]]:
@@ -89,14 +229,9 @@ def _debian() -> Iterator[dict[str, Any]]:
     for paragraph in DEBIAN_PACKAGES.read_text(encoding="utf-8").split("\n\n"):
         fields = dict(re.findall(r"^(Package|Version|Architecture|Status): (.+)$", paragraph, re.MULTILINE))
         if fields.get("Status", "").endswith(" installed"):
-            purl = f"pkg:deb/debian/{fields['Package']}@{fields['Version']}?arch={fields['Architecture']}"
-            yield {
-                "type": "library",
-                "bom-ref": purl,
-                "name": fields["Package"],
-                "version": fields["Version"],
-                "purl": purl,
-            }
+            name, version = fields["Package"], fields["Version"]
+            purl = f"pkg:deb/debian/{quote(name)}@{quote(version)}?arch={fields['Architecture']}"
+            yield _component("library", purl, name, version, purl)
 
 
 def _normal(name: str) -> str:

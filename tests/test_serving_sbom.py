@@ -1,19 +1,22 @@
 """What is done inside an image while it is built, here: its list of contents, and what is taken out."""
 
 import json
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import distributions, version
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import features
 from test_serving_classifier import make_model
 
 from data.errors import UserError
 from models.predictor import read_manifest
 from serving import image as image_module
-from serving import slim
+from serving import sbom, slim
 from serving.image import build_image, labels
 from serving.package import Bento
 from serving.sbom import describe
@@ -54,6 +57,39 @@ def test_the_list_names_the_model_and_every_package(tmp_path, monkeypatch):
     assert describe("convoy/n", "1") == listed
     assert describe("convoy/n", "2")["serialNumber"] != listed["serialNumber"]
     assert json.dumps(listed)
+
+
+def test_the_list_names_the_libraries_inside_of_packages(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_model(tmp_path / "model").parent)
+    listed = describe("convoy/n", "1")
+    components = {component["bom-ref"]: component for component in listed["components"]}
+    assert len(components) == len(listed["components"])
+    assert [ref for ref, component in components.items() if not component["purl"].startswith("pkg:")] == []
+    depends = {one["ref"]: one["dependsOn"] for one in listed["dependencies"]}
+
+    def libraries(package):
+        refs = depends[f"pkg:pypi/{package}@{version(package)}"]
+        return {components[ref]["name"]: components[ref]["version"] for ref in refs if "#" in ref}
+
+    pillow = libraries("pillow")
+    assert pillow["libjpeg-turbo"] == features.version("libjpeg_turbo")
+    assert {"libwebp", "libtiff", "libavif", "openjpeg", "zlib-ng", "freetype"} <= pillow.keys()
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    assert libraries("numpy")["openblas"] == blas["version"]
+    assert re.fullmatch(r"[23]\.\d+\.\d+", libraries("simplejpeg")["libjpeg-turbo"])
+    assert re.fullmatch(r"1\.\d+\.\d+", libraries("uvloop")["libuv"])
+    # Rust's crates, which the wheel lists itself.
+    assert libraries("pydantic-core")["jiter"]
+
+
+def test_no_file_of_a_library_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_model(tmp_path / "model").parent)
+    names = {re.sub("^lib", "", component["name"].lower()) for component in describe("n", "1")["components"]}
+    for folder in ("pillow.libs", "numpy.libs"):
+        for path in Path(np.__file__).parents[1].joinpath(folder).glob("*.so*"):
+            library = path.name.partition("-")[0].partition(".so")[0]
+            project = sbom.PROJECTS.get(library, library)
+            assert re.sub("^lib", "", project.lower()) in names
 
 
 def test_what_no_endpoint_uses_is_taken_out(tmp_path, monkeypatch, capsys):

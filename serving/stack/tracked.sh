@@ -3,7 +3,7 @@
 #
 # Untracked files stay outside, and so do git's configuration and logs, where a remote's address may hold a token, and
 # all history but the commit. A checkout without a commit (an archive, a git worktree in a build) has no tracked files:
-# of those, what .gitignore leaves is copied, with an empty repository, which DVC needs.
+# what .gitignore leaves is copied, with an empty repository, which DVC needs.
 set -eu
 checkout=$(cd "$1" && pwd) folder=$2
 
