@@ -32,7 +32,7 @@ endif
 PYTEST = .venv/bin/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint bench up env clean lock
+.PHONY: help demo test slow lint bench up env pin audit clean lock
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*  ## /\1 /p' Makefile | while read -r name text; do printf 'make %-6s %s\n' "$$name" "$$text"; done
@@ -59,6 +59,12 @@ up: .venv/.stamp  ## the servers: the pages of Prefect and MLflow, and flows tha
 
 env:  ## secrets for docker-compose.yml, in .env; one that is there stays
 	@sh serving/stack/env.sh .env
+
+pin:  ## the digests of the stack's images into .env, from their registries
+	@sh serving/stack/pin.sh .env
+
+audit: .venv/.stamp  ## known weaknesses of the packages in requirements.lock, by OSV
+	@.ci/audit
 
 clean:  ## remove .venv, caches and build leftovers; data and outputs stay
 	rm -rf .venv build dist convoy.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache data/__pycache__

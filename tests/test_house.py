@@ -146,7 +146,7 @@ def test_make_lists_targets_that_exist():
         return done.stdout
 
     listed = re.findall(r"^make (\w+) +\S", make(), re.MULTILINE)
-    assert listed == ["help", "demo", "test", "slow", "lint", "bench", "up", "env", "clean", "lock"]
+    assert listed == ["help", "demo", "test", "slow", "lint", "bench", "up", "env", "pin", "audit", "clean", "lock"]
     # A file of a target's name would hide it if it were not declared phony.
     assert f".PHONY: {' '.join(listed)}\n" in (ROOT / "Makefile").read_text()
     assert make("--dry-run", *listed)
