@@ -101,6 +101,10 @@ class GateConfig(Section):
     """classes with fewer test images are too small to be judged by min_class_accuracy"""
     max_regression: float = Field(0.02, ge=0, le=1)
     """test accuracy that may be lost against the champion: holds for the lower end of the difference's 95 % interval"""
+    max_calibration_error: float = Field(0.1, ge=0, le=1)
+    """largest expected calibration error on the test images, or what chance makes of so few of them"""
+    min_precision: float = Field(0.95, gt=0, lt=1)
+    """share of the certain answers that are right: chooses, on validation images, below what an answer is uncertain"""
     when_unsure: Literal["measured", "wait"] = "measured"
     """too few test images to tell: measured: wait if measured lower than the champion, else promote; wait: always"""
     allow_new_source: bool = False

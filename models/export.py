@@ -21,16 +21,17 @@ OPSET = 18
 
 
 class ServedNetwork(nn.Module):
-    """Normalization, network and softmax: uint8 [N, C, C, 3] to probabilities [N, num_classes]."""
+    """Normalization, network, temperature and softmax: uint8 [N, C, C, 3] to probabilities [N, num_classes]."""
 
-    def __init__(self, classifier: ImageClassifier) -> None:
-        """Take the parts that an endpoint needs."""
+    def __init__(self, classifier: ImageClassifier, temperature: float = 1.0) -> None:
+        """Take the parts that an endpoint needs; logits are divided by `temperature`."""
         super().__init__()
+        self.temperature = temperature
         self.normalize, self.network = classifier.normalize, classifier.network
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify cropped images."""
-        return torch.softmax(self.network(self.normalize(images)), dim=1)
+        return torch.softmax(self.network(self.normalize(images)) / self.temperature, dim=1)
 
 
 class TorchPredictor:
@@ -74,6 +75,7 @@ class _HalfPrecision(nn.Module):
     def __init__(self, served: ServedNetwork) -> None:
         super().__init__()
         self.normalize, self.network = served.normalize, deepcopy(served.network)
+        self.temperature = served.temperature
         # Other orders of memory are not written faithfully; who loads the program puts the channels last.
         self.network.to(torch.bfloat16).to(memory_format=torch.contiguous_format)
         for module in self.network.modules():
@@ -84,7 +86,7 @@ class _HalfPrecision(nn.Module):
         # Not by calling it: what it does on a CPU, block by block, would be recorded block by block.
         pixels = images * self.normalize.scale + self.normalize.offset
         logits = self.network(pixels.permute(0, 3, 1, 2).to(torch.bfloat16))
-        return torch.softmax(logits.float(), dim=1)
+        return torch.softmax(logits.float() / self.temperature, dim=1)
 
 
 def export_program(network: ServedNetwork, crop: int, folder: Path) -> Path:

@@ -146,6 +146,24 @@ def _count_cells(axes: Axes, counts: npt.NDArray[np.int64], shares: npt.NDArray[
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=size, color=color)
 
 
+def reliability_diagram(curves: Mapping[str, tuple[Sequence[float], Sequence[float], float]]) -> Figure:
+    """Draw accuracy against confidence: on the diagonal, confidences mean what they say.
+
+    `curves` has, by name, the confidence and the accuracy of each bin, and the expected calibration error.
+    """
+    figure = _figure(5, 5)
+    axes = figure.subplots()
+    axes.plot((0, 1), (0, 1), color=_FAINT, linewidth=1, linestyle="--")
+    for (name, (confidence, accuracy, error)), color in zip(curves.items(), (_ORANGE, _BLUE, _RED), strict=False):
+        label = f"{name}: error {error:.1%}".replace("%", " %")
+        axes.plot(confidence, accuracy, color=color, label=label, linewidth=2, marker="o", markersize=5)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy", aspect="equal")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper left")
+    axes.set_title("Reliability", loc="left", fontsize=12, fontweight="bold", color=_INK)
+    return figure
+
+
 def worst_errors(
     images: Pixels,
     truths: npt.NDArray[np.int64],

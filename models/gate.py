@@ -11,6 +11,7 @@ from data.errors import UserError
 from data.manifest import read_manifest
 from data.originals import OriginalImages
 from data.shards import PreparedImages
+from models.calibration import error_by_chance, reliability_of
 from models.compare import Comparison, compare, wilson_interval
 from models.config import GateConfig
 from models.evaluate import Predictions, predict
@@ -147,7 +148,8 @@ def judge(challenger: Predictions, parity_error: float, rival: Rival, config: Ga
     if config.better_than_guessing:
         checks.append(_better_than_guessing(challenger))
     class_checks, notes = _judge_classes(challenger, config)
-    checks += [*class_checks, _at_most("ONNX against torch", parity_error, config.max_parity_error)]
+    checks += [*class_checks, _calibrated(challenger, config.max_calibration_error)]
+    checks.append(_at_most("ONNX against torch", parity_error, config.max_parity_error))
     if rival.predictions is None:
         waits = f"it cannot be compared with the champion: {rival.why_none}" if rival.is_incomparable else ""
         notes.append(f"not compared with a champion: {rival.why_none}")
@@ -172,6 +174,13 @@ def _better_than_guessing(predictions: Predictions) -> Check:
     low, share = wilson_interval(int(predictions.hits.sum()), num_images)[0], float(counts.max() / num_images)
     note = f"lower end of the 95 % interval; always guessing '{predictions.classes[largest]}' gets {share:.4g}"
     return Check(name="better than guessing", value=low, comparison=">", limit=share, passed=low > share, note=note)
+
+
+def _calibrated(predictions: Predictions, limit: float) -> Check:
+    """Few images show an error by chance: what a perfectly calibrated model would show is not held against a model."""
+    by_chance = error_by_chance(predictions)
+    note = f"of so few images up to {by_chance:.4g} come by chance" if by_chance > limit else ""
+    return _at_most("calibration error", reliability_of(predictions).error, max(limit, by_chance), note)
 
 
 def _judge_classes(predictions: Predictions, config: GateConfig) -> tuple[list[Check], list[str]]:
@@ -200,5 +209,5 @@ def _at_least(name: str, value: float, limit: float, note: str = "") -> Check:
     return Check(name=name, value=value, comparison=">=", limit=limit, passed=passed, note=note)
 
 
-def _at_most(name: str, value: float, limit: float) -> Check:
-    return Check(name=name, value=value, comparison="<=", limit=limit, passed=value <= limit)
+def _at_most(name: str, value: float, limit: float, note: str = "") -> Check:
+    return Check(name=name, value=value, comparison="<=", limit=limit, passed=value <= limit, note=note)

@@ -40,11 +40,27 @@ class Int8(BaseModel):
     """the answer to the golden image in this precision"""
 
 
+class Certainty(BaseModel):
+    """Which answers are uncertain, chosen on validation images, and what the others are worth there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threshold: float
+    """probability of the likeliest class below which an answer is uncertain"""
+    max_entropy: float
+    """score for images of no class: entropy of the probabilities, in nats, above which an answer is uncertain"""
+    precision: float
+    """share of the certain answers that are right"""
+    coverage: float
+    """share of the answers that are certain"""
+    num_images: int
+
+
 class ModelManifest(BaseModel):
     """What travels with the ONNX file: everything an endpoint must know, so that serving holds no number of its own.
 
     The ONNX graph takes `image`, uint8 [N, crop, crop, 3], and gives `probabilities`, float32 [N, len(classes)];
-    normalization and softmax are inside it.
+    normalization, temperature and softmax are inside it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,6 +82,10 @@ class ModelManifest(BaseModel):
     golden: Golden
     int8: Int8 | None = None
     """None where it was not tried"""
+    temperature: float = 1.0
+    """what logits are divided by, chosen on validation images"""
+    certainty: Certainty | None = None
+    """None where the validation images were too few to choose a threshold: no answer is uncertain then"""
 
     @property
     def files(self) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from data.decode import Pixels
 from data.errors import UserError
-from models.manifest import INT8_FILE, MODEL_FILE, ModelManifest
+from models.manifest import INT8_FILE, MODEL_FILE, Certainty, ModelManifest
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -48,6 +48,19 @@ class Int8Predictor(OnnxPredictor):
     """The same in 8-bit integers, for models that were accepted so."""
 
     file = INT8_FILE
+
+
+def entropy(probabilities: Probabilities) -> Probabilities:
+    """Give the entropy of probabilities [N, num_classes], in nats, [N]."""
+    return np.asarray(-(probabilities * np.log(probabilities.clip(1e-12))).sum(axis=1))
+
+
+def is_uncertain(probabilities: Probabilities, certainty: Certainty | None) -> bool:
+    """Tell whether the answer to one image [num_classes] is uncertain; without thresholds none is."""
+    if certainty is None:
+        return False
+    is_improbable = probabilities.max() < certainty.threshold
+    return bool(is_improbable or entropy(probabilities[None])[0] > certainty.max_entropy)
 
 
 def open_session(model: Path, num_threads: int = 0) -> "InferenceSession":

@@ -13,6 +13,7 @@ from data.quality_page import quality_page
 from data.shards import PreparedImages
 from data.stage import whole_file
 from models import figures
+from models.calibration import calibrate, choose_certainty, fit_temperature, images_needed, reliability_of
 from models.checkpoints import find_resume_point
 from models.classifier import ImageClassifier
 from models.complexity import measure
@@ -23,7 +24,7 @@ from models.export import ServedNetwork, TorchPredictor, export_onnx, export_pro
 from models.job import BEST, TrainingJob
 from models.journal import Journal
 from models.logger import RunLogger
-from models.manifest import Golden, ModelManifest
+from models.manifest import Certainty, Golden, ModelManifest
 from models.predictor import OnnxPredictor, file_sha256
 from models.preview import preview_augmentation
 from models.quantize import Calibrated, metrics_of, try_int8
@@ -37,6 +38,7 @@ from models.unfinished import interrupted_run, journal_file, run_note
 
 NUM_WORST_ERRORS = 24
 NUM_PARITY_IMAGES = 512
+TEMPERATURE, CALIBRATION_ERROR = "calibration/temperature", "test/calibration_error"
 
 _log = logging.getLogger("convoy")
 
@@ -153,18 +155,49 @@ def evaluate_run(tracking: Tracking, job: TrainingJob, run_id: str, checkpoints:
     images = PreparedImages(job.prepared, manifest, "test")
     classifier = load_classifier(job, checkpoints / BEST)
     model = TorchPredictor(ServedNetwork(classifier))
-    predictions = predict(model, images, manifest.classes, job.input_size)
+    uncalibrated = predict(model, images, manifest.classes, job.input_size)
+    temperature = fit_temperature(_predict_validation(model, job))
+    predictions = calibrate(uncalibrated, temperature)
     evaluation = predictions.summarize()
     log.record(evaluation.model_dump(), "evaluation")
     log.figure(figures.confusion_matrix(predictions.confusion(), manifest.classes), "confusion-matrix")
     _log_worst_errors(log, predictions, images)
-    metrics = evaluation.metrics
+    metrics = evaluation.metrics | {TEMPERATURE: temperature} | _log_reliability(log, uncalibrated, predictions)
     if job.input_size < manifest.size:
         # Ten forward passes over the test images, for a figure to hold against the paper's: no endpoint does this.
         mirror = classifier.augmentation.flip
         metrics[TEN_CROP_METRIC] = ten_crop_accuracy(model, images, job.input_size, mirror=mirror)
     log.metrics(metrics)
     log.rename(run_name(job, metrics["test/accuracy"]))
+
+
+def _predict_validation(model: TorchPredictor, job: TrainingJob) -> Predictions:
+    images = PreparedImages(job.prepared, job.manifest, "val")
+    return predict(model, images, job.manifest.classes, job.input_size)
+
+
+def _log_reliability(log: RunLog, before: Predictions, after: Predictions) -> dict[str, float]:
+    """Draw how far confidences are from accuracies; gives the errors as metrics."""
+    found = {name: reliability_of(each) for name, each in (("uncalibrated", before), ("calibrated", after))}
+    curves = {name: (one.confidence.tolist(), one.accuracy.tolist(), one.error) for name, one in found.items()}
+    log.figure(figures.reliability_diagram(curves), "reliability")
+    errors = {name: one.error for name, one in found.items()}
+    _log.info("calibration: expected error %.4f, %.4f before", errors["calibrated"], errors["uncalibrated"])
+    return {CALIBRATION_ERROR: errors["calibrated"], f"{CALIBRATION_ERROR}_before": errors["uncalibrated"]}
+
+
+def _choose_certainty(network: ServedNetwork, job: TrainingJob, gate: GateConfig) -> Certainty | None:
+    """Choose what is uncertain, and say what that comes to."""
+    found = choose_certainty(_predict_validation(TorchPredictor(network), job), gate.min_precision)
+    if found is None:
+        needed, there_are = images_needed(gate.min_precision), job.manifest.num_in("val")
+        _log.info("uncertain: no threshold, %d validation images are too few (%d are needed)", there_are, needed)
+        return None
+    certain, right = (f"{100 * share:.1f} %" for share in (found.coverage, found.precision))
+    near = "" if found.precision >= gate.min_precision else f", as near as it gets to {100 * gate.min_precision:g} %"
+    worth = f"of the validation images {certain} are certain, and {right} of these right{near}"
+    _log.info("uncertain: below a probability of %.3f; %s", found.threshold, worth)
+    return found
 
 
 def _log_worst_errors(log: RunLog, predictions: Predictions, images: PreparedImages) -> None:
@@ -189,7 +222,8 @@ def export_run(
 
     How far ONNX is from torch goes to the run, and so do the figures of int8.
     """
-    network = ServedNetwork(load_classifier(job, checkpoints / BEST))
+    run = tracking.get(run_id)
+    network = ServedNetwork(load_classifier(job, checkpoints / BEST), run.metrics.get(TEMPERATURE, 1.0))
     path = export_onnx(network, job.input_size, folder)
     normalize_file(path)
     program = export_program(network, job.input_size, folder)
@@ -198,9 +232,11 @@ def export_run(
     surest = int(expected.max(axis=1).argmax())
     golden_image = crop_center(images.gather(np.array([surest])), job.input_size)[0]
     golden = make_golden(golden_image, expected[surest])
-    manifest = _model_manifest(job, tracking.get(run_id), (path, program), golden, name)
+    manifest = _model_manifest(job, run, (path, program), golden, name)
     tried = try_int8(folder, Calibrated(job.prepared, job.input_size), golden_image, gate.max_int8_accuracy_drop)
-    write_manifest(folder, manifest.model_copy(update={"int8": tried}))
+    certainty = _choose_certainty(network, job, gate)
+    chosen = {"int8": tried, "temperature": network.temperature, "certainty": certainty}
+    write_manifest(folder, manifest.model_copy(update=chosen))
     exported = predict(OnnxPredictor(folder), images, classes, job.input_size, limit=NUM_PARITY_IMAGES).probabilities
     log = tracking.log(run_id)
     log.metrics({PARITY_METRIC: float(np.abs(exported - expected).max())} | metrics_of(tried))

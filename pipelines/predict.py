@@ -23,7 +23,7 @@ BATCH = 32
 """Images that are predicted together."""
 AHEAD = 2
 """Batches that are decoded while one is predicted."""
-COLUMNS = ("file", "label", "probability", "error")
+COLUMNS = ("file", "label", "probability", "uncertain", "error")
 
 Answer = dict[str, Any]
 
@@ -158,7 +158,8 @@ def _likeliest(answer: Answer) -> dict[str, str]:
     if "error" in answer:
         return {"error": answer["error"]}
     first = answer["predictions"][0]
-    return {"label": first["label"], "probability": f"{first['probability']:.6f}"}
+    uncertain = str(answer["uncertain"]).lower()
+    return {"label": first["label"], "probability": f"{first['probability']:.6f}", "uncertain": uncertain}
 
 
 def _print(answer: Answer) -> None:
@@ -168,4 +169,4 @@ def _print(answer: Answer) -> None:
         print(f"convoy: {name}: {answer['error']}", file=sys.stderr)
         return
     classes = "  ".join(f"{row['label']} {row['probability']:.3f}" for row in answer["predictions"])
-    print(f"{name}: {classes}")
+    print(f"{name}: {classes}{'  (uncertain)' if answer['uncertain'] else ''}")

@@ -1,5 +1,9 @@
 """The bodies of the answers, as they are sent and as OpenAPI describes them."""
 
+from typing import Annotated
+
+from pydantic import Field
+
 # Pydantic describes this TypedDict; that of `typing` only from Python 3.12 on.
 from typing_extensions import TypedDict
 
@@ -34,6 +38,9 @@ class Predictions(TypedDict):
     """The classes of one image of a batch, the likeliest first."""
 
     predictions: list[Prediction]
+    uncertain: Annotated[
+        bool, Field(description="Whether the model rather does not know: no class is likely enough. Not a refusal.")
+    ]
 
 
 class Answer(Predictions):

@@ -176,14 +176,17 @@ class Handlers:
 
     def _answer(self, classifier: "Classifier", probabilities: Probabilities, top_k: int) -> Answer:
         answer = classifier.answer(probabilities, top_k)
-        self._metrics.of(classifier.manifest).predicted(answer["predictions"][0]["probability"])
+        self._metrics.of(classifier.manifest).predicted(
+            answer["predictions"][0]["probability"], uncertain=answer["uncertain"]
+        )
         return answer
 
     def _result(
         self, classifier: "Classifier", outcome: Probabilities | DecodeError, top_k: int
     ) -> Predictions | Problem:
         if not isinstance(outcome, DecodeError):
-            return {"predictions": self._answer(classifier, outcome, top_k)["predictions"]}
+            answer = self._answer(classifier, outcome, top_k)
+            return {"predictions": answer["predictions"], "uncertain": answer["uncertain"]}
         problem = explain(outcome).problem
         self._metrics.of(classifier.manifest).rejected(problem["error"])
         return problem

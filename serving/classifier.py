@@ -13,7 +13,7 @@ from data.errors import UserError
 from data.footprint import footprint
 from data.work_blocks import icon_pixels
 from models.manifest import ModelManifest
-from models.predictor import Probabilities
+from models.predictor import Probabilities, is_uncertain
 from serving.answers import Answer, ModelId, Prediction
 from serving.targets import ONNXRUNTIME, Runtime
 
@@ -120,7 +120,8 @@ class Classifier:
         predictions: list[Prediction] = [
             {"label": self.manifest.classes[index], "probability": float(probabilities[index])} for index in likeliest
         ]
-        return {"predictions": predictions, "model": self.model_id}
+        uncertain = is_uncertain(probabilities, self.manifest.certainty)
+        return {"predictions": predictions, "uncertain": uncertain, "model": self.model_id}
 
     def _check_golden(self) -> None:
         measured = np.array(self.manifest.golden_answer(self._runtime.model_file), dtype=np.float32)

@@ -58,6 +58,9 @@ class Metrics:
         self.confidence = self._histogram(
             "convoy_confidence", "Probability of the likeliest class of an image.", CONFIDENCES
         )
+        self.uncertain = Counter(
+            "convoy_uncertain_total", "Answers that were uncertain.", MODEL, registry=self.registry
+        )
         self._of_model: tuple[ModelManifest | None, ModelMetrics] = (None, ModelMetrics(self, None))
 
     def of(self, manifest: ModelManifest | None) -> "ModelMetrics":
@@ -87,6 +90,7 @@ class ModelMetrics:
             self._queue_seconds = metrics.queue_seconds.labels(*self._model)
             self._batch_size = metrics.batch_size.labels(*self._model)
             self._confidence = metrics.confidence.labels(*self._model)
+            self._uncertain = metrics.uncertain.labels(*self._model)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """Count one request."""
@@ -113,9 +117,11 @@ class ModelMetrics:
         for seconds in waits:
             self._queue_seconds.observe(seconds)
 
-    def predicted(self, confidence: float) -> None:
-        """Count one answer, by the probability of its likeliest class."""
+    def predicted(self, confidence: float, *, uncertain: bool) -> None:
+        """Count one answer, by the probability of its likeliest class, and whether it was uncertain."""
         self._confidence.observe(confidence)
+        if uncertain:
+            self._uncertain.inc()
 
     def _bind_client(self, token: str, status: int) -> tuple[Counter, Counter]:
         names = {name for name, _ in self._clients}

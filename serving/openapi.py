@@ -19,8 +19,8 @@ MODEL = {"name": "classifier", "version": "3", "run_id": "6ff341d2", "data_versi
 PREDICTIONS = [{"label": "cat", "probability": 0.93}, {"label": "dog", "probability": 0.05}]
 PROBLEM = {"error": "bad_request", "detail": "not an image"}
 EXAMPLES: dict[str, Document] = {
-    "Answer": {"predictions": PREDICTIONS, "model": MODEL},
-    "BatchAnswer": {"results": [{"predictions": PREDICTIONS}, PROBLEM], "model": MODEL},
+    "Answer": {"predictions": PREDICTIONS, "uncertain": False, "model": MODEL},
+    "BatchAnswer": {"results": [{"predictions": PREDICTIONS, "uncertain": False}, PROBLEM], "model": MODEL},
     "Explanation": {
         "label": "cat",
         "probability": 0.93,

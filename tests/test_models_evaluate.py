@@ -159,4 +159,8 @@ def test_a_run_is_measured_with_ten_crops_where_there_is_more_than_the_centre(pr
             evaluate_run(tracking, job, log.run_id, tmp_path / str(input_size))
         metrics = tracking.get(log.run_id).metrics
         assert {name for name in metrics if "crop" in name} == names
-        assert all(0 <= metrics[name] <= 1 for name in (*names, "test/accuracy"))
+        errors = ("test/calibration_error", "test/calibration_error_before")
+        assert all(0 <= metrics[name] <= 1 for name in (*names, *errors, "test/accuracy"))
+        assert 0.05 < metrics["calibration/temperature"] < 20
+        pictures = {artifact.path for artifact in tracking.client.list_artifacts(log.run_id, "figures")}
+        assert "figures/reliability.png" in pictures

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.figures import augmentation_preview, confusion_matrix, learning_curves, worst_errors
+from models.figures import (
+    augmentation_preview,
+    confusion_matrix,
+    learning_curves,
+    reliability_diagram,
+    worst_errors,
+)
 
 LONG_NAMES = [
     "aeroplane",
@@ -123,6 +129,14 @@ def test_confusion_matrix_of_nothing_and_of_a_thousand_classes():
     render(confusion_matrix(np.zeros((3, 3), dtype=np.int64), ["a", "b", "c"]))
     figure = confusion_matrix(np.eye(1000, dtype=np.int64), [str(index) for index in range(1000)])
     assert max(render(figure).shape) < 2500
+
+
+def test_a_reliability_diagram_names_its_curves_and_errors():
+    figure = reliability_diagram({"before": ([0.5, 0.9], [0.4, 0.6], 0.2), "after": ([0.6], [0.62], 0.02)})
+    render(figure)
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["before: error 20.0 %", "after: error 2.0 %"]
+    assert axes.lines[1].get_xydata().tolist() == [[0.5, 0.4], [0.9, 0.6]]
 
 
 @pytest.mark.parametrize("num_images", [1, 2, 5, 24])

@@ -21,11 +21,13 @@ CLASSES = ("cat", "dog")
 
 
 def predictions(right, per_class=100):
-    """Predictions of which so many of each class are right, the first ones."""
+    """Predictions of which so many of each class are right, the first ones; as sure as they are right."""
     labels = np.repeat(np.arange(len(right)), per_class)
     hit = np.concatenate([np.arange(per_class) < count for count in right])
     predicted = np.where(hit, labels, (labels + 1) % len(right))
-    return Predictions(np.eye(len(right), dtype=np.float32)[predicted], labels, CLASSES[: len(right)])
+    sure = max(hit.mean(), 0.51)
+    probabilities = np.where(np.eye(2)[predicted] == 1, sure, 1 - sure).astype(np.float32)
+    return Predictions(probabilities, labels, CLASSES)
 
 
 def failed(verdict):
@@ -55,7 +57,7 @@ def test_without_limits_of_ones_own_a_model_must_beat_guessing_and_know_each_cla
     assert failed(judge(predictions([100, 1]), 0, NONE, config)) == ["better than guessing"]
     assert failed(judge(predictions([100, 0]), 0, NONE, config)) == ["better than guessing", "worst class"]
     assert failed(judge(predictions([80, 60]), 0, NONE, config)) == []
-    off = GateConfig(better_than_guessing=False, min_class_accuracy=None)
+    off = GateConfig(better_than_guessing=False, min_class_accuracy=None, max_calibration_error=1)
     assert failed(judge(predictions([0, 0]), 0, NONE, off)) == []
 
 
@@ -91,6 +93,18 @@ def test_a_challenger_against_the_champion(champion, challenger, verdict, outcom
     assert (found.comparison.verdict, found.outcome) == (verdict, outcome)
     assert found.why.endswith(str(found.comparison))
     assert found.figures.keys() >= {"gate/difference_low", "gate/mcnemar_p", "gate/test/accuracy"}
+
+
+def test_a_model_that_is_surer_than_it_is_right_fails():
+    """Of 200 images 70 % right, at 95 % confidence: chance makes an error of a few per cent, and not of 25."""
+    honest = predictions([70, 70])
+    sure = np.where(honest.probabilities > 0.5, 0.95, 0.05).astype(np.float32)
+    boasting = Predictions(sure, honest.labels, CLASSES)
+    assert failed(judge(honest, 0, NONE, GateConfig())) == []
+    assert judge(boasting, 0, NONE, GateConfig()).failures.startswith("calibration error 0.25 > 0.1")
+    # Of four images, all of which are right by a little, not much can be said.
+    few = Predictions(np.full((4, 2), (0.6, 0.4), dtype=np.float32), np.zeros(4, dtype=np.int64), CLASSES)
+    assert failed(judge(few, 0, NONE, GateConfig(better_than_guessing=False))) == []
 
 
 def test_who_wants_to_decide_is_always_asked():

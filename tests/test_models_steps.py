@@ -5,8 +5,13 @@ from checkpoints import steps_per_epoch, stop_at
 from conftest import tiny_job
 
 from data.errors import UserError
+from data.shards import PreparedImages
+from models.calibration import reliability_of
+from models.config import GateConfig
+from models.evaluate import predict
+from models.predictor import OnnxPredictor
 from models.sender import Sender
-from models.steps import train_run
+from models.steps import evaluate_run, export_run, train_run
 from models.tracking import Tracking
 from models.unfinished import settle_runs
 
@@ -91,3 +96,22 @@ def test_metrics_that_arrive_too_slowly_wait_and_the_training_ends_well(prepared
 
 def away(*_):
     raise UserError("MLflow at http://localhost does not answer")
+
+
+def test_what_is_exported_is_calibrated_and_knows_what_is_uncertain(prepared, tmp_path, tracking):
+    job = tiny_job(prepared)
+    run_id = train_run(tracking, job, tmp_path / "checkpoints", None)
+    evaluate_run(tracking, job, run_id, tmp_path / "checkpoints")
+    # Half right is enough here, for which ten validation images are.
+    gate, exported = GateConfig(min_precision=0.5), tmp_path / "exported"
+    export_run(tracking, job, run_id, tmp_path / "checkpoints", exported, "classifier", gate)
+    model, metrics = OnnxPredictor(exported), tracking.get(run_id).metrics
+    assert model.manifest.temperature == metrics["calibration/temperature"]
+    assert metrics["test/parity_error"] < 1e-4
+    images = PreparedImages(prepared, job.manifest, "test")
+    predictions = predict(model, images, job.manifest.classes, job.input_size)
+    assert reliability_of(predictions).error == pytest.approx(metrics["test/calibration_error"], abs=1e-3)
+    certainty = model.manifest.certainty
+    assert certainty.num_images == job.manifest.num_in("val")
+    assert 0 <= certainty.threshold < 1
+    assert 0 < certainty.coverage <= 1

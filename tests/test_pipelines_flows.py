@@ -57,6 +57,7 @@ def test_the_whole_pipeline(workspace, photos):
     steps, found = run("run", *options(photos))
     assert steps["ingest"] == "done, it has not run before"
     assert "train: running, nothing has been trained yet" in found.stderr
+    assert re.match(r"no threshold, \d+ validation images are too few \(100 are needed\)", steps["uncertain"])
     assert "is the champion, packed as" in found.stdout
     assert "its endpoint answered" in found.stdout
     check_status(photos)

@@ -229,6 +229,7 @@ def test_requests_are_counted_by_route_status_and_model(classifier):
     found = samples(send)
     model = 'model="Strongest Color"'
     assert {name: value for name, value in found.items() if "_total{" in name} == {
+        f'convoy_uncertain_total{{{model},version="3"}}': 0,
         f'convoy_requests_total{{{model},route="/classify",status="200",version="3"}}': 1,
         f'convoy_requests_total{{{model},route="/classify",status="400",version="3"}}': 1,
         f'convoy_requests_total{{{model},route="/classify/batch",status="200",version="3"}}': 1,
@@ -254,7 +255,7 @@ def test_each_image_of_a_batch_has_an_answer_or_a_problem(send):
         "bad_request",
         "red",
     ]
-    assert all(result.keys() in ({"predictions"}, {"error", "detail"}) for result in answer["results"])
+    assert all(result.keys() in ({"predictions", "uncertain"}, {"error", "detail"}) for result in answer["results"])
 
 
 def test_an_answer_says_how_long_it_took(send):

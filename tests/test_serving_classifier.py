@@ -13,7 +13,7 @@ from PIL import Image
 
 from data.decode import DecodeError, Preprocessing, TooLargeError
 from data.errors import UserError
-from models.manifest import Golden, Int8, ModelManifest
+from models.manifest import Certainty, Golden, Int8, ModelManifest
 from models.predictor import file_sha256, read_manifest
 from models.registry import write_manifest
 from serving.classifier import Classifier, Room
@@ -35,6 +35,7 @@ def make_model(
     version: str | None = "3",
     golden: tuple[float, ...] | None = None,
     max_pixels: int = MAX_PIXELS,
+    certainty: Certainty | None = None,
 ) -> Path:
     """A network that names the strongest colour of an image, and the manifest that belongs to it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,6 +73,7 @@ def make_model(
             image=base64.b64encode(picture((200, 50, 0), side=CROP)).decode(),
             probabilities=golden or softmax_of_means((200, 50, 0)),
         ),
+        certainty=certainty,
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json())
     return folder
@@ -111,6 +113,20 @@ def test_it_names_the_likeliest_classes_first(tmp_path):
     assert [prediction["probability"] for prediction in answer["predictions"]] == pytest.approx([blue, green], abs=1e-5)
     (*_, last) = classifier.classify(BLUE, top_k=99)["predictions"]
     assert last == {"label": "red", "probability": pytest.approx(red, abs=1e-5)}
+
+
+CERTAINTY = Certainty(threshold=0.9, max_entropy=1.0, precision=0.95, coverage=0.8, num_images=200)
+GREY = picture((90, 100, 110))
+
+
+def test_an_answer_says_whether_it_is_uncertain(tmp_path):
+    """Of grey, no colour has more than 40 %."""
+    knows, does_not = (
+        Classifier(make_model(tmp_path / "1", certainty=CERTAINTY)),
+        Classifier(make_model(tmp_path / "2")),
+    )
+    assert [knows.classify(image, 1)["uncertain"] for image in (BLUE, GREY)] == [False, True]
+    assert [does_not.classify(image, 1)["uncertain"] for image in (BLUE, GREY)] == [False, False]
 
 
 def test_what_is_no_image_is_refused(tmp_path):

@@ -11,11 +11,12 @@ def test_batches_and_waits_are_counted_under_the_model(tmp_path: Path):
     model = metrics.of(read_manifest(make_model(tmp_path)))
     model.batched(3, [0.002, 0.02, 0.2])
     model.batched(1, [0.0])
-    model.predicted(0.97)
+    model.predicted(0.97, uncertain=True)
     lines = metrics.expose().decode().splitlines()
     labels = 'model="Strongest Color",version="3"'
     bucket = 'model="Strongest Color",version="3"}'
     assert f"convoy_batch_size_count{{{labels}}} 2.0" in lines
+    assert f"convoy_uncertain_total{{{labels}}} 1.0" in lines
     assert f"convoy_batch_size_sum{{{labels}}} 4.0" in lines
     assert f'convoy_queue_wait_seconds_bucket{{le="0.025",{bucket} 3.0' in lines
     assert f'convoy_confidence_bucket{{le="0.95",{bucket} 0.0' in lines

@@ -63,6 +63,12 @@ def test_the_answers_are_what_it_describes(tmp_path):
     assert send("GET", "/openapi.json").json()["paths"].keys() >= {"/classify"}
 
 
+def test_it_describes_what_uncertain_means(document):
+    for kind in ("Answer", "Predictions"):
+        field = document["components"]["schemas"][kind]["properties"]["uncertain"]
+        assert (field["type"], "does not know" in field["description"]) == ("boolean", True)
+
+
 def test_it_says_the_limits_and_whether_a_token_is_needed(document):
     batch = document["paths"]["/classify/batch"]["post"]
     assert batch["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]["image"]["maxItems"] == 7

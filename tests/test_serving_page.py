@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_serving_classifier import BLUE, make_model, picture
+from test_serving_classifier import BLUE, CERTAINTY, GREY, make_model, picture
 
 from serving.auth import new_token
 from serving.config import ServingConfig
@@ -38,7 +38,8 @@ def token() -> tuple[str, str]:
 def urls(tmp_path_factory, token) -> Iterator[dict[str, str]]:
     """An endpoint for everyone, and one that asks for a token."""
     store = tmp_path_factory.mktemp("store")
-    bento = build_bento(make_model(tmp_path_factory.mktemp("model")), ServingConfig(max_body_mb=1), store)
+    model = make_model(tmp_path_factory.mktemp("model"), certainty=CERTAINTY)
+    bento = build_bento(model, ServingConfig(max_body_mb=1), store)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONVOY_TOKENS", token[1])
         with Endpoint(bento) as anyone, Endpoint(bento, is_public=True) as closed:
@@ -95,6 +96,15 @@ def test_a_chosen_image_is_classified_and_explained(page, urls):
     page.get_by_text("About this model").click()
     playwright.expect(page.locator("#facts")).to_contain_text("data-1")
     assert page.complaints == []
+
+
+def test_an_uncertain_answer_is_shown_as_one(page, urls):
+    page.goto(urls["open"])
+    page.get_by_label("Choose an image").set_input_files(png(GREY))
+    playwright.expect(page.get_by_role("status")).to_contain_text("Uncertain: it may be something else")
+    page.get_by_label("Choose an image").set_input_files(png(BLUE))
+    expect_answer(page, "blue")
+    playwright.expect(page.get_by_role("status")).not_to_contain_text("Uncertain")
 
 
 def test_it_works_by_keyboard_alone(page, urls):

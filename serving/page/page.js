@@ -86,13 +86,14 @@ async function classify(file) {
   $("status").classList.remove("quiet");
   const started = performance.now();
   try {
-    const { predictions, model } = await ask("classify", file);
+    const { predictions, uncertain, model } = await ask("classify", file);
     if (number !== request) return;
     const milliseconds = Math.round(performance.now() - started);
     const [first] = predictions;
     $("status").replaceChildren(
       element("strong", first.label),
       `, ${percent.format(first.probability)}, in ${milliseconds} ms by ${model.name} version ${model.version}`,
+      ...(uncertain ? [element("span", "Uncertain: it may be something else, or none of these classes.", "doubt")] : []),
     );
     $("bars").replaceChildren(...predictions.map(bar));
     $("bars-note").hidden = false;
