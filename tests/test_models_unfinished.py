@@ -2,6 +2,7 @@
 
 import logging
 import os
+from uuid import uuid4
 
 import pytest
 
@@ -102,3 +103,20 @@ def test_a_worker_ends_what_died_but_nothing_that_may_be_alive(tmp_path, monkeyp
         assert status(tracking, run_id) == "RUNNING"
     workspace.settle_runs(Config())
     assert status(tracking, run_id) == "FAILED"
+
+
+@pytest.mark.slow
+def test_prefect_ends_the_run_of_a_flow_whose_process_crashed(tmp_path, monkeypatch):
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.states import Crashed
+
+    from pipelines.flows import run_pipeline, train_model
+
+    monkeypatch.chdir(tmp_path)
+    for flow in (run_pipeline, train_model):
+        tracking = open_tracking(Config())
+        run_id, _ = leave(tracking, workspace.CHECKPOINTS)
+        crashed = FlowRun(flow_id=uuid4(), parameters={"config": Config().model_dump(mode="json")})
+        hook, *_ = flow.on_crashed_hooks
+        hook(flow, crashed, Crashed())
+        assert status(tracking, run_id) == "FAILED"
