@@ -4,13 +4,11 @@ uvicorn keeps whatever a client sends until the head of a request is complete, a
 """
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import httptools
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.types import Scope
 from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -18,17 +16,7 @@ from uvicorn.server import ServerState
 
 from serving import wire
 from serving.deadlines import Deadlines, Wait
-from serving.wire import refusal_of
-
-
-class Door(Protocol):
-    """Who decides what is let in."""
-
-    def admit(self, scope: Scope) -> Response | None:
-        """Let a request in whose head has been read, or give the answer that refuses it."""
-
-    def refuse(self, error: HTTPException) -> Response:
-        """Give the answer to what is no request."""
+from serving.wire import Door, announced_length, refusal_of
 
 
 class Connection(HttpToolsProtocol):
@@ -216,7 +204,11 @@ class Connection(HttpToolsProtocol):
         if self.flow.write_paused:
             self.abort()
             return
-        if not cycle.keep_alive or cycle.waiting_for_100_continue or _length(cycle.scope["headers"]) > wire.MAX_REST:
+        if (
+            not cycle.keep_alive
+            or cycle.waiting_for_100_continue
+            or announced_length(cycle.scope["headers"]) > wire.MAX_REST
+        ):
             self._is_last = True
         cycle.response_started = cycle.response_complete = True
         self._write(refusal, with_body=cycle.scope["method"] != "HEAD")
@@ -247,6 +239,8 @@ class Connection(HttpToolsProtocol):
 
     def _end(self) -> None:
         self._discarded = 0
+        self._forget()
+        self.parser = None  # type: ignore[assignment]  # it may keep much of a header
         self._wait_for(self._deadlines.end)
         self.transport.write_eof()
 
@@ -263,6 +257,7 @@ class Connection(HttpToolsProtocol):
 
     def _wait_for_next(self) -> None:
         """Wait for the next request, or first for the rest of the last one."""
+        self._forget()
         if self.flow.write_paused:
             self._wait_for(self._deadlines.unread)
         elif not self._is_complete:
@@ -271,6 +266,13 @@ class Connection(HttpToolsProtocol):
             self._end()
         else:
             self._wait_for(self._deadlines.head if self._is_in_head else self._deadlines.idle)
+
+    def _forget(self) -> None:
+        """Let go of the headers of the last request: a connection may be idle for long, and there are many."""
+        if self.cycle is not None:
+            self.cycle.scope = {}  # type: ignore[typeddict-item]
+        if not self._is_in_head or self._discarded is not None:
+            self.scope, self.headers = {}, []  # type: ignore[typeddict-item]
 
     def _wait_for_head(self, num_bytes: int) -> None:
         self._count_head(self._counted + num_bytes)
@@ -292,9 +294,3 @@ class Connection(HttpToolsProtocol):
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
-
-
-def _length(headers: Iterable[tuple[bytes, bytes]]) -> int:
-    """Give the number of bytes that a body is announced to have; 0 where it is not."""
-    value = next((value for name, value in headers if name == b"content-length"), b"0")
-    return int(value[:19]) if value.isdigit() else 0

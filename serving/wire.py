@@ -1,6 +1,11 @@
-"""What a client may send on a connection besides bodies, and the words for what it may not."""
+"""What a client may send on a connection besides bodies, who lets requests in, and the words for what is refused."""
+
+from collections.abc import Iterable
+from typing import Protocol
 
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import Scope
 
 from serving.body import RETRY
 
@@ -29,7 +34,23 @@ REASONS = {
 """Why a connection is refused, by the status of the answer."""
 
 
+class Door(Protocol):
+    """Who decides what is let in."""
+
+    def admit(self, scope: Scope) -> Response | None:
+        """Let a request in whose head has been read, or give the answer that refuses it."""
+
+    def refuse(self, error: HTTPException) -> Response:
+        """Give the answer to what is no request."""
+
+
 def refusal_of(status: int) -> HTTPException:
     """Make the error that refuses a connection with `status`."""
     # A new one each time: an exception that is raised again keeps the frames of all times before.
     return HTTPException(status, REASONS[status], RETRY if status in (429, 503) else None)
+
+
+def announced_length(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """Give the number of bytes that a body is announced to have; 0 where it is not."""
+    value = next((value for name, value in headers if name == b"content-length"), b"0")
+    return int(value[:19]) if value.isdigit() else 0

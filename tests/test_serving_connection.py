@@ -254,3 +254,18 @@ async def _large() -> Response:
 def test_there_are_fewer_connections_than_files(monkeypatch, files, limit):
     monkeypatch.setattr("resource.getrlimit", lambda _: (files, files))
     assert connection_limit() == limit
+
+
+def test_no_connection_keeps_what_it_was_sent():
+    deadlines = hasty()
+    piece = b"A: " + b"a" * 15_000 + b"\r\n"
+    whole, endless = b"GET /hello HTTP/1.1\r\n" + piece * 4 + b"\r\n", b"GET / HTTP/1.1\r\nA: " + b"a" * 60_000
+    with listening(front(), deadlines) as port, connect(port, whole) as idle, connect(port, endless) as refused:
+        assert idle.recv(65536).endswith(b"hello")
+        assert b" 431 " in refused.recv(65536)
+        for wait in (deadlines.idle, deadlines.end):
+            (connection,) = wait.since
+            assert not connection.headers
+            assert not connection.scope
+            assert not (connection.cycle and connection.cycle.scope)
+        assert connection.parser is None
