@@ -76,7 +76,7 @@ def png(content: bytes, name: str = "a.png") -> dict[str, object]:
 
 
 def expect_answer(page, label: str, wanted: str = "") -> None:
-    playwright.expect(page.get_by_role("status")).to_contain_text(f"{label}, 97.8%, in ")
+    playwright.expect(page.get_by_role("status")).to_contain_text(f"{label}, 97.8% in ")
     playwright.expect(page.locator("#evidence-note")).to_contain_text(wanted or f"speaks for {label}")
 
 
@@ -84,7 +84,7 @@ def test_a_chosen_image_is_classified_and_explained(page, urls):
     page.goto(urls["open"])
     playwright.expect(page.get_by_role("heading", level=1)).to_have_text("Strongest Color")
     playwright.expect(page.locator("#model-line")).to_contain_text("Version 3")
-    page.get_by_label("Choose an image").set_input_files(png(BLUE))
+    page.get_by_label("Choose images").set_input_files(png(BLUE))
     expect_answer(page, "blue")
     bars = page.get_by_role("list", name="Likeliest classes").get_by_role("button")
     playwright.expect(bars).to_have_count(3)
@@ -100,9 +100,9 @@ def test_a_chosen_image_is_classified_and_explained(page, urls):
 
 def test_an_uncertain_answer_is_shown_as_one(page, urls):
     page.goto(urls["open"])
-    page.get_by_label("Choose an image").set_input_files(png(GREY))
+    page.get_by_label("Choose images").set_input_files(png(GREY))
     playwright.expect(page.get_by_role("status")).to_contain_text("Uncertain: it may be something else")
-    page.get_by_label("Choose an image").set_input_files(png(BLUE))
+    page.get_by_label("Choose images").set_input_files(png(BLUE))
     expect_answer(page, "blue")
     playwright.expect(page.get_by_role("status")).not_to_contain_text("Uncertain")
 
@@ -142,11 +142,23 @@ def test_an_image_can_be_pasted_or_dropped(page, urls, event):
     expect_answer(page, "blue")
 
 
+NUM_LINES = """(selectors) => selectors.map((selector) => {
+    const line = document.querySelector(selector);
+    line.textContent = "a name of many words ".repeat(9);
+    return Math.round(line.clientHeight / parseFloat(getComputedStyle(line).lineHeight));
+})"""
+"""Lines that a long text takes there."""
+
+
 @pytest.mark.parametrize("page", [{"viewport": PHONE, "has_touch": True, "is_mobile": True}], indirect=True)
 def test_it_fits_a_phone(page, urls):
     page.goto(urls["open"])
-    page.get_by_label("Choose an image").set_input_files(png(picture((10, 20, 240), side=90)))
+    page.get_by_label("Choose images").set_input_files(png(picture((10, 20, 240), side=90)))
     expect_answer(page, "blue")
+    camera = page.get_by_label("Take a photo")
+    playwright.expect(camera).to_have_attribute("capture", "environment")
+    playwright.expect(page.locator(".camera")).to_be_visible()
+    assert page.evaluate(NUM_LINES, ["h1", ".best"]) == [1, 1]
     page.get_by_text("About this model").tap()
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     image, overlay = page.locator("#image").bounding_box(), page.locator("#overlay").bounding_box()
@@ -155,12 +167,32 @@ def test_it_fits_a_phone(page, urls):
     assert overlay["x"] + overlay["width"] / 2 == pytest.approx(image["x"] + image["width"] / 2, abs=1)
 
 
+def test_several_images_are_answered_and_each_can_be_looked_at(page, urls):
+    page.goto(urls["open"])
+    red = picture((240, 20, 10), side=90)
+    page.get_by_label("Choose images").set_input_files([png(BLUE), png(red, "b.png"), png(b"junk", "c.png")])
+    expect_answer(page, "blue")
+    chosen = page.get_by_role("list", name="Chosen images").get_by_role("button")
+    playwright.expect(chosen).to_contain_text(["blue, 97.8%", "red, 97.8%", "No answer"])
+    # Each is drawn at the largest multiple of its size up to 320 pixels.
+    assert page.locator("#image").bounding_box()["width"] == 16 * 20
+    chosen.nth(1).click()
+    expect_answer(page, "red")
+    assert page.locator("#image").bounding_box()["width"] == 3 * 90
+    playwright.expect(chosen.nth(1)).to_have_attribute("aria-pressed", "true")
+    chosen.nth(2).click()
+    playwright.expect(page.get_by_role("alert")).to_have_text("Not an image.")
+    chosen.nth(0).click()
+    expect_answer(page, "blue")
+    playwright.expect(page.get_by_role("alert")).to_be_hidden()
+
+
 def test_a_refusal_is_shown_and_the_next_image_works(page, urls):
     page.goto(urls["open"])
-    page.get_by_label("Choose an image").set_input_files(png(b"junk", "junk.png"))
+    page.get_by_label("Choose images").set_input_files(png(b"junk", "junk.png"))
     playwright.expect(page.get_by_role("alert")).to_have_text("Not an image.")
     playwright.expect(page.get_by_role("status")).to_have_text("No answer.")
-    page.get_by_label("Choose an image").set_input_files(png(BLUE))
+    page.get_by_label("Choose images").set_input_files(png(BLUE))
     expect_answer(page, "blue")
     playwright.expect(page.get_by_role("alert")).to_be_hidden()
 
@@ -176,7 +208,7 @@ def test_a_closed_endpoint_asks_for_its_token(page, urls, token):
     field.fill(token[0])
     page.keyboard.press("Enter")
     playwright.expect(page.get_by_role("heading", level=1)).to_have_text("Strongest Color")
-    page.get_by_label("Choose an image").set_input_files(png(BLUE))
+    page.get_by_label("Choose images").set_input_files(png(BLUE))
     expect_answer(page, "blue")
     assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
     assert page.evaluate("sessionStorage.getItem('convoy-token')") == token[0]

@@ -1,11 +1,14 @@
-// Posts an image to this endpoint and shows what comes back: classes as bars, and where in the image the evidence is.
+// Posts images to this endpoint and shows what comes back: classes as bars, and where in an image the evidence is.
 
 const $ = (id) => document.getElementById(id);
 const TOKEN = "convoy-token";
 const percent = new Intl.NumberFormat("en", { style: "percent", maximumFractionDigits: 1 });
 
-let shown = null; // the image on the page, and the evidence that was asked for it last
-let request = 0; // answers to older requests come too late, and are dropped
+const TINY = 128; // pixels: smaller images are drawn large
+const LARGE = 320; // pixels that they are drawn at, as near as a whole factor comes
+
+let images = []; // those chosen last: file, url, answer or refusal, and the evidence that was asked for last
+let shown = null; // the one of them that is on the page
 
 class Refused extends Error {
   constructor(status, detail) {
@@ -78,31 +81,73 @@ function element(tag, text, className = "") {
 
 // -- the answer
 
-async function classify(file) {
-  const number = ++request;
-  show(file);
-  $("error").hidden = true;
-  $("status").textContent = "Looking …";
-  $("status").classList.remove("quiet");
+async function classifyAll(files) {
+  for (const { url } of images) URL.revokeObjectURL(url);
+  const chosen = files.map((file) => ({ file, url: URL.createObjectURL(file) }));
+  images = chosen;
+  $("gallery").replaceChildren(...(chosen.length > 1 ? chosen.map(thumbnail) : []));
+  $("gallery").hidden = chosen.length < 2;
+  show(chosen[0]);
+  for (const image of chosen) {
+    await classify(image);
+    if (images !== chosen) return; // others were chosen meanwhile
+  }
+}
+
+async function classify(image) {
   const started = performance.now();
   try {
-    const { predictions, uncertain, model } = await ask("classify", file);
-    if (number !== request) return;
-    const milliseconds = Math.round(performance.now() - started);
-    const [first] = predictions;
-    $("status").replaceChildren(
-      element("strong", first.label),
-      `, ${percent.format(first.probability)}, in ${milliseconds} ms by ${model.name} version ${model.version}`,
-      ...(uncertain ? [element("span", "Uncertain: it may be something else, or none of these classes.", "doubt")] : []),
-    );
-    $("bars").replaceChildren(...predictions.map(bar));
-    $("bars-note").hidden = false;
-    await explain(first.label);
+    image.answer = await ask("classify", image.file);
+    image.milliseconds = Math.round(performance.now() - started);
   } catch (error) {
-    if (number !== request) return;
-    $("status").textContent = "No answer.";
-    complain(error);
+    image.refusal = error;
   }
+  if (image.caption) {
+    image.caption.textContent = image.answer ? caption(image.answer) : "No answer";
+  }
+  if (image === shown) await present(image);
+}
+
+function caption({ predictions: [first], uncertain }) {
+  return `${first.label}${uncertain ? "?" : ""}, ${percent.format(first.probability)}`;
+}
+
+async function present(image) {
+  if (image.refusal) {
+    $("status").textContent = "No answer.";
+    complain(image.refusal);
+    return;
+  }
+  const { predictions, uncertain, model } = image.answer;
+  const [first] = predictions;
+  const best = element("span", "", "best");
+  best.append(element("strong", first.label), `, ${percent.format(first.probability)}`);
+  const source = `in ${image.milliseconds} ms by ${model.name} version ${model.version}`;
+  $("status").replaceChildren(
+    best,
+    " ",
+    element("span", source, "source"),
+    ...(uncertain ? [element("span", "Uncertain: it may be something else, or none of these classes.", "doubt")] : []),
+  );
+  $("bars").replaceChildren(...predictions.map(bar));
+  $("bars-note").hidden = false;
+  await explain(first.label);
+}
+
+function thumbnail(image) {
+  const button = document.createElement("button");
+  const picture = document.createElement("img");
+  button.type = "button";
+  picture.src = image.url;
+  picture.alt = image.file.name;
+  picture.addEventListener("load", () => picture.classList.toggle("tiny", picture.naturalWidth < TINY));
+  image.caption = element("span", "…");
+  button.append(picture, image.caption);
+  button.addEventListener("click", () => show(image));
+  image.button = button;
+  const item = document.createElement("li");
+  item.append(button);
+  return item;
 }
 
 function bar({ label, probability }) {
@@ -123,21 +168,24 @@ function bar({ label, probability }) {
 
 // -- the image and its evidence
 
-function show(file) {
-  if (shown) URL.revokeObjectURL(shown.url);
-  shown = { file, url: URL.createObjectURL(file), explanation: null };
-  $("image").src = shown.url;
+function show(image) {
+  shown = image;
+  for (const { button } of images) button?.setAttribute("aria-pressed", String(button === image.button));
+  $("image").src = image.url;
   $("invitation").hidden = true;
   $("stage").hidden = false;
   $("drop").classList.add("filled");
-  $("overlay").hidden = $("tools").hidden = $("bars-note").hidden = true;
+  $("overlay").hidden = $("tools").hidden = $("bars-note").hidden = $("error").hidden = true;
   $("evidence-note").textContent = "";
   $("bars").replaceChildren();
+  $("status").textContent = "Looking …";
+  $("status").classList.remove("quiet");
+  image.explanation = null;
+  if (image.answer || image.refusal) present(image);
 }
 
 async function explain(label) {
   const image = shown;
-  const number = request;
   for (const button of $("bars").querySelectorAll("button")) {
     button.setAttribute("aria-pressed", String(button.dataset.label === label));
   }
@@ -145,13 +193,13 @@ async function explain(label) {
   $("evidence-note").textContent = "Weighing the evidence …";
   try {
     const explanation = await ask(`explain?label=${encodeURIComponent(label)}`, image.file);
-    if (number !== request || image.wanted !== label) return;
+    if (image !== shown || image.wanted !== label) return;
     image.explanation = explanation;
     $("tools").hidden = false;
     $("evidence-note").textContent = summary(explanation);
     draw();
   } catch (error) {
-    if (number !== request || image.wanted !== label) return;
+    if (image !== shown || image.wanted !== label) return;
     $("evidence-note").textContent = `No evidence to show: ${error.message}.`;
   }
 }
@@ -171,7 +219,10 @@ function summary({ label, evidence }) {
 function draw() {
   const image = $("image");
   const canvas = $("overlay");
-  image.classList.toggle("tiny", Math.max(image.naturalWidth, image.naturalHeight) < 128);
+  const longest = Math.max(image.naturalWidth, image.naturalHeight);
+  const isTiny = longest > 0 && longest < TINY;
+  image.classList.toggle("tiny", isTiny);
+  image.style.width = isTiny ? `${image.naturalWidth * Math.floor(LARGE / longest)}px` : "";
   canvas.hidden = !(shown?.explanation && $("show").checked && image.naturalWidth);
   if (canvas.hidden) return;
   const { evidence, crop } = shown.explanation;
@@ -200,14 +251,18 @@ function draw() {
 // -- what a person does
 
 function take(files) {
-  const image = [...(files ?? [])].find((file) => file.type.startsWith("image/")) ?? files?.[0];
-  if (image) classify(image);
+  const given = [...(files ?? [])];
+  const pictures = given.filter((file) => file.type.startsWith("image/"));
+  const chosen = pictures.length ? pictures : given.slice(0, 1);
+  if (chosen.length) classifyAll(chosen);
 }
 
-$("file").addEventListener("change", () => {
-  take($("file").files);
-  $("file").value = ""; // choosing the same file again is a change too
-});
+for (const input of [$("file"), $("camera")]) {
+  input.addEventListener("change", () => {
+    take(input.files);
+    input.value = ""; // choosing the same file again is a change too
+  });
+}
 document.addEventListener("paste", (event) => take(event.clipboardData?.files));
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
@@ -238,7 +293,7 @@ $("token-form").addEventListener("submit", async (event) => {
   $("error").hidden = true;
   if (await describeModel()) {
     $("access").open = false;
-    if (shown) classify(shown.file);
+    if (images.length) classifyAll(images.map(({ file }) => file));
   }
 });
 
