@@ -38,7 +38,8 @@ def export_model(
     served = ServedNetwork(_classifier(network, crop))
     path = export_onnx(served, crop, folder)
     pixels = np.random.default_rng(0).integers(0, 256, (1, crop, crop, 3), dtype=np.uint8)
-    preprocessing = Preprocessing(size=size, crop=crop, max_pixels=50_000_000)
+    normalization = served.normalize.spec
+    preprocessing = Preprocessing(size=size, crop=crop, max_pixels=50_000_000, normalization=normalization)
     manifest = ModelManifest(
         name=network,
         version="1",
@@ -79,4 +80,4 @@ def _classifier(network: str, crop: int) -> ImageClassifier:
     color = ColorStatistics(mean=(0.5,) * 3, std=(0.25,) * 3, eigenvalues=(0.1,) * 3, eigenvectors=axes)
     augmentation = Augmentation(AugmentationConfig(), color, crop=crop, flip=False, seed=0, num_classes=len(CLASSES))
     built = build_network(ModelConfig.model_validate({"network": network, "input_size": crop}), len(CLASSES), crop)
-    return ImageClassifier(built, augmentation, resolve_recipe(TrainingConfig())).eval()
+    return ImageClassifier(built, augmentation, resolve_recipe(TrainingConfig(recipe="modern"))).eval()

@@ -26,14 +26,15 @@ from data.prepare import prepare
 from data.stage import num_cores
 from models.classifier import ImageClassifier
 from models.config import ModelConfig, TrainingConfig
+from models.execution import settle
 from models.job import TrainingJob
 from models.journal import Journal
 from models.logger import RunLogger
-from models.recipes import make_optimizer, resolve_recipe
+from models.optimizers import make_optimizer
+from models.recipes import resolve_recipe
 from models.sender import Sender
 from models.tracking import Tracking
 from models.train import build_classifier, train
-from models.tuning import tune
 
 NUM_WARM_STEPS = 3
 """Not counted at the start of an epoch: the first ones choose kernels and touch memory for the first time."""
@@ -113,7 +114,7 @@ def _job(case: Case, photos: Path, scratch: Path) -> TrainingJob:
         AugmentationConfig(),
         TrainingConfig(max_epochs=case.num_epochs, batch_size=case.batch_size, accelerator="cpu"),
     )
-    return tune(job)
+    return settle(job)
 
 
 class BareLoop:

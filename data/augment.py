@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from data.boxes import draw_boxes, erase_each
 from data.config import AugmentationConfig
 from data.crop import crop_each, resize_each
+from data.decode import Normalization
 from data.draws import Draws
 from data.load import Share
 from data.manifest import ColorStatistics
@@ -33,7 +34,7 @@ RESIZED, JITTER, ERASING, MIX = 1, 2, 3, 4
 
 
 class Normalize(nn.Module):
-    """Stored pixels, uint8 [N, C, C, 3], to the network's input, float [N, 3, C, C] of mean 0 and deviation 1.
+    """Stored pixels, uint8 [N, C, C, 3], to the network's input, float [N, 3, C, C].
 
     It is part of the exported graph, so that an endpoint takes plain pixels.
     """
@@ -41,10 +42,11 @@ class Normalize(nn.Module):
     scale: Tensor
     offset: Tensor
 
-    def __init__(self, color: ColorStatistics) -> None:
-        """Take mean and deviation from the training pixels."""
+    def __init__(self, spec: Normalization) -> None:
+        """Normalize by `spec`."""
         super().__init__()
-        mean, std = torch.tensor(color.mean), torch.tensor(color.std)
+        self.spec = spec
+        mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
         self.register_buffer("offset", -mean / std, persistent=False)
 
@@ -144,14 +146,19 @@ class Augmentation(nn.Module):
         flip: bool,
         seed: int,
         num_classes: int,
+        normalization: Normalization | None = None,
     ) -> None:
-        """Crop to `crop` pixels; mirror half of the images where `flip` says so."""
+        """Crop to `crop` pixels; mirror half of the images where `flip` says so.
+
+        Without `normalization`, the network's input has the mean 0 and the deviation 1 over the training pixels.
+        """
         super().__init__()
         self.share = Share()
         self.config, self.crop, self.flip, self.seed, self.num_classes = config, crop, flip, seed, num_classes
-        self.normalize = Normalize(color)
+        self.normalize = Normalize(normalization or color.normalization)
         axes = torch.tensor(color.eigenvectors) * torch.tensor(color.eigenvalues)
-        self.register_buffer("color_axes", axes / torch.tensor(color.std)[:, None], persistent=False)
+        std = torch.tensor(self.normalize.spec.std)
+        self.register_buffer("color_axes", axes / std[:, None], persistent=False)
 
     def forward(self, images: Tensor, labels: Tensor, epoch: int, step: int, num_steps: int = 1) -> Augmented:
         """Augment stored images, uint8 [N, S, S, 3], with labels, int64 [N]; both are left alone.

@@ -63,6 +63,15 @@ class TooLargeError(DecodeError):
     """The image has more pixels, or takes more work or memory, than allowed; it was not decoded."""
 
 
+class Normalization(BaseModel):
+    """Pixels become (pixel / 255 - mean) / std, for red, green and blue."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
 class Preprocessing(BaseModel):
     """All that turns image bytes into a network's input: the same for preparation, evaluation and the endpoint.
 
@@ -75,11 +84,13 @@ class Preprocessing(BaseModel):
     size: int
     crop: int
     max_pixels: int
+    normalization: Normalization | None = None
+    """part of the exported graph; None while images are prepared, which no network sees yet"""
 
     @property
     def hash(self) -> str:
         """Name of this preprocessing: equal exactly where all its values are equal."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+        return hashlib.sha256(self.model_dump_json(exclude_none=True).encode()).hexdigest()[:12]
 
 
 def decode(image: bytes, spec: Preprocessing, max_seconds: float = DEFAULT_SECONDS) -> Pixels:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from data.decode import Normalization
 from data.errors import UserError
 from data.sources import Split
 
@@ -42,6 +43,11 @@ class ColorStatistics(Model):
     """of the 3x3 covariance of red, green and blue, ascending"""
     eigenvectors: tuple[Triple, Triple, Triple]
     """in columns, in the order of the eigenvalues"""
+
+    @property
+    def normalization(self) -> Normalization:
+        """Mean 0 and deviation 1 over the training pixels."""
+        return Normalization(mean=self.mean, std=self.std)
 
 
 class DataManifest(Model):

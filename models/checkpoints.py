@@ -18,7 +18,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from data.stage import whole_file
 from models.interruption import Interruption, Stopped
 from models.job import BEST, LAST
-from models.zoo import UNREADABLE
+from models.weights import UNREADABLE
 
 PREVIOUS = "previous.ckpt"
 """What was `LAST` before: a disk that damages one file may have left the other."""
@@ -139,7 +139,7 @@ class Checkpoints(Checkpoint):
         due = self._due(trainer)
         self._save(trainer, pl_module)
         if is_best and trainer.is_global_zero:
-            _link(self._folder / LAST, self._folder / BEST)
+            link(self._folder / LAST, self._folder / BEST)
         if due & _Due.END:
             self._end(trainer)
         if due & _Due.STOP:
@@ -170,12 +170,12 @@ class Checkpoints(Checkpoint):
         module.require_finite_weights()  # type: ignore[operator]
         last = self._folder / LAST
         if trainer.is_global_zero and last.is_file():
-            _link(last, self._folder / PREVIOUS)
+            link(last, self._folder / PREVIOUS)
         trainer.save_checkpoint(last)
         self._saved = monotonic()
 
 
-def _link(source: Path, target: Path) -> None:
+def link(source: Path, target: Path) -> None:
     """Give a checkpoint a second name: it is hundreds of megabytes large, and is replaced, never written to."""
     with whole_file(target) as temporary:
         try:

@@ -11,7 +11,9 @@ from data.draws import seed_of
 from data.errors import UserError
 from data.load import Batch, Share, Together
 from models.counts import Counts
-from models.recipes import Recipe, make_optimizer, make_scheduler
+from models.optimizers import make_optimizer, make_scheduler
+from models.recipes import Recipe
+from models.weights import NORMALIZATION
 
 CHECK_EVERY_N_STEPS = 50
 DROPOUT = 16
@@ -189,8 +191,13 @@ class ImageClassifier(LightningModule):
             for logger in self.trainer.loggers:
                 logger.log_metrics(dict(metrics), step)
 
+    def portable_state(self) -> dict[str, Any]:
+        """Give what another process needs to compute the same: the weights, and how pixels are normalized."""
+        return {"state_dict": self.state_dict(), NORMALIZATION: self.normalize.spec.model_dump()}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what was counted of an epoch that is not over."""
+        """Keep the normalization, and what was counted of an epoch that is not over."""
+        checkpoint[NORMALIZATION] = self.normalize.spec.model_dump()
         checkpoint["sums"] = self._counts.sums().tolist()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

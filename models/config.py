@@ -1,8 +1,29 @@
+import difflib
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from data.config import OptionalPath, Section, Switch
+
+NETWORKS = ("alexnet", "lenet5", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+"""Networks of our own."""
+OF_TORCHVISION = ("efficientnet_b0", "mobilenet_v3_large", "mobilenet_v3_small", "resnet18", "resnet50")
+"""The likeliest of torchvision's, which are known without importing it; that takes 8 s."""
+AUXILIARY = ("googlenet", "inception_v3")
+"""Networks of torchvision with further outputs while they are trained, which nothing here learns from."""
+
+
+def _check_network(name: str) -> str:
+    if name in (*NETWORKS, *OF_TORCHVISION):
+        return name
+    import torchvision
+
+    known = {*NETWORKS, *torchvision.models.list_models(module=torchvision.models)} - {*AUXILIARY}
+    if name in known:
+        return name
+    close = difflib.get_close_matches(name, sorted(known), n=3) or NETWORKS
+    raise ValueError(f"no network of this name; near it are {', '.join(close)}")
+
 
 # YAML reads `preset: 2012` as a number.
 Text = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)]
@@ -11,8 +32,8 @@ Text = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(val
 class ModelConfig(Section):
     """Which network is trained. Fields left null keep the value of the preset."""
 
-    network: Literal["alexnet", "lenet5", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0"] = "alexnet"
-    """alexnet, lenet5, mobilenet_v3_small, mobilenet_v3_large or efficientnet_b0"""
+    network: Annotated[str, AfterValidator(_check_network)] = "alexnet"
+    """alexnet, lenet5, efficientnet_lite0, _lite1 or _lite2, or a classifier of torchvision, such as resnet18"""
     preset: Text | None = None
     """alexnet: bn (default), owt or 2012; lenet5: relu (default) or 1998; the others have none"""
     input_size: int | None = Field(None, ge=8, le=4096)
@@ -31,8 +52,8 @@ class ModelConfig(Section):
     """overlapping (3x3 every 2) or plain (2x2 every 2) maxima (alexnet); plain or average (lenet5)"""
     dropout: float | None = Field(None, ge=0, lt=1)
     """share of the hidden units switched off while training (alexnet)"""
-    weights: OptionalPath = None
-    """a state_dict file to start from: torchvision's ImageNet weights fit alexnet with preset owt"""
+    weights: Literal["imagenet"] | OptionalPath = None
+    """imagenet: the network's published weights (of alexnet for preset owt); or a state_dict file; null: none"""
 
 
 Precision = Literal["fp32", "bf16"]
@@ -41,12 +62,13 @@ Precision = Literal["fp32", "bf16"]
 class TrainingConfig(Section):
     """How the network is trained. Fields left null keep the value of the recipe."""
 
-    recipe: Literal["modern", "paper", "large_batch"] = "modern"
-    """modern: warm-up, cosine, label smoothing; paper: Krizhevsky 2012; large_batch: LARS, for 1,024 images and more"""
-    max_epochs: int = Field(12, ge=1)
-    """passes over the training images"""
-    batch_size: int = Field(64, ge=2)
-    """images a step"""
+    recipe: Literal["auto", "probe", "finetune", "modern", "paper", "large_batch"] = "auto"
+    """probe: logistic regression on the network's features; finetune: from there, all layers; modern: from nothing;
+    paper: Krizhevsky 2012; large_batch: LARS; auto: probe, then finetune, with model.weights=imagenet, else modern"""
+    max_epochs: int | None = Field(None, ge=1)
+    """passes over the training images; null: 12, with finetune 5"""
+    batch_size: int | None = Field(None, ge=2)
+    """images a step; null: 64, with finetune 32"""
     learning_rate: float | None = Field(None, gt=0)
     """the highest rate of the schedule, for a batch of 128 images; scaled in proportion to batch_size"""
     momentum: float | None = Field(None, ge=0, lt=1)
@@ -57,10 +79,12 @@ class TrainingConfig(Section):
     """share of the target spread over all classes"""
     warmup_epochs: float | None = Field(None, ge=0)
     """epochs over which the rate rises from 0"""
+    patience: int | None = Field(None, ge=0)
+    """epochs without a better validation accuracy after which the training ends; 0: never; null: 0, with finetune 3"""
     precision: Literal["auto"] | Precision = "auto"
-    """fp32 or bf16 (with fp32 weights); auto: what is measured faster at the start, on this device"""
+    """fp32 or bf16 (with fp32 weights); auto: bf16 on GPUs that have it, fp32 on processors, which then agree"""
     channels_last: Switch = "auto"
-    """whether the channels of a pixel lie together in memory; auto: what is measured faster"""
+    """whether the channels of a pixel lie together in memory; auto: as the network is computed fastest"""
     compile: Literal["none", "default", "reduce-overhead"] = "none"
     """torch.compile, which takes a minute and on CPUs a C++ compiler; reduce-overhead: with CUDA graphs"""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"

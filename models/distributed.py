@@ -22,11 +22,11 @@ from pathlib import Path
 
 from data.errors import UserError
 from data.stage import MESSAGE_FILE, num_cores, run_stage, whole_file
+from models.execution import settle
 from models.job import TrainingJob
 from models.journal import Journal
 from models.logger import RunLogger
 from models.train import train
-from models.tuning import tune
 
 STOPPED = 130
 """Exit status of a process that was asked to stop, and has kept its state."""
@@ -67,7 +67,7 @@ def train_on_devices(assignment: Assignment) -> None:
 
     """
     # What is `auto` is chosen here, for all of them alike.
-    assignment = replace(assignment, job=tune(assignment.job))
+    assignment = replace(assignment, job=settle(assignment.job))
     path = assignment.checkpoints.with_suffix(".job.json")
     assignment.write(path)
     result = _result_file(assignment)

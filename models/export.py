@@ -7,14 +7,15 @@ from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from data.decode import Pixels, Preprocessing
+from data.decode import Normalization, Pixels, Preprocessing
 from data.manifest import DataManifest
 from models.classifier import ImageClassifier
-from models.manifest import MODEL_FILE, PROGRAM_FILE, Golden
+from models.manifest import MODEL_FILE, NORMALIZATION, PROGRAM_FILE, Golden
 from models.predictor import Probabilities
 
 OPSET = 18
@@ -48,20 +49,31 @@ class TorchPredictor:
 
 
 def export_onnx(network: ServedNetwork, crop: int, folder: Path) -> Path:
-    """Write `model.onnx` with a dynamic batch: exported with two images, because a batch of one is burnt in."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / MODEL_FILE
+    """Write `model.onnx`, which says how it normalizes pixels."""
+    path = write_onnx(network, crop, folder / MODEL_FILE, "probabilities")
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {NORMALIZATION: network.normalize.spec.model_dump_json()})
+    onnx.save(model, path)
+    return path
+
+
+def write_onnx(module: nn.Module, crop: int, path: Path, output: str) -> Path:
+    """Write a module that takes images, uint8 [N, crop, crop, 3], with a dynamic batch, as `image` to `output`.
+
+    It is exported with two images, because a batch of one is burnt in.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     example = torch.zeros(2, crop, crop, 3, dtype=torch.uint8)
     with warnings.catch_warnings():
         # The tracing exporter is deprecated, and starts in a quarter of the time of the other; parity is a gate.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            network.eval(),
+            module.eval(),
             (example,),
             path,
             input_names=["image"],
-            output_names=["probabilities"],
-            dynamic_axes={"image": {0: "batch"}, "probabilities": {0: "batch"}},
+            output_names=[output],
+            dynamic_axes={"image": {0: "batch"}, output: {0: "batch"}},
             opset_version=OPSET,
             dynamo=False,
             verbose=False,
@@ -100,13 +112,17 @@ def export_program(network: ServedNetwork, crop: int, folder: Path) -> Path:
         dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
     )
     program.example_inputs = None  # would be pickled
-    torch.export.save(program, path)
+    torch.export.save(program, path, extra_files={NORMALIZATION: network.normalize.spec.model_dump_json()})
     return path
 
 
-def preprocessing_of(data: DataManifest, crop: int) -> Preprocessing:
-    """What an endpoint does to an image: what preparation did, and the crop of the network."""
-    return Preprocessing(size=data.size, crop=crop, max_pixels=data.max_pixels)
+def preprocessing_of(data: DataManifest, crop: int, normalization: Normalization | None = None) -> Preprocessing:
+    """What an endpoint does to an image: what preparation did, and the crop and normalization of the network.
+
+    Without `normalization`, it is that of the training pixels.
+    """
+    normalization = normalization or data.color.normalization
+    return Preprocessing(size=data.size, crop=crop, max_pixels=data.max_pixels, normalization=normalization)
 
 
 def make_golden(image: Pixels, probabilities: Probabilities) -> Golden:

@@ -1,6 +1,6 @@
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,12 @@ from data.errors import UserError
 from data.manifest import DataManifest, read_manifest
 from models.balance import Balance, class_weights, resolve_balance
 from models.config import ModelConfig, TrainingConfig
+from models.recipes import PROBE, Recipe, resolve_recipe, resolve_training
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 """The newest checkpoint, and that of the epoch with the highest validation accuracy."""
+START = "start.ckpt"
+"""What a training starts from, where that is neither nothing nor `model.weights`: the network of a probe."""
 
 CODE = (
     "data/augment.py",
@@ -27,12 +30,17 @@ CODE = (
     "models/classifier.py",
     "models/counts.py",
     "models/datamodule.py",
+    "models/efficientnet_lite.py",
+    "models/execution.py",
+    "models/features.py",
     "models/lars.py",
     "models/lenet.py",
     "models/loop.py",
+    "models/optimizers.py",
+    "models/probe.py",
     "models/recipes.py",
     "models/train.py",
-    "models/tuning.py",
+    "models/weights.py",
     "models/zoo.py",
 )
 """What trained weights depend on: a change here trains anew."""
@@ -49,6 +57,10 @@ class TrainingJob:
     model: ModelConfig
     augmentation: AugmentationConfig
     training: TrainingConfig
+
+    def __post_init__(self) -> None:
+        """Replace what the configuration leaves open by the values of its recipe."""
+        object.__setattr__(self, "training", resolve_training(self.training, self.model))
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "TrainingJob":
@@ -69,6 +81,16 @@ class TrainingJob:
     def _sections(self) -> dict[str, dict[str, Any]]:
         sections = {"model": self.model, "augmentation": self.augmentation, "training": self.training}
         return {name: section.model_dump(mode="json") for name, section in sections.items()}
+
+    @property
+    def probe(self) -> "TrainingJob":
+        """The probe of the same network on the same data, which fine-tuning starts from."""
+        return replace(self, training=self.training.model_copy(update={"recipe": PROBE}))
+
+    @property
+    def recipe(self) -> Recipe:
+        """All values of the training."""
+        return resolve_recipe(self.training)
 
     @property
     def manifest(self) -> DataManifest:

@@ -1,8 +1,9 @@
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from data.decode import Preprocessing
+from data.decode import Normalization, Preprocessing
+from data.errors import UserError
 
 
 class Golden(BaseModel):
@@ -21,6 +22,8 @@ Precision = Literal["fp32", "int8"]
 MODEL_FILE = "model.onnx"
 INT8_FILE = "model.int8.onnx"
 PROGRAM_FILE = "model.pt2"
+NORMALIZATION = "convoy.normalization"
+"""Under this name a model's file says how it normalizes pixels."""
 
 
 class Int8(BaseModel):
@@ -86,6 +89,26 @@ class ModelManifest(BaseModel):
     """what logits are divided by, chosen on validation images"""
     certainty: Certainty | None = None
     """None where the validation images were too few to choose a threshold: no answer is uncertain then"""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.preprocessing_hash != self.preprocessing.hash:
+            raise ValueError("preprocessing and its hash do not belong together")
+        return self
+
+    def require_normalization(self, file: str, found: str | None) -> None:
+        """Compare the manifest with what a model's file says of its normalization: JSON, None in files before 2026-12.
+
+        Raises:
+            UserError: the two differ; such a model would answer, and wrongly.
+
+        """
+        expected = self.preprocessing.normalization
+        if (Normalization.model_validate_json(found) if found else None) != expected:
+            raise UserError(
+                f"{file} normalizes pixels otherwise than its manifest says (preprocessing {self.preprocessing_hash}): "
+                "export it again with `convoy run`"
+            )
 
     @property
     def files(self) -> dict[str, str]:

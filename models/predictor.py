@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from data.decode import Pixels
 from data.errors import UserError
-from models.manifest import INT8_FILE, MODEL_FILE, Certainty, ModelManifest
+from models.manifest import INT8_FILE, MODEL_FILE, NORMALIZATION, Certainty, ModelManifest
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -38,6 +38,8 @@ class OnnxPredictor:
         if file_sha256(model) != self.manifest.files.get(self.file):
             raise UserError(f"{model} was altered after it was exported: package the model again with `convoy package`")
         self._session = open_session(model, num_threads)
+        said = self._session.get_modelmeta().custom_metadata_map.get(NORMALIZATION)
+        self.manifest.require_normalization(self.file, said)
 
     def __call__(self, images: Pixels) -> Probabilities:
         """Classify images, uint8 [N, crop, crop, 3], into probabilities, float32 [N, num_classes]."""

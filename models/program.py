@@ -12,7 +12,7 @@ from torch.export.passes import move_to_device_pass
 
 from data.decode import Pixels
 from data.errors import UserError
-from models.manifest import PROGRAM_FILE
+from models.manifest import NORMALIZATION, PROGRAM_FILE
 from models.predictor import Probabilities, file_sha256, read_manifest
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -53,7 +53,8 @@ class ProgramPredictor:
         if num_threads:
             torch.set_num_threads(num_threads)
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._network = load_program(program, self._device)
+        self._network, said = load_program(program, self._device)
+        self.manifest.require_normalization(PROGRAM_FILE, said)
         self._turn = Lock()
         graphs = cuda_graphs and self._device.type == "cuda"
         crop = self.manifest.preprocessing.crop
@@ -103,8 +104,8 @@ class _Graph:
         return self._received[:count].numpy().copy()
 
 
-def load_program(path: Path, device: torch.device) -> nn.Module:
-    """Read a program for `device`, once it is sure that no pickle is in it.
+def load_program(path: Path, device: torch.device) -> tuple[nn.Module, str | None]:
+    """Read a program for `device`, once it is sure that no pickle is in it; and what it says of its normalization.
 
     `torch.export.load` reads weights as plain bytes where the file says so, and unpickles whatever it says is pickled;
     example inputs too, with `weights_only` first and without it where that fails. Ours have neither.
@@ -120,8 +121,10 @@ def load_program(path: Path, device: torch.device) -> nn.Module:
         raise UserError(f"{path} is no exported program: package the model again with `convoy package`") from None
     if pickled:
         raise UserError(f"{path} holds pickled data ({pickled[0]}), which can run any code: export the model again")
-    network: nn.Module = move_to_device_pass(torch.export.load(path), device).module()
-    return network.to(memory_format=torch.channels_last)
+    extra_files = {NORMALIZATION: ""}
+    program = torch.export.load(path, extra_files=extra_files)
+    network: nn.Module = move_to_device_pass(program, device).module()
+    return network.to(memory_format=torch.channels_last), extra_files[NORMALIZATION] or None
 
 
 def _is_pickled(archive: zipfile.ZipFile, name: str) -> bool:

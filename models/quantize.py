@@ -97,7 +97,15 @@ def quantize(fp32: Path, int8: Path, data: Calibrated) -> None:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
+        _copy_notes(fp32, written)
         written.replace(int8)
+
+
+def _copy_notes(source: Path, target: Path) -> None:
+    """Let the quantized model say what the other one says of itself."""
+    model = onnx.load(target)
+    onnx.helper.set_model_props(model, {note.key: note.value for note in onnx.load(source).metadata_props})
+    onnx.save(model, target)
 
 
 def _normalizing(model: Path) -> list[str]:

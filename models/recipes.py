@@ -1,17 +1,9 @@
-from collections.abc import Iterable
+"""Recipes: the values of a training that belong together, and which of them a configuration asks for."""
+
 from dataclasses import dataclass, fields, replace
-from math import cos, pi, sqrt
 from typing import Any, Literal
 
-from torch import nn
-from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
-
-from models.config import TrainingConfig
-from models.lars import LARS
-
-BASE_BATCH_SIZE = 128
-"""The batch size of the AlexNet paper, for which learning rates are given."""
+from models.config import ModelConfig, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -24,83 +16,66 @@ class Recipe:
     label_smoothing: float
     warmup_epochs: float
     schedule: Literal["cosine", "plateau"]
-    nesterov: bool
-    decay_all: bool
+    optimizer: Literal["sgd", "lars", "adamw"] = "sgd"
+    nesterov: bool = False
+    decay_all: bool = False
     """weight decay on biases and normalization too, as in the paper"""
-    lars: bool = False
-    """steps scaled for each layer, for batches of thousands"""
+    max_epochs: int = 12
+    batch_size: int = 64
+    patience: int = 0
+    """epochs without a better validation accuracy after which the training ends; 0: it goes on to its last epoch"""
+    lowest_rate: float = 1.0
+    """the rate of the first layer, as a share of the last one's; the layers between follow a geometric series"""
+    ema: float = 0.0
+    """what the averaged weights keep of themselves at each step; 0: the weights are not averaged"""
 
 
+PROBE, FINETUNE = "probe", "finetune"
 RECIPES = {
     # Krizhevsky, Sutskever and Hinton 2012, section 5.
-    "paper": Recipe(0.01, 0.9, 5e-4, 0.0, 0.0, "plateau", nesterov=False, decay_all=True),
+    "paper": Recipe(0.01, 0.9, 5e-4, 0.0, 0.0, "plateau", decay_all=True),
     # Cosine: Loshchilov and Hutter 2017; label smoothing: Szegedy et al. 2016; warm-up: Goyal et al. 2017.
-    "modern": Recipe(0.04, 0.9, 5e-4, 0.1, 1.0, "cosine", nesterov=True, decay_all=False),
+    "modern": Recipe(0.04, 0.9, 5e-4, 0.1, 1.0, "cosine", nesterov=True),
     # LARS and its warm-up over 5 epochs: You, Gitman and Ginsburg 2017.
-    "large_batch": Recipe(1.0, 0.9, 5e-4, 0.1, 5.0, "cosine", nesterov=False, decay_all=False, lars=True),
-}
+    "large_batch": Recipe(1.0, 0.9, 5e-4, 0.1, 5.0, "cosine", optimizer="lars"),
+    # AdamW: Loshchilov and Hutter 2019; lower rates for earlier layers: Howard and Ruder 2018; averaged weights:
+    # Polyak and Juditsky 1992.
+    # Logistic regression on features: it has no steps.
+    PROBE: Recipe(0.0, 0.0, 0.0, 0.0, 0.0, "cosine", max_epochs=0),
+    FINETUNE: Recipe(
+        1e-3, 0.9, 0.01, 0.1, 0.5, "cosine",
+        optimizer="adamw", max_epochs=5, batch_size=32, patience=3, lowest_rate=0.1, ema=0.98,
+    ),
+}  # fmt: skip
+
+
+def stages(training: TrainingConfig, model: ModelConfig) -> tuple[str, ...]:
+    """Give the recipes of a training, in their order.
+
+    `auto` is a probe, whose model is served within minutes, and then fine-tuning, where the network starts from
+    published weights; and `modern` where it starts from nothing or from a file.
+    """
+    if training.recipe != "auto":
+        return (training.recipe,)
+    return (PROBE, FINETUNE) if model.weights == "imagenet" else ("modern",)
 
 
 def resolve_recipe(config: TrainingConfig) -> Recipe:
     """Take the named recipe, with what the config sets in place of its own values."""
     recipe = RECIPES[config.recipe]
-    overrides = {field.name: getattr(config, field.name, None) for field in fields(recipe)}
-    return replace(recipe, **{name: value for name, value in overrides.items() if value is not None})
+    return replace(recipe, **{name: value for name, value in _set(config).items() if value is not None})
 
 
-def make_optimizer(recipe: Recipe, network: nn.Module, batch_size: int) -> Optimizer:
-    """SGD with momentum, or LARS.
+def resolve_training(training: TrainingConfig, model: ModelConfig) -> TrainingConfig:
+    """Give the config with `auto` and all null fields replaced by the values of the recipe, of its last stage.
 
-    The rate grows in proportion to the batch (Goyal et al. 2017); with LARS, with its root, as the variance of the mean
-    gradient shrinks (Krizhevsky 2014).
+    Fields that a probe has no use for become null: whatever they say, it is the same training.
     """
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in parameters if recipe.decay_all or parameter.ndim > 1]
-    plain = [parameter for parameter in parameters if not recipe.decay_all and parameter.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-    if recipe.lars:
-        groups[1]["adapt"] = False
-        rate = recipe.learning_rate * sqrt(batch_size / BASE_BATCH_SIZE)
-        return LARS(_filled(groups), rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    return SGD(
-        _filled(groups),
-        lr=recipe.learning_rate * batch_size / BASE_BATCH_SIZE,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        # There is none without momentum, and torch says so with a traceback.
-        nesterov=recipe.nesterov and recipe.momentum > 0,
-        fused=_can_fuse(parameters),
-    )
+    named = training.model_copy(update={"recipe": stages(training, model)[-1]})
+    recipe = None if named.recipe == PROBE else resolve_recipe(named)
+    return named.model_copy(update={field: getattr(recipe, field, None) for field in _set(named)})
 
 
-def _filled(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [group for group in groups if group["params"]]
-
-
-def make_scheduler(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int, max_epochs: int) -> dict[str, Any]:
-    """Make Lightning's description of the schedule: by step for cosine, by epoch and validation loss for plateau."""
-    if recipe.schedule == "plateau":
-        # The paper divides by 10 when the validation error stops improving; how long to wait is left open there.
-        plateau = ReduceLROnPlateau(optimizer, factor=0.1, patience=3)
-        # At the last step of an epoch: at the end of the epoch it would come after the checkpoint, and would be missing
-        # from a training that goes on from there.
-        return {"scheduler": plateau, "interval": "step", "frequency": steps_per_epoch, "monitor": "val/loss"}
-    cosine = _cosine(optimizer, round(recipe.warmup_epochs * steps_per_epoch), max_epochs * steps_per_epoch)
-    return {"scheduler": cosine, "interval": "step"}
-
-
-def _cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> LRScheduler:
-    """Linear from 0 to the peak over the warm-up, half a cosine from there to 0."""
-    warmup_steps = min(warmup_steps, total_steps // 2)
-
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        return (1 + cos(pi * (step - warmup_steps) / max(total_steps - warmup_steps, 1))) / 2
-
-    return LambdaLR(optimizer, factor)
-
-
-def _can_fuse(parameters: Iterable[nn.Parameter]) -> bool:
-    """One pass over the memory in place of several, where every parameter is a plain float tensor."""
-    return all(parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda") for parameter in parameters)
+def _set(config: TrainingConfig) -> dict[str, Any]:
+    """Fields of a recipe that the config has too."""
+    return {field.name: getattr(config, field.name) for field in fields(Recipe) if hasattr(config, field.name)}

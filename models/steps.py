@@ -8,32 +8,35 @@ from types import MappingProxyType
 
 import numpy as np
 
+from data.decode import Preprocessing
 from data.findings import read_quality
 from data.quality_page import quality_page
 from data.shards import PreparedImages
 from data.stage import whole_file
 from models import figures
 from models.calibration import calibrate, choose_certainty, fit_temperature, images_needed, reliability_of
-from models.checkpoints import find_resume_point
+from models.checkpoints import find_resume_point, link
 from models.classifier import ImageClassifier
 from models.complexity import measure
 from models.config import GateConfig
 from models.distributed import Assignment, train_on_devices
 from models.evaluate import TEN_CROP_METRIC, Predictions, crop_center, predict, ten_crop_accuracy
+from models.execution import check_devices, settle
 from models.export import ServedNetwork, TorchPredictor, export_onnx, export_program, make_golden, preprocessing_of
-from models.job import BEST, TrainingJob
+from models.job import BEST, START, TrainingJob
 from models.journal import Journal
 from models.logger import RunLogger
 from models.manifest import Certainty, Golden, ModelManifest
+from models.optimizers import make_optimizer
 from models.predictor import OnnxPredictor, file_sha256
 from models.preview import preview_augmentation
+from models.probe import train_probe
 from models.quantize import Calibrated, metrics_of, try_int8
-from models.recipes import make_optimizer
+from models.recipes import FINETUNE, PROBE
 from models.registry import normalize_file, write_manifest
 from models.sender import Sender
-from models.tracking import INT8, PARITY_METRIC, TRAINED, RunLog, Tracking, TrainedRun, system_metrics
-from models.train import build_classifier, check_devices, load_classifier, train
-from models.tuning import tune
+from models.tracking import INT8, PARENT, PARITY_METRIC, TRAINED, RunLog, Tracking, TrainedRun, system_metrics
+from models.train import build_classifier, load_classifier, train
 from models.unfinished import interrupted_run, journal_file, run_note
 
 NUM_WORST_ERRORS = 24
@@ -49,16 +52,17 @@ def train_run(
     checkpoints: Path,
     git_commit: str | None,
     data_params: Mapping[str, object] = MappingProxyType({}),
+    features: Path | None = None,
 ) -> str:
     """Train a job on a run of its own, or on the run that an interrupted attempt has left; returns the run id.
 
-    `data_params` are what the data was prepared with, for the run's parameters.
+    `data_params` are what the data was prepared with, for the run's parameters. Features of images are kept in the
+    folder `features` from one training to the next; None: beside `checkpoints`.
     """
     run_id = interrupted_run(tracking, checkpoints)
     if run_id is None:
         shutil.rmtree(checkpoints, ignore_errors=True)
-        for path in (journal_file(checkpoints), _execution_note(checkpoints)):
-            path.unlink(missing_ok=True)
+        journal_file(checkpoints).unlink(missing_ok=True)
     start = find_resume_point(checkpoints)
     if run_id:
         _log.info("train: goes on after step %d", start.step if start else 0)
@@ -66,19 +70,26 @@ def train_run(
     check_devices(job.training)
     _tell_balance(job)
     untrained = None if start else build_classifier(job)
-    tuned = tune(job, _execution_note(checkpoints))
+    settled = settle(job)
+    features = features or checkpoints.parent / "features"
     with tracking.open_run(run_id, run_name(job), git_commit) as log:
         note = run_note(checkpoints)
         note.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(note) as temporary:
             temporary.write_text(log.run_id, encoding="utf-8")
         if untrained:
-            _describe(job, tuned, untrained, log, data_params)
-        has_left = _train(tuned, checkpoints, log)
-        log.figure(figures.learning_curves(_history_by_epoch(log)), "learning-curves")
+            _describe(job, settled, untrained, log, data_params)
+        has_left = False
+        if job.training.recipe == PROBE:
+            log.metrics(train_probe(job, checkpoints / BEST, features))
+        else:
+            if untrained and job.training.recipe == FINETUNE:
+                _start_from_probe(tracking, job, checkpoints, log, features)
+            has_left = _train(settled, checkpoints, log)
+            log.figure(figures.learning_curves(_history_by_epoch(log)), "learning-curves")
         log.tag({TRAINED: "true"})
     if not has_left:
-        journal_file(checkpoints).unlink()
+        journal_file(checkpoints).unlink(missing_ok=True)
     return log.run_id
 
 
@@ -89,6 +100,18 @@ def _tell_balance(job: TrainingJob) -> None:
         (fewest, rare), (most, common) = counts[0], counts[-1]
         sizes = f"class {common!r} has {most:,} training images, class {rare!r} {fewest:,}"
         _log.info("train: training.class_balance auto is %s: %s", job.class_balance, sizes)
+
+
+def _start_from_probe(tracking: Tracking, job: TrainingJob, checkpoints: Path, log: RunLog, features: Path) -> None:
+    """Let fine-tuning start from the probe of the same data and network; MLflow shows its run below the probe's."""
+    probe = job.probe
+    if found := tracking.find_trained(probe.key):
+        log.tag({PARENT: found.run_id})
+    trained = checkpoints.parent / probe.key / BEST
+    if not trained.is_file():
+        train_probe(probe, trained, features)
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    link(trained, checkpoints / START)
 
 
 def _train(job: TrainingJob, checkpoints: Path, log: RunLog) -> bool:
@@ -106,32 +129,28 @@ def _train(job: TrainingJob, checkpoints: Path, log: RunLog) -> bool:
     return sender.has_left
 
 
-def _execution_note(checkpoints: Path) -> Path:
-    """Where it is kept how the network is computed."""
-    return checkpoints.with_suffix(".execution.json")
-
-
 def run_name(job: TrainingJob, accuracy: float | None = None) -> str:
     """Name what was trained, from which weights and on which data, and how well it did on the test images."""
     start = f" from {Path(job.model.weights).stem}" if job.model.weights else ""
+    recipe = f", {job.training.recipe}" if job.training.recipe in (PROBE, FINETUNE) else ""
     result = "" if accuracy is None else f", {100 * accuracy:.1f} %"
-    return f"{job.model.network}{start}, {job.manifest.source} {job.data_version[:8]}{result}"
+    return f"{job.model.network}{start}{recipe}, {job.manifest.source} {job.data_version[:8]}{result}"
 
 
 def _describe(
     job: TrainingJob,
-    tuned: TrainingJob,
+    settled: TrainingJob,
     classifier: ImageClassifier,
     log: RunLog,
     data_params: Mapping[str, object],
 ) -> None:
     complexity = measure(classifier.network, job.input_size)
-    optimizer = make_optimizer(classifier.recipe, classifier.network, job.training.batch_size)
+    optimizer = make_optimizer(job.recipe, classifier.network, job.recipe.batch_size)
     facts = {f"data.{name}": value for name, value in data_params.items()} | {
         "num_parameters": complexity.num_parameters,
         "multiply_adds": complexity.multiply_adds,
-        "execution.precision": tuned.training.precision,
-        "execution.channels_last": tuned.training.channels_last,
+        "execution.precision": settled.training.precision,
+        "execution.channels_last": settled.training.channels_last,
         "execution.class_balance": job.class_balance,
         # The peak of the schedule: training.learning_rate is the one for a batch of 128.
         "execution.learning_rate": optimizer.param_groups[0]["lr"],
@@ -224,6 +243,7 @@ def export_run(
     """
     run = tracking.get(run_id)
     network = ServedNetwork(load_classifier(job, checkpoints / BEST), run.metrics.get(TEMPERATURE, 1.0))
+    preprocessing = preprocessing_of(job.manifest, job.input_size, network.normalize.spec)
     path = export_onnx(network, job.input_size, folder)
     normalize_file(path)
     program = export_program(network, job.input_size, folder)
@@ -232,7 +252,7 @@ def export_run(
     surest = int(expected.max(axis=1).argmax())
     golden_image = crop_center(images.gather(np.array([surest])), job.input_size)[0]
     golden = make_golden(golden_image, expected[surest])
-    manifest = _model_manifest(job, run, (path, program), golden, name)
+    manifest = _model_manifest(job, run, preprocessing, (path, program), golden, name)
     tried = try_int8(folder, Calibrated(job.prepared, job.input_size), golden_image, gate.max_int8_accuracy_drop)
     certainty = _choose_certainty(network, job, gate)
     chosen = {"int8": tried, "temperature": network.temperature, "certainty": certainty}
@@ -244,10 +264,14 @@ def export_run(
 
 
 def _model_manifest(
-    job: TrainingJob, run: TrainedRun, files: tuple[Path, Path], golden: Golden, name: str
+    job: TrainingJob,
+    run: TrainedRun,
+    preprocessing: Preprocessing,
+    files: tuple[Path, Path],
+    golden: Golden,
+    name: str,
 ) -> ModelManifest:
     onnx_file, program = files
-    preprocessing = preprocessing_of(job.manifest, job.input_size)
     return ModelManifest(
         name=name,
         version=None,

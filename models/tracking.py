@@ -33,6 +33,8 @@ PARITY_METRIC = "test/parity_error"
 INT8 = "convoy.int8"
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Tag of an experiment: MLflow's page opens it with its runs, and not with traces of language models."""
+PARENT = "mlflow.parentRunId"
+"""MLflow shows a run below the one that this tag names."""
 
 _log = logging.getLogger("convoy")
 
@@ -239,6 +241,10 @@ class RunLog:
             key: [(point.step, point.value) for point in self._client.get_metric_history(self.run_id, key)]
             for key in keys
         }
+
+    def best_accuracy(self) -> float:
+        """Give the highest validation accuracy of the run."""
+        return max((value for _, value in self.history(["val/accuracy"])["val/accuracy"]), default=0.0)
 
 
 def system_metrics() -> Callable[[], dict[str, float]]:

@@ -6,28 +6,31 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from pytorch_lightning import Callback, Trainer, seed_everything
+from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
 from data.augment import Augmentation
+from data.decode import Normalization
 from data.errors import UserError
-from data.stage import num_cores, remove_unfinished
+from data.stage import remove_unfinished
 from models.checkpoints import Checkpoints, WholeFileIO, find_resume_point
 from models.classifier import ImageClassifier
 from models.config import TrainingConfig
 from models.datamodule import ImageDataModule
+from models.execution import check_devices, settle, training_device
 from models.interruption import Interruption, Stopped
-from models.job import BEST, TrainingJob
+from models.job import BEST, START, TrainingJob
 from models.loop import use_batch_loop
 from models.progress import Bar, EpochLines
-from models.recipes import resolve_recipe
-from models.tuning import training_device, tune
-from models.zoo import UNREADABLE, build_network
+from models.recipes import Recipe
+from models.weights import NORMALIZATION, UNREADABLE
+from models.zoo import build_network, start_from_weights
 
 _log = logging.getLogger("convoy")
 
@@ -65,9 +68,11 @@ def train(
     checkpoints.mkdir(parents=True, exist_ok=True)
     remove_unfinished(checkpoints)
     start = find_resume_point(checkpoints)
-    job = tune(job)
+    job = settle(job)
     seed_everything(job.training.seed, verbose=False)
     classifier = build_classifier(job)
+    if start is None and (checkpoints / START).is_file():
+        classifier.load_state_dict(torch.load(checkpoints / START, weights_only=True)["state_dict"])
     _arrange(classifier.network, job.training)
     interruption = Interruption()
     keeper = Checkpoints(
@@ -76,12 +81,12 @@ def train(
         every_minutes=job.training.checkpoint_minutes,
         max_hours=job.training.max_hours,
     )
-    trainer = _trainer(job.training, loggers, [keeper, *callbacks], num_nodes)
+    trainer = _trainer(job, loggers, [keeper, *_watchers(job.recipe), *callbacks], num_nodes)
     use_batch_loop(trainer)
     data = ImageDataModule(
         job.prepared,
         job.manifest,
-        batch_size=job.training.batch_size,
+        batch_size=job.recipe.batch_size,
         seed=job.training.seed,
         resident=job.training.resident,
         class_weights=job.weights_of("sampling"),
@@ -115,7 +120,7 @@ def _explained(job: TrainingJob) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        batch_size = job.training.batch_size
+        batch_size = job.recipe.batch_size
         raise UserError(
             f"memory ran out with training.batch_size={batch_size} at {job.input_size} px: set "
             f"training.batch_size={max(2, batch_size // 2)}, or a smaller model.input_size; what was trained is kept",
@@ -131,6 +136,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def build_classifier(job: TrainingJob) -> ImageClassifier:
     """Build the network of a job, its augmentation and its recipe, as they are before the first step."""
+    network = build_network(job.model, len(job.manifest.classes), job.input_size)
+    normalization = start_from_weights(network, job.model)
+    return _classifier(job, network, normalization or job.manifest.color.normalization)
+
+
+def _classifier(job: TrainingJob, network: nn.Module, normalization: Normalization) -> ImageClassifier:
     manifest = job.manifest
     flip = manifest.mirror_keeps_label if job.augmentation.flip == "auto" else job.augmentation.flip
     augmentation = Augmentation(
@@ -140,9 +151,9 @@ def build_classifier(job: TrainingJob) -> ImageClassifier:
         flip=flip,
         seed=job.training.seed,
         num_classes=len(manifest.classes),
+        normalization=normalization,
     )
-    network = build_network(job.model, len(manifest.classes), job.input_size)
-    return ImageClassifier(network, augmentation, resolve_recipe(job.training), job.weights_of("weights"))
+    return ImageClassifier(network, augmentation, job.recipe, job.weights_of("weights"))
 
 
 def _arrange(network: nn.Module, config: TrainingConfig) -> None:
@@ -160,44 +171,32 @@ def load_classifier(job: TrainingJob, checkpoint: Path) -> ImageClassifier:
         UserError: the checkpoint is missing or damaged.
 
     """
-    # The weights that the training started from may be gone by now.
-    start_anew = replace(job, model=job.model.model_copy(update={"weights": None}))
-    classifier = build_classifier(start_anew)
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        normalization = Normalization.model_validate(state[NORMALIZATION])
     except UNREADABLE as error:
         raise UserError(
             f"{checkpoint} is missing or damaged: remove {checkpoint.parent}, and `convoy run` trains anew", exit_code=1
         ) from error
+    # The weights that the training started from may be gone by now; what they were normalized by is in the checkpoint.
+    network = build_network(job.model, len(job.manifest.classes), job.input_size)
+    classifier = _classifier(job, network, normalization)
     classifier.load_state_dict(state["state_dict"])
     return classifier.to(memory_format=torch.channels_last).eval()
 
 
-def check_devices(config: TrainingConfig) -> None:
-    """Find out whether the machine has what is asked for.
-
-    Raises:
-        UserError: it has not, or the batch cannot be shared.
-
-    """
-    device = training_device(config)
-    if config.accelerator == "gpu" and device.type == "cpu":
-        raise UserError("training.accelerator is gpu, and torch finds none here: make it auto or cpu")
-    on_gpus = device.type == "cuda"
-    available = torch.cuda.device_count() if on_gpus else num_cores()
-    if config.devices > available:
-        kind = "GPU" if on_gpus else "core"
-        raise UserError(f"training.devices is {config.devices}, and this machine has {available} {kind}s: lower it")
-    if config.batch_size % config.num_processes:
-        raise UserError(
-            f"training.batch_size={config.batch_size} cannot be shared equally by {config.num_processes} processes: "
-            "make it a multiple"
-        )
+def _watchers(recipe: Recipe) -> Iterator[Callback]:
+    """What else a recipe asks for: averaged weights, which are validated and kept, and an end by patience."""
+    if recipe.ema:
+        yield EMAWeightAveraging(decay=recipe.ema)
+    if recipe.patience:
+        yield EarlyStopping("val/accuracy", mode="max", patience=recipe.patience)
 
 
 def _trainer(
-    config: TrainingConfig, loggers: Sequence[Logger], callbacks: Sequence[Callback], num_nodes: int | None
+    job: TrainingJob, loggers: Sequence[Logger], callbacks: Sequence[Callback], num_nodes: int | None
 ) -> Trainer:
+    config = job.training
     check_devices(config)
     progress = Bar() if sys.stderr.isatty() and num_nodes is None else EpochLines()
     return Trainer(
@@ -208,7 +207,7 @@ def _trainer(
         # Between GPUs; on CPUs, torch has none, and each process normalizes by the statistics of its own images.
         sync_batchnorm=num_nodes is not None and training_device(config).type == "cuda",
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
-        max_epochs=config.max_epochs,
+        max_epochs=job.recipe.max_epochs,
         log_every_n_steps=config.log_every_n_steps,
         logger=list(loggers) or False,
         callbacks=[*callbacks, progress],

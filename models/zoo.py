@@ -1,23 +1,18 @@
 import logging
-import pickle
-import zipfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from data.decode import Normalization
 from data.errors import UserError
-from models import alexnet, lenet
+from models import alexnet, efficientnet_lite, lenet
 from models.config import ModelConfig
+from models.weights import IMAGENET, LITE, load_weights, published_weights, read_weights
 
 Options = Mapping[str, Any]
-
-UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError, zipfile.BadZipFile)
-"""What torch raises for files of another kind, for cut ones, and for pickles that hold more than tensors."""
 
 _log = logging.getLogger("convoy")
 
@@ -25,45 +20,32 @@ _log = logging.getLogger("convoy")
 def build_network(config: ModelConfig, num_classes: int, input_size: int) -> nn.Module:
     """Build the network that the config names, on the CPU: images [N, 3, input_size, input_size] to logits.
 
-    With `config.weights`, layers whose shapes are those of the file start from it; one line in the log says which.
+    Its weights are drawn anew, whatever `config.weights` says.
 
     Raises:
-        UserError: a preset, option or input size that the network does not have, or weights that cannot be used.
+        UserError: a preset, option or input size that the network does not have.
 
     """
-    family = _FAMILIES[config.network]
-    network = family.build(num_classes, input_size, _preset(config, family), _options(config, family))
-    if config.weights is not None:
-        _log.info(load_weights(network, config.weights))
-    return network
+    family = _family(config)
+    return family.build(num_classes, input_size, _preset(config, family), _options(config, family))
 
 
-def load_weights(network: nn.Module, path: Path) -> str:
-    """Start the layers of `network` from a state_dict file, plain or under the key `state_dict` of a checkpoint.
-
-    A layer is taken whole or not at all: where any of its tensors is missing or has another shape, it stays as it is.
+def start_from_weights(network: nn.Module, config: ModelConfig) -> Normalization | None:
+    """Load `config.weights` into the layers of `network` that they fit; one line in the log says which start anew.
 
     Returns:
-        One line that says how much was loaded and which layers start anew.
+        How the pixels were normalized that the weights were trained on; None where there are no weights, or nobody
+        knows.
 
     Raises:
-        UserError: the file is missing or is no state_dict, or no layer fits.
+        UserError: the weights cannot be had or read, or belong to another network.
 
     """
-    present = network.state_dict()
-    found = _without_owner(_read_state_dict(path), present.keys())
-    layers: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in present.items():
-        layers.setdefault(key.rpartition(".")[0], {})[key] = tensor
-    fitting = {name for name, tensors in layers.items() if all(_fits(found.get(key), tensors[key]) for key in tensors)}
-    if not fitting:
-        raise UserError(
-            f"model.weights is {path}, of which no layer fits this network: "
-            "give a file of the same model.network, model.preset and options, or leave it null"
-        )
-    network.load_state_dict({key: found[key] for name in fitting for key in layers[name]}, strict=False)
-    anew = [name for name in layers if name not in fitting]
-    return f"{len(fitting)} of {len(layers)} layers start from {path}" + (f"; anew: {_some(anew)}" if anew else "")
+    if config.weights is None:
+        return None
+    weights = published_weights(config.network) if config.weights == "imagenet" else read_weights(config.weights)
+    _log.info("train: %s", load_weights(network, weights))
+    return weights.normalization or _family(config).normalization
 
 
 @dataclass(frozen=True)
@@ -76,6 +58,10 @@ class _Family:
     """the default first"""
     options: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     """fields and their choices; no choices: whatever ModelConfig allows"""
+    normalization: Normalization | None = None
+    """of the pixels that published weights were trained on"""
+    channels_last: bool = True
+    """whether a CPU computes it faster with the channels of a pixel side by side in memory"""
 
 
 def _alexnet(num_classes: int, input_size: int, preset: str | None, options: Options) -> nn.Module:
@@ -86,6 +72,10 @@ def _alexnet(num_classes: int, input_size: int, preset: str | None, options: Opt
 def _lenet5(num_classes: int, input_size: int, preset: str | None, options: Options) -> nn.Module:
     spec = replace(lenet.PRESETS[str(preset)], **options)
     return lenet.LeNet5(spec, num_classes=num_classes, input_size=input_size)
+
+
+def _efficientnet_lite(name: str, num_classes: int, *_: object) -> nn.Module:
+    return efficientnet_lite.EfficientNetLite(efficientnet_lite.SPECS[name], num_classes=num_classes)
 
 
 def _torchvision(name: str, num_classes: int, *_: object) -> nn.Module:
@@ -108,16 +98,26 @@ _FAMILIES: Mapping[str, _Family] = {
             "pooling": ("overlapping", "plain"),
             "dropout": (),
         },
+        normalization=IMAGENET,
     ),
     "lenet5": _Family(
         _lenet5,
         presets=("relu", "1998"),
         options={"activation": (), "pooling": ("plain", "average")},
+        channels_last=False,
     ),
-    "mobilenet_v3_small": _Family(partial(_torchvision, "mobilenet_v3_small")),
-    "mobilenet_v3_large": _Family(partial(_torchvision, "mobilenet_v3_large")),
-    "efficientnet_b0": _Family(partial(_torchvision, "efficientnet_b0")),
+    **{name: _Family(partial(_efficientnet_lite, name), normalization=LITE) for name in efficientnet_lite.SPECS},
 }
+"""Networks of our own; every other name is one of torchvision's."""
+
+
+def _family(config: ModelConfig) -> _Family:
+    return _FAMILIES.get(config.network) or _Family(partial(_torchvision, config.network), normalization=IMAGENET)
+
+
+def computes_channels_last(config: ModelConfig) -> bool:
+    """Whether a CPU computes the network faster with the channels of a pixel side by side in memory."""
+    return _family(config).channels_last
 
 
 def _preset(config: ModelConfig, family: _Family) -> str | None:
@@ -145,34 +145,3 @@ def _options(config: ModelConfig, family: _Family) -> Options:
             known = " or ".join(map(str, choices))
             raise UserError(f"model.{name} is {value}, which {config.network} does not have: make it {known}")
     return options
-
-
-def _fits(found: Tensor | None, tensor: Tensor) -> bool:
-    return found is not None and found.shape == tensor.shape
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-
-
-def _read_state_dict(path: Path) -> Mapping[str, Tensor]:
-    if not path.is_file():
-        raise UserError(f"model.weights is {path}, which is no file: give the path of a state_dict, or leave it null")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        raise UserError(
-            f"model.weights is {path}, which torch cannot read as tensors ({type(error).__name__}): "
-            "save it again with torch.save(network.state_dict(), path)"
-        ) from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    named = content.items() if isinstance(content, dict) else ()
-    return {str(key): value for key, value in named if isinstance(value, Tensor)}
-
-
-def _without_owner(tensors: Mapping[str, Tensor], wanted: Collection[str]) -> Mapping[str, Tensor]:
-    """Checkpoints of a module around the network, as Lightning and DDP write them, put its name before every key."""
-    owners = dict.fromkeys(["", *(key.partition(".")[0] + "." for key in tensors)])
-    choices = [{key.removeprefix(owner): tensors[key] for key in tensors if key.startswith(owner)} for owner in owners]
-    return max(choices, key=lambda choice: len(choice.keys() & set(wanted)))

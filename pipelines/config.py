@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from data.config import AugmentationConfig, DataConfig, Section
 from data.errors import UserError
 from models.config import GateConfig, ModelConfig, RegistryConfig, TrainingConfig
+from models.recipes import FINETUNE, PROBE, stages
 from serving.canary import RolloutConfig
 from serving.config import ServingConfig
 from serving.gateway import GatewayConfig
@@ -53,7 +54,20 @@ class Config(Section):
                 f"data.val_fraction={self.data.val_fraction} and data.test_fraction={self.data.test_fraction} together "
                 "leave less than a fifth to train on"
             )
+        if self.model.weights is None and self.training.recipe in (PROBE, FINETUNE):
+            raise ValueError(
+                f"training.recipe={self.training.recipe} starts from trained weights, and model.weights is null: "
+                "set model.network=efficientnet_lite0 and model.weights=imagenet"
+            )
         return self
+
+    @property
+    def stages(self) -> "tuple[Config, ...]":
+        """The configuration of each training, one after another, that `training.recipe` stands for."""
+        return tuple(
+            self.model_copy(update={"training": self.training.model_copy(update={"recipe": recipe})})
+            for recipe in stages(self.training, self.model)
+        )
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

@@ -12,6 +12,7 @@ from prefect.states import Cancelled
 
 from pipelines import tasks
 from pipelines.config import Config
+from pipelines.stages import improves_on_probe, pending_stages
 from pipelines.workspace import exclusive, require_data_version, settle_runs
 from serving.ledger import Entry
 from serving.package import Bento
@@ -51,15 +52,18 @@ def prepare_data(config: Config) -> str:
     on_crashed=[_end_its_run, _call_ctrl_c_cancelled],
 )
 @exclusive(waits=True)
-def train_model(config: Config, data_version: str | None = None) -> str:
-    """Train one network on the prepared data and let it through the gate; returns the version of the champion."""
+def train_model(config: Config, data_version: str | None = None) -> None:
+    """Train one network on the prepared data and let it through the gate.
+
+    Where the recipe has several stages, each is trained and judged in its turn.
+    """
     data_version = data_version or require_data_version()
     tasks.check_source(config, "prepared")
-    run_id = tasks.train(config, data_version)
-    tasks.evaluate(config, data_version, run_id)
-    version = tasks.register(config, data_version, run_id)
-    tasks.gate(config, version)
-    return version
+    for stage in pending_stages(config, data_version):
+        run_id = tasks.train(stage, data_version)
+        if improves_on_probe(stage, data_version, run_id):
+            tasks.evaluate(stage, data_version, run_id)
+            tasks.gate(stage, tasks.register(stage, data_version, run_id))
 
 
 @flow(name="package-model", persist_result=False, on_running=[_let_our_log_speak], on_crashed=[_call_ctrl_c_cancelled])
@@ -90,8 +94,10 @@ def deploy_model(
 )
 @exclusive(waits=True)
 def run_pipeline(config: Config) -> Bento:
-    """From labelled images to a served champion."""
+    """From labelled images to a served champion: of each stage of the training, as soon as it is there."""
     tasks.check_source(config, "configured")
     data_version = prepare_data(config)
-    train_model(config, data_version)
-    return package_model(config)
+    for stage in pending_stages(config, data_version):
+        train_model(stage, data_version)
+        bento = package_model(stage)
+    return bento

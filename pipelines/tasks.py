@@ -23,6 +23,7 @@ from pipelines.settings import Settings
 from pipelines.workspace import (
     CHECKPOINTS,
     EXPORTED,
+    FEATURES,
     MODELS,
     PREPARED,
     RAW,
@@ -114,7 +115,7 @@ def train(config: Config, data_version: str) -> str:
         _log.info("train: running, %s", _why_train(job, done, tracking.latest_trained()))
     from models.steps import train_run
 
-    run_id = train_run(tracking, job, checkpoints, git_commit(), config.data.model_dump(mode="json"))
+    run_id = train_run(tracking, job, checkpoints, git_commit(), config.data.model_dump(mode="json"), FEATURES)
     note_source(tracking, run_id)
     return run_id
 

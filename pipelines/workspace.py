@@ -28,6 +28,7 @@ ROOT = Path()
 RAW = Path("data/raw")
 PREPARED = Path("data/prepared")
 CHECKPOINTS = OUTPUTS / "checkpoints"
+FEATURES = OUTPUTS / "features"
 EXPORTED = OUTPUTS / "exported"
 MODELS = OUTPUTS / "models"
 LEDGER = OUTPUTS / "ledger.jsonl"

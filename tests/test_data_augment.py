@@ -37,7 +37,7 @@ def augmented(images, *, epoch=0, step=0, **options):
 
 def cut(images, **options):
     """Crop and mirror as pixels again, uint8 [N, C, C, 3]."""
-    return Normalize(COLOR).undo(augmented(images, **options).pixels)
+    return Normalize(COLOR.normalization).undo(augmented(images, **options).pixels)
 
 
 def places(image, crop):
@@ -48,7 +48,7 @@ def places(image, crop):
 
 def test_normalize_is_mean_and_deviation():
     images = stored()
-    pixels = Normalize(COLOR)(images)
+    pixels = Normalize(COLOR.normalization)(images)
     expected = (images.numpy() / 255 - COLOR.mean) / COLOR.std
     assert (pixels.dtype, pixels.shape) == (torch.float32, (6, 3, 12, 12))
     np.testing.assert_allclose(pixels.permute(0, 2, 3, 1), expected, atol=1e-6)
@@ -56,7 +56,7 @@ def test_normalize_is_mean_and_deviation():
 
 def test_normalize_adds_one_shift_an_image():
     images, shift = stored(), torch.arange(18.0).reshape(6, 3)
-    shifted = Normalize(COLOR)(images, shift) - Normalize(COLOR)(images)
+    shifted = Normalize(COLOR.normalization)(images, shift) - Normalize(COLOR.normalization)(images)
     np.testing.assert_allclose(shifted, shift[:, :, None, None].expand(6, 3, 12, 12), atol=1e-5)
 
 
@@ -66,20 +66,20 @@ def test_blocks_give_what_the_plain_formula_gives(block, num_images, monkeypatch
     monkeypatch.setattr(augment, "BLOCK", block)
     images, shift = stored(num_images, size=14)[:, 1:13, 1:13], torch.randn(num_images, 3)
     expected = (images.numpy() / 255 - COLOR.mean) / COLOR.std + shift.numpy()[:, None, None]
-    np.testing.assert_allclose(Normalize(COLOR)(images, shift).permute(0, 2, 3, 1), expected, atol=1e-5)
+    np.testing.assert_allclose(Normalize(COLOR.normalization)(images, shift).permute(0, 2, 3, 1), expected, atol=1e-5)
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = Normalize(COLOR)(images, shift)
+        rounded = Normalize(COLOR.normalization)(images, shift)
     assert rounded.dtype == torch.bfloat16
-    assert torch.equal(rounded, Normalize(COLOR)(images, shift).bfloat16())
+    assert torch.equal(rounded, Normalize(COLOR.normalization)(images, shift).bfloat16())
 
 
 def test_the_network_gets_its_channels_last():
-    assert Normalize(COLOR)(stored()).is_contiguous(memory_format=torch.channels_last)
+    assert Normalize(COLOR.normalization)(stored()).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_normalizing_can_be_undone():
     levels = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).expand(1, 16, 16, 3)
-    normalize = Normalize(COLOR)
+    normalize = Normalize(COLOR.normalization)
     assert torch.equal(normalize.undo(normalize(levels)), levels)
     # What a colour shift moves out of range is clipped, not wrapped around.
     assert (normalize.undo(normalize(levels, torch.full((1, 3), 99.0))) == 255).all()
@@ -139,7 +139,7 @@ def test_without_random_crops_the_centre_is_kept():
         expected = images[:, start : start + crop, start : start + crop]
         assert torch.equal(center_crop(images, crop), expected)
         pixels, targets = augmented(images, crop=crop, random_crop=False)
-        assert torch.equal(pixels, Normalize(COLOR)(expected))
+        assert torch.equal(pixels, Normalize(COLOR.normalization)(expected))
         assert targets.tolist() == [0, 1, 2, 0, 1, 2]
 
 
@@ -147,7 +147,7 @@ def test_the_color_shift_is_the_papers():
     """Section 4.1: [p1, p2, p3][a1 l1, a2 l2, a3 l3] is added to the pixels, with p and l of their covariance."""
     num_images = 20_000
     images = torch.zeros(num_images, 2, 2, 3, dtype=torch.uint8)
-    normalize = Normalize(COLOR)
+    normalize = Normalize(COLOR.normalization)
     shifted = augmented(images, crop=2, padding=0, pca_color=0.1).pixels
     # In units of 0..1 the shift is the deviation times what it is in units of normalized pixels.
     added = ((shifted - normalize(images))[:, :, 0, 0] * torch.tensor(COLOR.std)).numpy()
@@ -201,7 +201,7 @@ def test_the_stored_images_are_left_alone():
 
 def test_statistics_are_no_weights():
     """They come from the data manifest: a checkpoint that held them too would be a second owner."""
-    assert Normalize(COLOR).state_dict() == {}
+    assert Normalize(COLOR.normalization).state_dict() == {}
     assert augmentation(crop=8).state_dict() == {}
 
 

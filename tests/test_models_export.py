@@ -9,8 +9,21 @@ import torch
 from conftest import tiny_job
 from PIL import Image
 
-from models.export import ServedNetwork, TorchPredictor, export_onnx, make_golden, preprocessing_of
+from data.errors import UserError
+from models.export import (
+    ServedNetwork,
+    TorchPredictor,
+    export_onnx,
+    export_program,
+    make_golden,
+    preprocessing_of,
+)
+from models.manifest import ModelManifest
+from models.predictor import OnnxPredictor, file_sha256
+from models.program import ProgramPredictor
+from models.registry import write_manifest
 from models.train import build_classifier
+from models.weights import IMAGENET
 
 NETWORKS = ["lenet5", "alexnet"]
 CROP = 20
@@ -108,3 +121,40 @@ def test_an_endpoint_does_to_an_image_what_preparation_did(prepared):
     manifest = tiny_job(prepared).manifest
     spec = preprocessing_of(manifest, CROP)
     assert (spec.size, spec.crop, spec.max_pixels) == (24, CROP, manifest.max_pixels)
+    assert spec.normalization == manifest.color.normalization
+
+
+@pytest.mark.parametrize("precision", ["onnx", "program"])
+def test_a_manifest_with_another_normalization_than_the_graph_is_refused(prepared, tmp_path, precision):
+    """EfficientNet-Lite with ImageNet's mean and deviation would take a daisy for a lampshade, and say nothing."""
+    network, data = served(prepared, "lenet5"), tiny_job(prepared).manifest
+    path, program = export_onnx(network, CROP, tmp_path), export_program(network, CROP, tmp_path)
+    (image,) = noise(1)
+    for normalization in (network.normalize.spec, IMAGENET):
+        preprocessing = preprocessing_of(data, CROP, normalization)
+        manifest = ModelManifest(
+            name="n", version="1", network="lenet5", classes=data.classes, preprocessing=preprocessing,
+            preprocessing_hash=preprocessing.hash, run_id="r", data_version="d", git_commit=None, metrics={},
+            onnx_sha256=file_sha256(path), program_sha256=file_sha256(program),
+            golden=make_golden(image, TorchPredictor(network)(image[None])[0]),
+        )  # fmt: skip
+        write_manifest(tmp_path, manifest)
+        load = OnnxPredictor if precision == "onnx" else ProgramPredictor
+        if normalization is IMAGENET:
+            with pytest.raises(UserError, match=rf"normalizes pixels otherwise .* {preprocessing.hash}\): export it"):
+                load(tmp_path)
+        else:
+            load(tmp_path)
+
+
+def test_a_manifest_whose_hash_is_of_another_preprocessing_is_damaged(prepared, tmp_path):
+    network, data = served(prepared, "lenet5"), tiny_job(prepared).manifest
+    path = export_onnx(network, CROP, tmp_path)
+    (image,) = noise(1)
+    with pytest.raises(ValueError, match="preprocessing and its hash do not belong together"):
+        ModelManifest(
+            name="n", version="1", network="lenet5", classes=data.classes,
+            preprocessing=preprocessing_of(data, CROP, IMAGENET), preprocessing_hash=preprocessing_of(data, CROP).hash,
+            run_id="r", data_version="d", git_commit=None, metrics={}, onnx_sha256=file_sha256(path),
+            golden=make_golden(image, TorchPredictor(network)(image[None])[0]),
+        )  # fmt: skip

@@ -5,7 +5,8 @@ from torch import nn
 
 from models.config import TrainingConfig
 from models.lars import LARS
-from models.recipes import RECIPES, make_optimizer, resolve_recipe
+from models.optimizers import make_optimizer
+from models.recipes import RECIPES, resolve_recipe
 
 
 def test_the_papers_algorithm():

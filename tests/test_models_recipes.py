@@ -6,7 +6,8 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from models.config import TrainingConfig
-from models.recipes import RECIPES, Recipe, make_optimizer, make_scheduler, resolve_recipe
+from models.optimizers import make_optimizer, make_scheduler
+from models.recipes import RECIPES, Recipe, resolve_recipe
 
 
 def rates(recipe: Recipe, batch_size: int, steps_per_epoch: int, epochs: int) -> list[float]:
@@ -59,7 +60,7 @@ def test_the_papers_rate_is_divided_by_10_when_validation_stalls():
 
 def test_warm_up_and_cosine():
     """10 steps an epoch for 5 epochs, the first of which warms up; the rate is given for 128 images a step."""
-    found = rates(resolve_recipe(TrainingConfig(learning_rate=0.1)), 256, steps_per_epoch=10, epochs=5)
+    found = rates(resolve_recipe(TrainingConfig(recipe="modern", learning_rate=0.1)), 256, steps_per_epoch=10, epochs=5)
     assert found[:10] == pytest.approx([0.2 * (step + 1) / 10 for step in range(10)])
     assert max(found) == found[9] == found[10] == pytest.approx(0.2)
     # steps of the cosine's 40
@@ -69,14 +70,19 @@ def test_warm_up_and_cosine():
 
 
 def test_a_warm_up_longer_than_the_training_takes_half_of_it():
-    found = rates(resolve_recipe(TrainingConfig(learning_rate=0.1, warmup_epochs=5)), 128, steps_per_epoch=4, epochs=1)
+    found = rates(
+        resolve_recipe(TrainingConfig(recipe="modern", learning_rate=0.1, warmup_epochs=5)),
+        128,
+        steps_per_epoch=4,
+        epochs=1,
+    )
     assert found == pytest.approx([0.05, 0.1, 0.1, 0.05])
 
 
 @pytest.mark.parametrize(("batch_size", "rate"), [(32, 0.025), (128, 0.1), (512, 0.4)])
 def test_the_rate_grows_with_the_batch(batch_size, rate):
     """Goyal et al. 2017: k times the images, k times the rate."""
-    recipe = resolve_recipe(TrainingConfig(learning_rate=0.1))
+    recipe = resolve_recipe(TrainingConfig(recipe="modern", learning_rate=0.1))
     assert make_optimizer(recipe, nn.Linear(2, 2), batch_size).param_groups[0]["lr"] == pytest.approx(rate)
 
 

@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,7 +15,15 @@ from models.alexnet import PRESETS, AlexNet
 from models.complexity import measure
 from models.config import ModelConfig
 from models.lenet import LeNet5
-from models.zoo import build_network, load_weights
+from models.weights import load_weights, read_weights
+from models.zoo import build_network, start_from_weights
+
+
+def started(config, num_classes, input_size=32):
+    """A network whose layers start from the weights that the config names."""
+    network = build_network(config, num_classes, input_size)
+    start_from_weights(network, config)
+    return network
 
 
 def torchvision_alexnet():
@@ -29,7 +38,7 @@ def test_owt_is_torchvisions(input_size, tmp_path):
     theirs = torchvision_alexnet()
     torch.save(theirs.state_dict(), tmp_path / "alexnet.pth")
     config = ModelConfig(preset="owt", weights=tmp_path / "alexnet.pth")
-    ours = build_network(config, 1000, input_size).eval()
+    ours = started(config, 1000, input_size).eval()
     shapes = {name: tensor.shape for name, tensor in ours.state_dict().items()}
     assert shapes == {name: tensor.shape for name, tensor in theirs.state_dict().items()}
     images = torch.randn(2, 3, input_size, input_size)
@@ -111,7 +120,7 @@ def test_options_that_a_network_does_not_have(fields, message):
 
 
 def lenet(num_classes, weights=None):
-    return build_network(ModelConfig(network="lenet5", weights=weights), num_classes, 32)
+    return started(ModelConfig(network="lenet5", weights=weights), num_classes)
 
 
 def test_weights_for_another_number_of_classes(tmp_path, caplog):
@@ -122,7 +131,8 @@ def test_weights_for_another_number_of_classes(tmp_path, caplog):
     assert torch.equal(network.features[0].weight, trained.features[0].weight)
     assert torch.equal(network.classifier[0].bias, trained.classifier[0].bias)
     assert network.classifier[2].weight.shape == (7, 84)
-    assert [record.message for record in caplog.records] == [f"4 of 5 layers start from {path}; anew: classifier.2"]
+    (line,) = [record.message for record in caplog.records]
+    assert line == f"train: 4 of 5 layers start from {path}; anew: classifier.2"
 
 
 def test_weights_from_a_lightning_checkpoint(tmp_path):
@@ -141,7 +151,7 @@ def test_a_layer_is_taken_whole_or_not_at_all(tmp_path):
     torch.save(state, tmp_path / "cut.pth")
     network = lenet(10)
     bias = network.features[3].bias.clone()
-    line = load_weights(network, tmp_path / "cut.pth")
+    line = load_weights(network, read_weights(tmp_path / "cut.pth"))
     assert line == f"4 of 5 layers start from {tmp_path / 'cut.pth'}; anew: features.3"
     assert torch.equal(network.features[3].bias, bias)
 
@@ -173,5 +183,42 @@ def test_weights_that_are_no_weights(tmp_path, content, message):
 @pytest.mark.parametrize("content", [{}, [1, 2], torch.ones(2), {"state_dict": 3}, {"other.weight": torch.ones(2)}])
 def test_weights_of_which_nothing_fits(tmp_path, content):
     torch.save(content, tmp_path / "weights.pth")
-    with pytest.raises(UserError, match=r"of which no layer fits this network: give a file of the same"):
+    with pytest.raises(UserError, match=r"weights.pth, 0 of 5 layers fit this network: use weights of the same"):
         lenet(10, tmp_path / "weights.pth")
+
+
+def test_weights_of_which_fewer_than_half_of_the_layers_fit(tmp_path):
+    state = lenet(10).state_dict()
+    torch.save({key: state[key] for key in state if key.startswith(("features.0", "features.3"))}, tmp_path / "two.pth")
+    with pytest.raises(UserError, match=r"two.pth, 2 of 5 layers fit this network"):
+        lenet(10, tmp_path / "two.pth")
+
+
+def test_any_classifier_of_torchvision_is_known_by_its_name():
+    network = build_network(ModelConfig(network="squeezenet1_1"), 3, 64)
+    assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("resnet81", "resnet18"), ("googlenet", "near it are"), ("alexnett", "alexnet")]
+)
+def test_a_network_that_is_not_known_is_told_with_those_near_it(name, near):
+    with pytest.raises(ValidationError, match=f"no network of this name; .*{near}"):
+        ModelConfig(network=name)
+
+
+def test_no_weights_are_published_for_lenet():
+    config = ModelConfig(network="lenet5", weights="imagenet")
+    with pytest.raises(UserError, match=r"^model.weights is imagenet, and none are published for lenet5: leave"):
+        started(config, 10)
+
+
+def test_published_weights_say_how_their_pixels_were_normalized(tmp_path):
+    torch.save(lenet(10).state_dict(), tmp_path / "lenet.pth")
+    network = build_network(ModelConfig(network="efficientnet_lite0"), 3, 32)
+    lite = start_from_weights(network, ModelConfig(network="efficientnet_lite0", weights="imagenet"))
+    assert lite is not None
+    # (127 / 255 - mean) / std is 0, and a step of 128 of 255 is 1
+    assert [(127 / 255 - lite.mean[0]) / lite.std[0], (255 / 255 - lite.mean[0]) / lite.std[0]] == [0, 1]
+    config = ModelConfig(network="lenet5", weights=tmp_path / "lenet.pth")
+    assert start_from_weights(build_network(config, 10, 32), config) is None

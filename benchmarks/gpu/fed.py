@@ -19,7 +19,8 @@ from benchmarks.gpu.synthetic import NUM_CLASSES, matrix_precision
 from models.job import TrainingJob
 from models.journal import Journal
 from models.logger import RunLogger
-from models.recipes import make_optimizer, resolve_recipe
+from models.optimizers import make_optimizer
+from models.recipes import resolve_recipe
 from models.train import build_classifier, train
 
 RESIDENT = "fed, AlexNet bn, resident"
