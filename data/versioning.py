@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +33,12 @@ class StageOutcome:
     reason: str
 
 
-def reproduce(workspace: Path, config: DataConfig, target: str = "prepare") -> list[StageOutcome]:
+def reproduce(
+    workspace: Path, config: DataConfig, target: str = "prepare", meanwhile: Callable[[], None] | None = None
+) -> list[StageOutcome]:
     """Bring `target` and what it depends on up to date with the configuration and the source.
+
+    `meanwhile` is called before stages run, in processes of their own; not where all is up to date.
 
     Raises:
         UserError: the source cannot be used, a decision is malformed, a stage failed, or the workspace is not under
@@ -53,7 +57,8 @@ def reproduce(workspace: Path, config: DataConfig, target: str = "prepare") -> l
     ):
         _drop_cut_off_rwlock(repo)
         _write_params(workspace, config, fingerprint, digest_of_decisions(workspace / DECISIONS_FILE))
-        reasons = _reasons(repo, workspace, target)
+        if (reasons := _reasons(repo, workspace, target)) and meanwhile:
+            meanwhile()
         ran = {stage.name for stage in repo.reproduce(targets=[_address(workspace, target)])}
     return [_outcome(stage, ran=stage in ran, changes=reasons.get(stage, [])) for stage in wanted]
 

@@ -37,9 +37,9 @@ def _call_ctrl_c_cancelled(flow: Any, flow_run: Any, state: Any) -> None:  # noq
 
 @flow(name="prepare-data", persist_result=False, on_running=[_let_our_log_speak], on_crashed=[_call_ctrl_c_cancelled])
 @exclusive(waits=True)
-def prepare_data(config: Config) -> str:
+def prepare_data(config: Config, then_train: bool = False) -> str:
     """Bring the data up to date, keep it in the remote, and report on it; returns the data version."""
-    data_version = tasks.reproduce_data(config)
+    data_version = tasks.reproduce_data(config, then_train=then_train)
     tasks.push_data()
     tasks.report_data(data_version)
     return data_version
@@ -96,7 +96,7 @@ def deploy_model(
 def run_pipeline(config: Config) -> Bento:
     """From labelled images to a served champion: of each stage of the training, as soon as it is there."""
     tasks.check_source(config, "configured")
-    data_version = prepare_data(config)
+    data_version = prepare_data(config, then_train=True)
     for stage in pending_stages(config, data_version):
         train_model(stage, data_version)
         bento = package_model(stage)

@@ -5,6 +5,8 @@ Libraries that take seconds to import are imported where they are used: a run th
 
 import logging
 from collections.abc import Callable
+from importlib import import_module
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from prefect import Task, task
@@ -63,13 +65,21 @@ def check_source(config: Config, images: Literal["configured", "prepared"]) -> N
 
 
 @step(name="reproduce-data")
-def reproduce_data(config: Config, target: str = "prepare") -> str:
-    """Ask DVC to bring the data up to date; returns the data version."""
+def reproduce_data(config: Config, target: str = "prepare", *, then_train: bool = False) -> str:
+    """Ask DVC to bring the data up to date; returns the data version.
+
+    With `then_train`, what training imports is imported while other processes prepare the data.
+    """
     from data.versioning import data_version, reproduce
 
-    for outcome in reproduce(ROOT, config.data, target):
+    for outcome in reproduce(ROOT, config.data, target, _import_training if then_train else None):
         _tell(outcome.stage, ran=outcome.ran, reason=outcome.reason)
     return data_version(ROOT) or "none"
+
+
+def _import_training() -> None:
+    """Import in a thread what takes Lightning 12 s. No daemon: a process that ends in the midst of it might crash."""
+    Thread(target=import_module, args=("models.steps",), name="imports").start()
 
 
 @step(name="push-data", retries=2, retry_delay_seconds=5)

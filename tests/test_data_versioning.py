@@ -25,7 +25,12 @@ def source(tmp_path_factory):
 def first(tmp_path_factory, source):
     """A workspace after its first run, and what the run said; not to be changed."""
     workspace = make_workspace(tmp_path_factory.mktemp("first"))
-    return workspace, versioning.reproduce(workspace, DataConfig(source="folder", path=source))
+    config, calls = DataConfig(source="folder", path=source), []
+    outcomes = versioning.reproduce(
+        workspace, config, meanwhile=lambda: calls.append((workspace / "data/raw").exists())
+    )
+    assert calls == [False], "called once, before the stages run"
+    return workspace, outcomes
 
 
 @pytest.fixture
@@ -52,7 +57,7 @@ def test_the_first_run(first):
 def test_nothing_runs_twice(first, config):
     workspace, _ = first
     before = files_in(workspace / "data")
-    assert said(versioning.reproduce(workspace, config)) == [
+    assert said(versioning.reproduce(workspace, config, meanwhile=lambda: pytest.fail("called"))) == [
         ("ingest", False, UNCHANGED),
         ("prepare", False, UNCHANGED),
     ]

@@ -34,7 +34,7 @@ from prefect.testing.utilities import prefect_test_harness
 with prefect_test_harness(server_startup_timeout=120):
     from pipelines import flows, tasks
     from pipelines.config import Config
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
     tasks.reproduce_data = stop
     try:
