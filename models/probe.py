@@ -17,7 +17,6 @@ from data.stage import whole_file
 from models.classifier import ImageClassifier
 from models.features import FeatureExtractor, Features, last_linear
 from models.job import TrainingJob
-from models.train import build_classifier
 
 STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(-8, 3))
 """Inverse regularization strengths that are tried, the strongest regularization first, on features of deviation 1."""
@@ -93,16 +92,16 @@ def _all_classes(model: object, num_classes: int) -> tuple[npt.NDArray[np.float6
     return weight, bias
 
 
-def train_probe(job: TrainingJob, checkpoint: Path, features: Path) -> dict[str, float]:
-    """Fit the last layer of the job's network, and keep the whole as `checkpoint`; gives the metrics.
+def train_probe(job: TrainingJob, classifier: ImageClassifier, checkpoint: Path, features: Path) -> dict[str, float]:
+    """Fit the last layer of a network, and keep the whole as `checkpoint`; gives the metrics.
 
     Args:
-        job: its network starts from `model.weights`.
+        job: says which images it learns from.
+        classifier: as `build_classifier` makes it of the job; its last layer is replaced.
         checkpoint: where the network goes, in the form of every other checkpoint.
         features: the folder where features are kept from one training to the next.
 
     """
-    classifier = build_classifier(job)
     extract = FeatureExtractor(classifier, features)
     train, val = (_labelled(job, split, extract) for split in ("train", "val"))
     head = fit_head(train, val, len(job.manifest.classes))

@@ -81,7 +81,7 @@ def train_run(
             _describe(job, settled, untrained, log, data_params)
         has_left = False
         if job.training.recipe == PROBE:
-            log.metrics(train_probe(job, checkpoints / BEST, features))
+            log.metrics(train_probe(job, untrained or build_classifier(job), checkpoints / BEST, features))
         else:
             if untrained and job.training.recipe == FINETUNE:
                 _start_from_probe(tracking, job, checkpoints, log, features)
@@ -109,7 +109,7 @@ def _start_from_probe(tracking: Tracking, job: TrainingJob, checkpoints: Path, l
         log.tag({PARENT: found.run_id})
     trained = checkpoints.parent / probe.key / BEST
     if not trained.is_file():
-        train_probe(probe, trained, features)
+        train_probe(probe, build_classifier(probe), trained, features)
     checkpoints.mkdir(parents=True, exist_ok=True)
     link(trained, checkpoints / START)
 

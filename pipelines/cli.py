@@ -108,6 +108,15 @@ def data_report(
     print(json.dumps(report, indent=1, ensure_ascii=False) if as_json else as_markdown(report))
 
 
+@app.command()
+def suggest(as_json: AsJson = False, overrides: Overrides = None) -> None:
+    """Suggest settings for the prepared images on this machine, with the time that each training would take."""
+    start(overrides, says="suggest: times a few batches on this machine")
+    from pipelines.suggest import print_suggestions
+
+    print_suggestions(overrides or [], as_json=as_json)
+
+
 @data_app.command("preview")
 def data_preview(
     out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("outputs/preview.png"),

@@ -27,7 +27,7 @@ def job(prepared):
 @pytest.fixture(scope="module")
 def probed(job, tmp_path_factory):
     folder = tmp_path_factory.mktemp("probe")
-    return folder, train_probe(job, folder / BEST, folder / "features")
+    return folder, train_probe(job, build_classifier(job), folder / BEST, folder / "features")
 
 
 def test_what_is_kept_is_one_network_that_predicts_what_was_measured(job, probed):
