@@ -56,11 +56,19 @@ class Registry:
         try:
             found = self._client.get_model_version_by_alias(self.name, alias)
         except MlflowException as error:
-            # The second one where there is a model, and none of its versions is called so.
-            if error.error_code in MISSING:
+            if self._is_missing(error):
                 return None
             raise
         return self.get(found.version)
+
+    def _is_missing(self, error: MlflowException) -> bool:
+        """Whether there is no such model, version or alias.
+
+        Of a model that does not exist, MLflow tells a user who is no administrator that it is forbidden.
+        """
+        if error.error_code == "PERMISSION_DENIED":
+            return not self._client.search_registered_models(f"name = '{self.name}'")
+        return error.error_code in MISSING
 
     def by_run(self, run_id: str) -> ModelVersion | None:
         """Find the version that a run has registered."""
@@ -72,7 +80,7 @@ class Registry:
         try:
             return self.get(version)
         except MlflowException as error:
-            if error.error_code in MISSING:
+            if self._is_missing(error):
                 return None
             raise
 

@@ -79,6 +79,6 @@ def _tell_where(target: str) -> None:
     from pipelines.settings import Stack
 
     stack = Stack()
-    header = "-H 'Authorization: Bearer TOKEN' " if stack.convoy_tokens else ""
+    header = "" if stack.convoy_allow_anonymous else "-H 'Authorization: Bearer TOKEN' "
     print(f"{target} is live on {stack.address(stack.gateway_port)}/{target}/")
     print(f"  curl {header}-F image=@some.png {stack.address(stack.gateway_port)}/{target}/classify")

@@ -6,6 +6,8 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from data.errors import UserError
+
 OUTPUTS = Path("outputs")
 
 
@@ -48,14 +50,34 @@ class Stack(BaseSettings):
     convoy_bind: str = "127.0.0.1"
     gateway_port: int = 8080
     mlflow_port: int = 5000
-    mlflow_tracking_username: str | None = None
+    mlflow_tracking_username: str | None = Field(None, description="user of MLflow; default: its administrator")
     mlflow_tracking_password: SecretStr | None = None
-    convoy_tokens: str = ""
+    convoy_secrets: Path = Path(".secrets")
+    convoy_allow_anonymous: bool = False
 
     def address(self, port: int) -> str:
         """Where a port of the stack is reached from here."""
         host = "127.0.0.1" if self.convoy_bind in ("0.0.0.0", "::", "") else self.convoy_bind  # noqa: S104
         return f"http://{host}:{port}"
+
+    def mlflow_login(self) -> tuple[str, str] | None:
+        """User and password of the stack's MLflow; None where `make env` has made none.
+
+        Raises:
+            UserError: the password is another user's file.
+
+        """
+        if self.mlflow_tracking_username and self.mlflow_tracking_password:
+            return self.mlflow_tracking_username, self.mlflow_tracking_password.get_secret_value()
+        path = self.convoy_secrets / "mlflow_admin_password"
+        try:
+            return "admin", path.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be read: {error.strerror}; whoever said `make env` can, or set MLFLOW_TRACKING_URI"
+            ) from None
 
 
 def use_stack(workspace: Path) -> None:
@@ -70,9 +92,9 @@ def use_stack(workspace: Path) -> None:
     except (OSError, http.client.HTTPException):
         return
     os.environ["MLFLOW_TRACKING_URI"] = uri
-    if stack.mlflow_tracking_username and stack.mlflow_tracking_password:
-        os.environ.setdefault("MLFLOW_TRACKING_USERNAME", stack.mlflow_tracking_username)
-        os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", stack.mlflow_tracking_password.get_secret_value())
+    if login := stack.mlflow_login():
+        for name, value in zip(("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), login, strict=True):
+            os.environ.setdefault(name, value)
 
 
 def prepare_environment(workspace: Path) -> Settings:

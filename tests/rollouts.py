@@ -87,6 +87,20 @@ QUICK = RolloutConfig(
 )
 
 
+# What stands for an image where no registry can be reached: the engine of such a machine has these.
+STAND_INS = {"postgres": "postgres:17-bookworm", "nginx": "nginx:stable", "prometheus": "prom/prometheus:latest"}
+
+
+def stand_in(name):
+    """Give the image that docker-compose.yml pins for postgres, nginx or prometheus, where need be as a stand-in."""
+    pinned = re.search(rf"\$\{{{name.upper()}_IMAGE:-(.+?)\}}", (ROOT / "docker-compose.yml").read_text())[1]
+    here = subprocess.run(["docker", "image", "inspect", pinned], capture_output=True, check=False).returncode == 0
+    if not here:
+        # Fails where the stand-in is missing too: compose then pulls the pinned one, as a user's does.
+        subprocess.run(["docker", "tag", STAND_INS[name], pinned], capture_output=True, check=False)
+    return pinned
+
+
 def site(folder, target="cpu", gateway=None, **rollout):
     config, ledger = QUICK.model_copy(update=rollout), folder / "outputs/ledger.jsonl"
     return Site(Project(folder), target, ledger, ServingConfig(max_body_mb=0.1), config, gateway or GatewayConfig())
@@ -106,12 +120,13 @@ class Stack:
         self.folder, self.name, self.port, self.images = folder, f"{name}{free_port()}", free_port(), set()
         shutil.copytree(ROOT / "serving/stack/gateway", folder / "serving/stack/gateway")
         shutil.copy(ROOT / "docker-compose.yml", folder)
+        stand_in("nginx")
         # As `make env` makes it; what stands last counts.
         subprocess.run(["sh", ROOT / "serving/stack/env.sh", folder / ".env"], check=True, capture_output=True)
         with (folder / ".env").open("a") as file:
             # On the port of MLflow nobody answers: models are in the workspace.
             file.write(f"COMPOSE_PROJECT_NAME={self.name}\nGATEWAY_PORT={self.port}\nMLFLOW_PORT={free_port()}\n")
-        self.token = re.search("^CONVOY_TOKEN=(.*)$", (folder / ".env").read_text(), re.MULTILINE)[1]
+        self.token = (folder / ".secrets/token").read_text().strip()
         self.ledger = folder / "outputs" / "ledger.jsonl"
 
     def __enter__(self):

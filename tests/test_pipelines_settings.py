@@ -3,6 +3,7 @@ import threading
 
 import pytest
 
+from data.errors import UserError
 from pipelines.settings import Settings, Stack, use_stack
 
 
@@ -37,7 +38,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def write(folder, port):
-    secrets = {"MLFLOW_PORT": port, "MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "secret"}
+    secrets = {"MLFLOW_PORT": port, "MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "pass-word"}
     (folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in secrets.items()))
 
 
@@ -46,7 +47,23 @@ def test_models_are_in_the_mlflow_of_the_stack(folder, mlflow, monkeypatch):
     use_stack(folder)
     assert Settings().tracking_uri(folder) == f"http://127.0.0.1:{mlflow.server_port}"
     assert Stack().mlflow_tracking_username == "admin"
-    assert "secret" not in repr(Stack())
+    assert "pass-word" not in repr(Stack())
+
+
+def test_the_administrators_password_is_in_the_folder_of_secrets(folder):
+    (folder / ".secrets").mkdir()
+    assert Stack().mlflow_login() is None
+    (folder / ".secrets/mlflow_admin_password").write_text("secret\n")
+    assert Stack().mlflow_login() == ("admin", "secret")
+    write(folder, 1)
+    (folder / ".secrets/mlflow_admin_password").write_text("another\n")
+    assert Stack().mlflow_login() == ("admin", "pass-word"), "a user named in .env comes first"
+
+
+def test_a_password_that_cannot_be_read_is_told(folder):
+    (folder / ".secrets/mlflow_admin_password").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"mlflow_admin_password cannot be read: .*set MLFLOW_TRACKING_URI"):
+        Stack().mlflow_login()
 
 
 def test_another_one_that_was_named_comes_first(folder, mlflow, monkeypatch):

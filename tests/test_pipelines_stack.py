@@ -58,9 +58,21 @@ def test_what_is_published_is_so_on_this_machine_only(service):
 
 
 def test_the_database_is_reached_by_the_servers_only():
-    assert STACK["networks"]["backend"]["internal"]
-    assert STACK["services"]["postgres"]["networks"] == ["backend"]
+    assert STACK["networks"]["database"]["internal"]
+    assert STACK["services"]["postgres"]["networks"] == ["database"]
+    assert {name for name, one in STACK["services"].items() if "database" in one["networks"]} == {
+        *("postgres", "mlflow", "prefect")
+    }
     assert "ports" not in STACK["services"]["postgres"]
+
+
+def test_an_image_of_others_has_a_version():
+    images = [service["image"] for service in STACK["services"].values() if "image" in service]
+    pinned = [
+        re.fullmatch(r"\$\{[A-Z]+_IMAGE:-([\w/-]+):(v?\d[\w.-]*)\}", one) for one in images if "CONVOY" not in one
+    ]
+    assert len(pinned) == 3
+    assert all(pinned)
 
 
 def test_no_container_gets_the_engine():
@@ -68,46 +80,106 @@ def test_no_container_gets_the_engine():
     assert "containerd.sock" not in TEXT
 
 
-def test_there_is_no_default_secret():
-    for name, default in re.findall(r"\$\{(\w+)([^}]*)\}", TEXT):
-        if SECRET.search(name) and name != "CONVOY_TOKENS":
-            assert default.startswith(":?"), name
+def test_no_secret_is_in_the_environment_of_a_container():
     for service in STACK["services"].values():
         for name, value in service.get("environment", {}).items():
-            if re.search(r"PASSWORD$|SECRET|AUTH_STRING$|^HEALTHY_AUTH$", name):
-                assert "${" in value, name
+            is_path = name.endswith(("_FILE", "_PATH"))
+            assert is_path or not SECRET.search(f"{name} {value}"), name
+            assert not is_path or re.match(r"(\$\{\w+-)?/(run/secrets|etc)/", value), name
 
 
-def test_what_compose_demands_is_in_the_file_that_make_env_makes(tmp_path):
+def test_what_compose_demands_is_made_by_make_env(tmp_path):
     make_env(tmp_path)
     demanded = set(re.findall(r"\$\{(\w+):\?", TEXT))
-    assert len(demanded) >= 4
-    assert demanded <= read_env(tmp_path).keys()
-    assert STACK["secrets"]["prefect_password"]["environment"] in read_env(tmp_path)
+    assert demanded == {"CONVOY_SECRETS"}
+    assert read_env(tmp_path)["CONVOY_SECRETS"] == ".secrets"
+    files = [value["file"].partition("}/")[2] for name, value in STACK["secrets"].items() if name != "index"]
+    assert {*files, "token", "tokens"} == secrets_in(tmp_path).keys()
+    used = {name for service in STACK["services"].values() for name in service.get("secrets", [])}
+    assert used == STACK["secrets"].keys() - {"index"}
+
+
+def secrets_in(folder):
+    return {path.name: path.read_text().strip() for path in (folder / ".secrets").rglob("*") if path.is_file()}
 
 
 def test_secrets_are_made_once_and_for_nobody_else(tmp_path):
     (tmp_path / "other").mkdir()
     make_env(tmp_path / "other")
     make_env(tmp_path)
-    made, others = read_env(tmp_path), read_env(tmp_path / "other")
-    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
-    secrets = [name for name in made if SECRET.search(name) and name != "MLFLOW_TRACKING_USERNAME"]
-    assert len(secrets) >= 7
-    assert all(len(made[name]) >= 64 and made[name] != others[name] for name in secrets)
+    made, others = secrets_in(tmp_path), secrets_in(tmp_path / "other")
+    assert (tmp_path / ".secrets").stat().st_mode & 0o777 == 0o700
+    # The users of the containers read them; those of this machine do not get into the folder.
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / ".secrets").rglob("*") if path.is_file()} == {0o644}
+    assert len(made) >= 9
+    assert all(len(made[name]) >= 64 and made[name] != others[name] for name in made)
+    assert made["prefect_auth"] == f"convoy:{made['prefect_password']}"
+    assert not any(secret in (tmp_path / ".env").read_text() for secret in made.values())
     assert "stays" in make_env(tmp_path)
-    assert read_env(tmp_path) == made
+    assert secrets_in(tmp_path) == made
 
 
 def test_the_token_that_is_made_opens_an_endpoint(tmp_path):
     make_env(tmp_path)
-    made = read_env(tmp_path)
-    assert read_tokens({"CONVOY_TOKENS": made["CONVOY_TOKENS"]}).admits(f"Bearer {made['CONVOY_TOKEN']}")
+    file = tmp_path / ".secrets/classifiers/tokens"
+    assert read_tokens({"CONVOY_TOKENS_FILE": str(file)}).find(f"Bearer {secrets_in(tmp_path)['token']}".encode())
+
+
+OLD = """# Made by an older version.
+CONVOY_BIND=0.0.0.0
+POSTGRES_PASSWORD=old-postgres
+MLFLOW_TRACKING_USERNAME=admin
+MLFLOW_TRACKING_PASSWORD=old-admin
+MLFLOW_AUTH_ADMIN_PASSWORD=old-admin
+MLFLOW_FLASK_SERVER_SECRET_KEY='old key'
+PREFECT_SERVER_API_AUTH_STRING=alice:old-prefect
+PREFECT_PASSWORD=old-prefect
+CONVOY_TOKEN=old-token
+CONVOY_TOKENS=hash-one,hash-two
+CONVOY_CPU_IMAGE=convoy/classifier:1-cpu-1f0c9a7e
+"""
+
+
+def test_the_secrets_of_an_older_version_move_into_the_folder(tmp_path):
+    (tmp_path / ".env").write_text(OLD)
+    assert "its secrets are in" in make_env(tmp_path)
+    kept = read_env(tmp_path)
+    assert kept == {
+        "CONVOY_BIND": "0.0.0.0",
+        "CONVOY_CPU_IMAGE": "convoy/classifier:1-cpu-1f0c9a7e",
+        "CONVOY_SECRETS": ".secrets",
+    }
+    made = secrets_in(tmp_path)
+    assert made.pop("tokens") == "hash-one\nhash-two"
+    assert {name: value for name, value in made.items() if "old" in value} == {
+        "postgres_password": "old-postgres",
+        "mlflow_admin_password": "old-admin",
+        "mlflow_session_key": "old key",
+        "prefect_auth": "alice:old-prefect",
+        "prefect_password": "old-prefect",
+        "token": "old-token",
+    }
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_endpoint_that_was_open_stays_so(tmp_path):
+    (tmp_path / ".env").write_text("CONVOY_TOKENS=\nCONVOY_ALLOW_ANONYMOUS=true\n")
+    make_env(tmp_path)
+    assert read_env(tmp_path)["CONVOY_STACK_TOKENS_FILE"] == ""
+
+
+def test_a_command_gets_its_secrets_from_files(tmp_path):
+    script = (ROOT / "serving/stack/secrets").read_text().replace("/run/secrets", str(tmp_path))
+    (tmp_path / "one").write_text("it's $HOME `one`\n")
+    names = {"A_PASSWORD_FILE": str(tmp_path / "one"), "SSL_CERT_FILE": "/etc/ssl/cert.pem"}
+    command = ["sh", "-c", script, "secrets", "sh", "-c", 'echo "$A_PASSWORD;$SSL_CERT_FILE;${SSL_CERT-}"']
+    said = subprocess.check_output(command, env=os.environ | names, text=True)
+    assert said == "it's $HOME `one`;/etc/ssl/cert.pem;\n"
 
 
 def test_no_secret_and_no_data_goes_into_an_image():
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
-    assert {".env", ".venv", "outputs", "data/raw", "data/prepared"} <= set(ignored)
+    assert {".env", ".secrets", ".venv", "outputs", "data/raw", "data/prepared"} <= set(ignored)
 
 
 def test_a_worker_says_which_server_it_needs(monkeypatch):

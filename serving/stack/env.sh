@@ -1,22 +1,76 @@
 #!/bin/sh
-# Write the secrets and addresses of docker-compose.yml into the file named, unless it is there.
+# Write the settings of docker-compose.yml into the file named, and its secrets into the folder .secrets beside it.
+# What is there stays. Secrets that an older version wrote into the settings move into the folder.
 set -eu
 file=$1
+folder=$(dirname "$file")/.secrets
+umask 077
+
+# 256 random bits.
+random() { od -An -N32 -tx1 /dev/urandom | tr -d ' \n'; }
+sha256() { if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi | cut -d ' ' -f 1; }
+# The value of a variable of the settings; the last line counts, as it does for compose.
+setting() { if [ -e "$file" ]; then sed -n "s/^$1=//p" "$file" | tail -n 1 | sed "s/^\\(['\"]\\)\\(.*\\)\\1\$/\\2/"; fi; }
+
+# keep NAME VALUE: make a secret. The containers' users read the file; on this machine the folder is closed to others.
+made=
+keep() {
+    if [ ! -e "$folder/$1" ]; then
+        printf '%s\n' "$2" >"$folder/$1.tmp"
+        chmod 644 "$folder/$1.tmp"
+        mv "$folder/$1.tmp" "$folder/$1"
+        made=yes
+    fi
+}
+# keep_or_make NAME VARIABLE: a secret that older settings had, or a new one.
+keep_or_make() {
+    old=$(setting "$2")
+    keep "$1" "${old:-$(random)}"
+}
+
+mkdir -p "$folder/classifiers"
+chmod 755 "$folder/classifiers"
+keep_or_make postgres_password POSTGRES_PASSWORD
+keep_or_make mlflow_database_password -
+keep_or_make prefect_database_password -
+keep_or_make mlflow_admin_password MLFLOW_AUTH_ADMIN_PASSWORD
+keep_or_make mlflow_worker_password -
+keep_or_make mlflow_session_key MLFLOW_FLASK_SERVER_SECRET_KEY
+keep_or_make prefect_password PREFECT_PASSWORD
+old=$(setting PREFECT_SERVER_API_AUTH_STRING)
+keep prefect_auth "${old:-convoy:$(cat "$folder/prefect_password")}"
+# The token that clients send, and the hashes of all tokens, which is all that the containers get.
+keep_or_make token CONVOY_TOKEN
+old=$(setting CONVOY_TOKENS | tr ',' '\n')
+keep classifiers/tokens "${old:-$(printf %s "$(cat "$folder/token")" | sha256)}"
+
 if [ -e "$file" ]; then
-    echo "$file is there and stays as it is"
+    # An administrator of MLflow whom `convoy deploy` was told by name stays.
+    moved='POSTGRES_PASSWORD|MLFLOW_AUTH_ADMIN_PASSWORD|MLFLOW_FLASK_SERVER_SECRET_KEY|PREFECT_SERVER_API_AUTH_STRING'
+    moved="$moved|PREFECT_PASSWORD|CONVOY_TOKEN|CONVOY_TOKENS"
+    if [ "$(setting MLFLOW_TRACKING_PASSWORD)" = "$(cat "$folder/mlflow_admin_password")" ]; then
+        moved="$moved|MLFLOW_TRACKING_USERNAME|MLFLOW_TRACKING_PASSWORD"
+    fi
+    if [ -n "$(setting CONVOY_SECRETS)" ]; then
+        echo "$file is there and stays as it is${made:+; $folder has the secrets that were missing}"
+        exit
+    fi
+    {
+        grep -Ev "^($moved)=" "$file"
+        printf '\n# The folder of the secrets.\nCONVOY_SECRETS=.secrets\n'
+        if [ "$(setting CONVOY_ALLOW_ANONYMOUS)" = true ] && [ -z "$old" ]; then echo CONVOY_STACK_TOKENS_FILE=; fi
+    } >"$file.tmp"
+    mv "$file.tmp" "$file"
+    echo "$file stays, and its secrets are in $folder now: docker compose up --build --wait"
     exit
 fi
 
-# 256 random bits.
-secret() { od -An -N32 -tx1 /dev/urandom | tr -d ' \n'; }
-sha256() { if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi | cut -d ' ' -f 1; }
-
-mlflow=$(secret) prefect=$(secret) token=$(secret)
-cores=$(getconf _NPROCESSORS_ONLN)
-umask 077
 # Under its own name it is there whole or not at all.
 cat >"$file.tmp" <<X
-# Secrets and addresses of docker-compose.yml, made by \`make env\`. Whoever reads this file has the whole stack.
+# Settings of docker-compose.yml, made by \`make env\`.
+
+# The folder of the secrets. Whoever reads it has the whole stack.
+CONVOY_SECRETS=.secrets
 
 # The address that is listened on: 127.0.0.1 is this machine only, 0.0.0.0 is everybody who reaches it.
 CONVOY_BIND=127.0.0.1
@@ -28,24 +82,8 @@ PROMETHEUS_PORT=9090
 MLFLOW_MORE_HOSTS=
 
 # What the training may use.
-WORKER_CPUS=$cores
+WORKER_CPUS=$(getconf _NPROCESSORS_ONLN)
 WORKER_MEMORY=8g
-
-POSTGRES_PASSWORD=$(secret)
-
-# MLflow: user and password of its page, set at the first start. Changed there later, they must be changed here, twice.
-MLFLOW_TRACKING_USERNAME=admin
-MLFLOW_TRACKING_PASSWORD=$mlflow
-MLFLOW_AUTH_ADMIN_PASSWORD=$mlflow
-MLFLOW_FLASK_SERVER_SECRET_KEY=$(secret)
-
-# Prefect: its page asks for the first one, which is user:password.
-PREFECT_SERVER_API_AUTH_STRING=convoy:$prefect
-PREFECT_PASSWORD=$prefect
-
-# The endpoints: the token that clients send, and its SHA-256, which is all that the containers get.
-CONVOY_TOKEN=$token
-CONVOY_TOKENS=$(printf %s "$token" | sha256)
 
 # The images behind the gateway, written by \`convoy deploy\`.
 CONVOY_CPU_IMAGE=
@@ -53,4 +91,4 @@ CONVOY_GPU_IMAGE=
 CONVOY_EDGE_IMAGE=
 X
 mv "$file.tmp" "$file"
-echo "$file has new secrets: docker compose up --build --wait"
+echo "$file and $folder are new: docker compose up --build --wait"

@@ -15,7 +15,7 @@ RUN --mount=type=cache,target=/root/.cache \
  && /opt/uv/bin/uv pip install --quiet --system --link-mode=copy --compile-bytecode \
     --require-hashes --constraint requirements.lock --group stack
 
-COPY --chmod=755 serving/stack/healthy /usr/local/bin/
+COPY --chmod=755 serving/stack/healthy serving/stack/secrets serving/stack/mlflow-server /usr/local/bin/
 COPY --chmod=644 serving/stack/basic_auth.ini /etc/mlflow/
 
 # A named volume takes the owner of the folder that it is laid over.
@@ -23,3 +23,4 @@ RUN useradd --uid 1034 --no-create-home --home-dir /tmp convoy && install -d -o 
 USER convoy
 ENV HOME=/tmp PYTHONUNBUFFERED=1 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true PREFECT_SERVER_ANALYTICS_ENABLED=false
 WORKDIR /tmp
+ENTRYPOINT ["secrets"]

@@ -31,7 +31,7 @@ RUN --mount=type=cache,target=/root/.cache \
 
 # A named volume takes the owner of the folder that it is laid over.
 RUN useradd --uid 1034 --no-create-home --home-dir /tmp convoy && install -d -o convoy -g convoy /workspace
-COPY --chmod=755 serving/stack/healthy serving/stack/convoy serving/stack/worker /usr/local/bin/
+COPY --chmod=755 serving/stack/healthy serving/stack/secrets serving/stack/convoy serving/stack/worker /usr/local/bin/
 
 COPY --from=code /convoy /convoy
 
@@ -39,5 +39,5 @@ USER convoy
 WORKDIR /workspace
 ENV HOME=/tmp PYTHONPATH=/workspace PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     MPLCONFIGDIR=/tmp/matplotlib DVC_SITE_CACHE_DIR=/tmp/dvc
-ENTRYPOINT ["worker"]
+ENTRYPOINT ["secrets", "worker"]
 CMD ["convoy", "worker"]

@@ -1,0 +1,10 @@
+-- A user and a database for each server. Passwords are read here: as arguments, every process could see them.
+REVOKE CONNECT ON DATABASE postgres, template1 FROM PUBLIC;
+
+\set server mlflow
+\set password `cat /run/secrets/mlflow_database_password`
+\ir server.sql
+
+\set server prefect
+\set password `cat /run/secrets/prefect_database_password`
+\ir server.sql
