@@ -140,6 +140,13 @@ def test_prometheus_sees_what_has_metrics(stack):
     wait_until(lambda: up() >= {"prometheus", "prefect"}, 60, "prometheus does not scrape prefect")
 
 
+def test_prometheus_watches_with_its_rules(stack):
+    groups = ask(f"http://{HOST}:{stack.env['PROMETHEUS_PORT']}/api/v1/rules")["data"]["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert len(rules) >= 9
+    assert {rule["health"] for rule in rules} <= {"ok", "unknown"}
+
+
 def test_a_run_gives_a_champion(stack, trained):
     assert "is the champion, packed as" in trained
     version, run = stack.champion()
