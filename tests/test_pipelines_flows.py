@@ -16,10 +16,10 @@ from mlflow import MlflowClient
 from models.recipes import RECIPES
 
 CONVOY = Path(sys.executable).with_name("convoy")
-# Two dozen test images are too few to be surely better than guessing.
+# Two dozen test images are too few to be surely better than guessing, and to say much about calibration.
 SMALL = [
     *("model.network=lenet5", "data.size=24", "training.batch_size=16", "training.max_epochs=3"),
-    "gate.better_than_guessing=false",
+    *("gate.better_than_guessing=false", "gate.max_calibration_error=1"),
 ]
 
 pytestmark = pytest.mark.slow

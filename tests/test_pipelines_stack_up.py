@@ -23,7 +23,12 @@ pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("engine")]
 # One epoch of LeNet: seconds, and nothing that it must reach.
 TINY = {
     **{"model.network": "lenet5", "training.max_epochs": 1, "training.precision": "fp32"},
-    **{"gate.better_than_guessing": False, "gate.min_class_images": 10_000, "gate.max_regression": 1},
+    **{
+        "gate.better_than_guessing": False,
+        "gate.min_class_images": 10_000,
+        "gate.max_regression": 1,
+        "gate.max_calibration_error": 1,
+    },
 }
 SERVICES = ("postgres", "mlflow", "prefect", "worker", "prometheus", "gateway")
 
