@@ -8,6 +8,7 @@ from images import encode, noise
 from PIL import Image
 
 from benchmarks.photos import make_photo
+from data.config import DataConfig
 from data.decode import DecodeError, Preprocessing, TooLargeError, decode
 from data.describe import decode_and_describe
 from data.thumbnails import SIDE, _draw
@@ -105,8 +106,8 @@ def test_thumbnails_are_reduced_too(orientation):
     photo = Image.open(io.BytesIO(make_photo(np.random.default_rng(0), 683, 301)))
     jpeg = encode(photo, "JPEG", exif=exif)
     with Image.open(io.BytesIO(jpeg)) as picture:
-        full = _draw(encode(picture, "PNG", exif=exif), LIMIT)
-    seen = _draw(jpeg, LIMIT)
+        full = _draw(encode(picture, "PNG", exif=exif), DataConfig())
+    seen = _draw(jpeg, DataConfig())
     assert seen.shape == (SIDE, SIDE, 3)
     assert 0 < np.abs(seen.astype(int) - full).mean() < 1
     # 301 / 683 of 64 pixels are 28, and 36 are white.

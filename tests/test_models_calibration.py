@@ -126,5 +126,5 @@ def test_the_temperature_is_inside_what_is_exported(prepared, tmp_path):
     np.testing.assert_allclose(TorchPredictor(network)(images), expected, atol=1e-5)
     (found,) = onnxruntime.InferenceSession(export_onnx(network, CROP, tmp_path)).run(None, {"image": images})
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    program = load_program(export_program(network, CROP, tmp_path), torch.device("cpu"))
+    program, _ = load_program(export_program(network, CROP, tmp_path), torch.device("cpu"))
     np.testing.assert_allclose(program(torch.from_numpy(images)).detach().numpy(), expected, atol=0.02)

@@ -115,7 +115,7 @@ def test_the_progress_bar_shows_the_loss_of_a_step(prepared, tmp_path, monkeypat
 
     class Look(Callback):
         def on_train_batch_end(self, trainer, module, *_):
-            shown.append(trainer.progress_bar_callback.get_metrics(trainer, module).get("train/step_loss"))
+            shown.append(module.shown.get("train/step_loss"))
 
     train(tiny_job(prepared, max_epochs=1, log_every_n_steps=2), tmp_path, [curves], [Look()])
     first, second, *_ = curves.of("train/step_loss")

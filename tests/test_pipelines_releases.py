@@ -16,7 +16,7 @@ from serving.canary import RolloutConfig
 from serving.config import ServingConfig
 from serving.containers import Container
 from serving.deploy import Site
-from serving.gateway import Routes
+from serving.gateway import GatewayConfig, Routes
 from serving.ledger import Release
 
 NUM_VERSIONS = 4
@@ -39,7 +39,7 @@ class Engine:
     def routes(self):
         return self.in_use
 
-    def change(self, routes, _config):
+    def change(self, routes, *_limits):
         self.in_use = routes
 
     def is_half_changed(self):
@@ -100,7 +100,7 @@ def test_previous_is_what_was_live_before_after_any_deploys_and_rollbacks(tmp_pa
     champion = registry.restore("1").version
     registry.name_previous(None)
     engine, ledger, live = Engine(), tmp_path_factory.mktemp("site") / "ledger.jsonl", []
-    site = Site(engine, "cpu", ledger, ServingConfig(), RolloutConfig())
+    site = Site(engine, "cpu", ledger, ServingConfig(), RolloutConfig(), GatewayConfig())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(releases, "LEDGER", ledger)
         patch.setattr(releases, "open_site", lambda _: site)
