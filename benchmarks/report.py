@@ -166,12 +166,15 @@ def rate(work: Callable[[], int]) -> float:
 
 
 def run(
-    benchmark: Callable[[argparse.Namespace], Report], options: Sequence[tuple[str, dict[str, object]]] = ()
+    benchmark: Callable[[argparse.Namespace], Report],
+    options: Sequence[tuple[str, dict[str, object]]] = (),
+    *,
+    rounds: int = 5,
 ) -> None:
     """Run a benchmark from the command line: prints the table, and writes JSON where `--json FILE` says."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
-    parser.add_argument("--rounds", type=int, default=5, help="counted rounds; medians are reported")
+    parser.add_argument("--rounds", type=int, default=rounds, help="counted rounds; medians are reported")
     for name, settings in options:
         parser.add_argument(name, **settings)  # type: ignore[arg-type]
     arguments = parser.parse_args()

@@ -61,14 +61,15 @@ class Running:
 
     def cpu_seconds(self) -> float:
         """Processor time that all its processes have used."""
-        times = [process.cpu_times() for process in self._family()]
+        times = [process.cpu_times() for process in self.family()]
         return sum(used.user + used.system for used in times)
 
     def memory_bytes(self) -> int:
         """What its processes hold; what they share is counted once."""
-        return sum(process.memory_full_info().pss for process in self._family())
+        return sum(process.memory_full_info().pss for process in self.family())
 
-    def _family(self) -> list[psutil.Process]:
+    def family(self) -> list[psutil.Process]:
+        """All its processes, the first one first."""
         return [self.process, *self.process.children(recursive=True)]
 
 
@@ -148,7 +149,7 @@ def peers(model: Path, scratch: Path) -> list[Server]:
     ]  # fmt: skip
 
 
-def convoy(model: Path, scratch: Path, target: Literal["cpu", "gpu"]) -> list[Server]:
+def convoy(model: Path, scratch: Path, target: Literal["cpu", "gpu", "edge"]) -> list[Server]:
     """Convoy's own endpoint of a model; where it makes batches, as measured when it was packed, also without them."""
     bento = build_bento(model, ServingConfig(target=target), scratch / "bentos")
     packing = json.loads((bento.path / "src" / PACKING_FILE).read_text())

@@ -9,12 +9,15 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from benchmarks.attack import overload
+from benchmarks.attack import __main__ as measurement
+from benchmarks.attack import overload, uploads
 from benchmarks.attack.clients import ATTACKS, Attackers, Attacking, Outcome, Size
 from benchmarks.attack.invalid import INVALID, ask
 from benchmarks.attack.others import ask as ask_politely
 from benchmarks.attack.watch import Watch
+from benchmarks.report import Report
 from benchmarks.serve_load import Call
+from benchmarks.serve_servers import Running
 
 REFUSAL = b"HTTP/1.1 503 Busy\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -202,3 +205,57 @@ def test_the_memory_of_a_process_is_watched():
         process.kill()
         process.wait()
         assert not watch.is_alive_still
+
+
+class Stub:
+    """In the place of an endpoint: a server of a few lines, in this process."""
+
+    name = "Convoy"
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def recover(self) -> None:
+        pass
+
+    def call(self) -> Call:
+        return call_to(self.port)
+
+    def watch(self) -> Watch:
+        return Watch(psutil.Process())
+
+
+def test_attacks_and_overload_are_measured(monkeypatch):
+    for name, value in (("CALM_SECONDS", 0.5), ("ATTACK_SECONDS", 0.5), ("LOAD_SECONDS", 0.3), ("CLIENTS", (1, 2))):
+        monkeypatch.setattr(measurement, name, value)
+
+    async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await read_request(reader)
+            await asyncio.sleep(0.02)
+            writer.write(ANSWER)
+
+    report = Report("x")
+    with serving(answers) as port:
+        measurement.Attacks(report, [Stub(port)]).measure(["silent"], rounds=1)
+        measurement.measure_overload(report, Stub(port))
+    rows = {row.metric: row for row in report.rows}
+    assert rows["Convoy: p99 of others, silent"].value > 0
+    assert (rows["Convoy: ended"].value, rows["Convoy: requests of others lost"].value) == (0, 0)
+    assert rows["Convoy: goodput / best, 20 clients"].value > 0
+    assert rows["Convoy: goodput / best, 10 x as many new clients a second"].value > 0
+
+
+def test_single_uploads_are_measured(monkeypatch):
+    async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await read_request(reader)
+            writer.write(ANSWER)
+
+    report = Report("x")
+    with serving(answers) as port:
+        started = Running(None, port, psutil.Process(), 0)
+        uploads.add_figures(report, "bombs", started, {"a": b"image", "b": b"another"})
+    cost, failed = report.rows
+    assert (cost.goal, cost.is_limit, failed.value) == (1, True, 0)
+    assert cost.reference.endswith("2 uploads, one after another")

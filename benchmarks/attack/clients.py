@@ -23,6 +23,8 @@ from typing import Self
 
 from pydantic import BaseModel
 
+from benchmarks.attack.corpus import bombs, hostile_files
+
 ROOT = Path(__file__).parents[2]
 HOST = "127.0.0.1"
 BLOCK = 64 * 1024
@@ -79,6 +81,29 @@ ATTACKS = {
     "slow-body": Attack("a byte of a body a second", (_LARGE + b"\x89PNG",), b"a", 1.0),
 }
 """All that do not depend on what an image is."""
+BOMBS, CORPUS = "bombs", "corpus"
+UPLOADS = (BOMBS, CORPUS)
+"""Attacks whose connections each bring an image: the bombs, and the files of a folder of broken images."""
+
+
+def find_attack(name: str) -> Attack:
+    """Give an attack by its name; one of uploads is made first, which takes seconds.
+
+    Raises:
+        KeyError: there is none.
+
+    """
+    if name == BOMBS:
+        return Attack("images that take long to read", [upload(image) for image in bombs().values()])
+    if name == CORPUS:
+        return Attack("broken images", [upload(path.read_bytes()) for path in hostile_files()])
+    return ATTACKS[name]
+
+
+def upload(image: bytes) -> bytes:
+    """Make the request that classifies an image, and the last one of its connection."""
+    headers = ("Content-Type: application/octet-stream", f"Content-Length: {len(image)}", "Connection: close")
+    return head("/classify", *headers) + b"\r\n" + image
 
 
 class Outcome(BaseModel):
@@ -253,12 +278,12 @@ def raise_file_limit() -> None:
 def main() -> None:
     """Run one attack."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=sorted(ATTACKS))
+    parser.add_argument("name", choices=[*ATTACKS, *UPLOADS])
     parser.add_argument("--port", type=int, required=True)
     for option, value in asdict(DEFAULT).items():
         parser.add_argument(f"--{option}", type=json.loads, default=value)
     arguments = vars(parser.parse_args())
-    attack, port = ATTACKS[arguments.pop("name")], arguments.pop("port")
+    attack, port = find_attack(arguments.pop("name")), arguments.pop("port")
     signal.alarm(math.ceil(arguments["seconds"]) + GRACE_SECONDS)
     raise_file_limit()
     os.nice(NICENESS)

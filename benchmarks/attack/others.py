@@ -31,6 +31,11 @@ class Answered:
         return self.failures.total()
 
     @property
+    def num_asked(self) -> int:
+        """All requests."""
+        return len(self.latencies) + self.num_lost
+
+    @property
     def p99(self) -> float:
         """Seconds; a request that was lost counts as long as a client is patient."""
         lost = [PATIENCE_SECONDS] * self.num_lost
