@@ -11,12 +11,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from serving import wire
 from serving.deadlines import Deadlines, Wait
-from serving.wire import Door, announced_length, refusal_of
+from serving.wire import Door, Outlet, announced_length, refusal_of, serialize
 
 
 class Connection(HttpToolsProtocol):
@@ -47,6 +47,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a new connection; where there are too many, close the one that has been idle longest."""
         super().connection_made(transport)
+        self._outlet: Any = Outlet(transport, self._close)
         self._deadlines.start(self.loop)
         has_room = len(self.connections) <= self._deadlines.max_connections or self._deadlines.make_room()
         self._wait_for(self._deadlines.idle)
@@ -192,6 +193,7 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._wait_for(None)
+        cycle.transport = self._outlet
         cycle.keep_alive = cycle.keep_alive and not self.parser.should_upgrade()
         scope: Any = cycle.scope
         if refusal := self._door.admit(scope):
@@ -232,9 +234,10 @@ class Connection(HttpToolsProtocol):
 
     def _hang_up(self, refusal: Response) -> None:
         """Send the last word, and read on for a moment: a client that is still sending would not see it otherwise."""
-        self._is_last = True
         self._count_head(0)
-        self._write(refusal)
+        if not self._is_last:
+            self._is_last = True
+            self._write(refusal)
         self._end()
 
     def _end(self) -> None:
@@ -244,16 +247,16 @@ class Connection(HttpToolsProtocol):
         self._wait_for(self._deadlines.end)
         self.transport.write_eof()
 
+    def _close(self) -> None:
+        """Close after an answer, once the rest of the body is read: closed before, nginx answers 502 instead."""
+        if self._is_complete or self._is_answering():
+            self.transport.close()
+        else:
+            self._is_last = True
+
     def _write(self, response: Response, *, with_body: bool = True) -> None:
-        lines = [STATUS_LINE[response.status_code]]
-        for name, value in (*self.server_state.default_headers, *response.raw_headers):
-            lines += (name, b": ", value, b"\r\n")
-        if self._is_last:
-            lines.append(b"connection: close\r\n")
-        lines.append(b"\r\n")
-        if with_body:
-            lines.append(bytes(response.body))
-        self.transport.write(b"".join(lines))
+        default = self.server_state.default_headers
+        self.transport.write(serialize(response, default, is_last=self._is_last, with_body=with_body))
 
     def _wait_for_next(self) -> None:
         """Wait for the next request, or first for the rest of the last one."""

@@ -1,11 +1,13 @@
-"""What a client may send on a connection besides bodies, who lets requests in, and the words for what is refused."""
+"""What goes over a connection besides bodies: its limits, who lets requests in, refusals, and answers as bytes."""
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from serving.body import RETRY
 
@@ -44,6 +46,13 @@ class Door(Protocol):
         """Give the answer to what is no request."""
 
 
+class Outlet:
+    """The transport as the answer to a request uses it; `close` is the connection's own."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write, self.is_closing, self.close = transport.write, transport.is_closing, close
+
+
 def refusal_of(status: int) -> HTTPException:
     """Make the error that refuses a connection with `status`."""
     # A new one each time: an exception that is raised again keeps the frames of all times before.
@@ -54,3 +63,18 @@ def announced_length(headers: Iterable[tuple[bytes, bytes]]) -> int:
     """Give the number of bytes that a body is announced to have; 0 where it is not."""
     value = next((value for name, value in headers if name == b"content-length"), b"0")
     return int(value[:19]) if value.isdigit() else 0
+
+
+def serialize(
+    response: Response, default_headers: Iterable[tuple[bytes, bytes]], *, is_last: bool, with_body: bool
+) -> bytes:
+    """Write an answer as HTTP/1.1; `is_last` says that the connection closes after it."""
+    lines = [STATUS_LINE[response.status_code]]
+    for name, value in (*default_headers, *response.raw_headers):
+        lines += (name, b": ", value, b"\r\n")
+    if is_last:
+        lines.append(b"connection: close\r\n")
+    lines.append(b"\r\n")
+    if with_body:
+        lines.append(bytes(response.body))
+    return b"".join(lines)

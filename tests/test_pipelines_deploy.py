@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("engine")]
 
 CONVOY = Path(sys.executable).with_name("convoy")
 NAME = "deploy-tests"
+TEXT = {"Content-Type": "text/plain"}
 
 
 @pytest.fixture
@@ -59,10 +60,16 @@ def test_the_champion_is_deployed_and_rolled_back(stack, tmp_path):
     assert stack.ask("/cpu/classify", body=BLUE)[0] == 401
     status, answer, _ = stack.ask("/cpu/classify", body=BLUE, headers=headers)
     assert (status, answer["model"]["version"], answer["predictions"][0]["label"]) == (200, "1", "blue")
+    # A refusal that comes while a large body is on its way.
+    for _ in range(10):
+        status, problem, _ = stack.ask("/cpu/classify", body=bytes(15_000_000), headers=headers | TEXT)
+        assert (status, problem["error"]) == (415, "unsupported_media_type")
 
     registry = register(tmp_path / "two")
     with Load(stack.port, body=BLUE, headers=headers, pause=0.05) as load:
-        convoy("deploy", "--target", "cpu", "--canary", "50", "--set", "rollout.canary_seconds=1")
+        # How fast it answers on this machine is no matter here.
+        quick = ["--set", "rollout.canary_seconds=1", "--set", "rollout.canary_max_slowdown=100"]
+        convoy("deploy", "--target", "cpu", "--canary", "50", *quick)
         convoy("rollback", "--target", "cpu", "--why", "it is worse")
     assert load.failed == []
     assert load.answered.keys() == {"1", "2"}

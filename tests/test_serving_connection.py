@@ -37,6 +37,7 @@ async def soon(_request: Request) -> Response:
 
 def front(tokens: Tokens | None = None) -> Front:
     routes = {"/hello": Route("GET", hello), "/size": Route("POST", size), "/soon": Route("GET", soon)}
+    routes["/early"] = Route("POST", hello)
     return Front(routes, tokens or Tokens(), lambda: METRICS.of(None))
 
 
@@ -134,6 +135,24 @@ def test_what_is_refused_is_refused_before_its_body_and_the_connection_lives():
         status, headers, _ = parse(connection.recv(65536))
         assert (status, headers["connection"]) == (401, "close")
         assert parse(all_of(connect(port, b"HEAD /size HTTP/1.0\r\n\r\n")) + b"{}")[0] == 401
+
+
+@pytest.mark.parametrize(
+    ("length", "body"),
+    [
+        (b"Content-Length: 8000000", b"a" * 8_000_000),
+        (b"Transfer-Encoding: chunked", b"7a1200\r\n" + b"a" * 8_000_000),
+        # The chunk ends sooner than the client thinks: what follows is no HTTP.
+        (b"Transfer-Encoding: chunked", b"fffff\r\n" + b"a" * 3_000_000),
+    ],
+    ids=["length", "chunk", "junk"],
+)
+def test_an_answer_before_the_body_reaches_a_client_that_sends_on(port, length, body):
+    with connect(port, b"POST /early HTTP/1.1\r\nConnection: close\r\n" + length + b"\r\n\r\n") as connection:
+        connection.sendall(body)
+        answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"\r\n\r\nhello")
 
 
 def hasty(**seconds: float) -> Deadlines:
