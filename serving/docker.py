@@ -48,11 +48,12 @@ def docker(
         raise UserError(f"docker {arguments[0]} did not end in {timeout:g} seconds", exit_code=1) from None
     _log.debug("docker %s: %s%s", " ".join(arguments), done.stdout, done.stderr)
     if done.returncode != 0:
-        raise _explain(arguments[0], done.stderr or done.stdout)
+        raise explain(arguments[0], done.stderr or done.stdout)
     return done.stdout.rstrip("\n")
 
 
-def _explain(command: str, errors: str) -> UserError:
+def explain(command: str, errors: str) -> UserError:
+    """Make one line of what `docker command` has written to stderr."""
     if any(words in errors.lower() for words in NO_ENGINE):
         return UserError("no Docker engine answers: start it, and see that you may use it with `docker info`")
     # Of a build, what the step that failed has printed; after it come the lines of the Dockerfile around it.

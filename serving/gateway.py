@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from subprocess import DEVNULL, PIPE
+from subprocess import PIPE
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -22,7 +22,7 @@ from data.config import Section
 from data.errors import UserError
 from serving.canary import Answered
 from serving.config import ServingConfig
-from serving.docker import docker
+from serving.docker import docker, explain
 from serving.targets import TARGETS
 
 CONFIGURATION = "/etc/nginx/gateway/nginx.conf"
@@ -32,6 +32,8 @@ STATE = "/tmp"  # noqa: S108 - of the gateway's container, in memory
 CLOSING = f"{STATE}/closing"
 TRIAL = f"{STATE}/trial.conf"
 LOCK = f"{STATE}/lock"
+HELD = 75
+"""Exit status of `flock` where another command holds the lock."""
 SPARE_SECONDS = 5
 """The gateway waits for a classifier that much longer than the classifier itself takes before it gives up."""
 CHANGE_SECONDS = 120
@@ -190,18 +192,18 @@ class Gateway:
         or as another user meets it as well.
 
         Raises:
-            UserError: another command holds it.
+            UserError: another command holds it, or the container does not run.
 
         """
-        script = f"exec flock --nonblock --conflict-exit-code 75 {LOCK} sh -c 'echo held && exec cat >&2'"
+        script = f"exec flock --nonblock --conflict-exit-code {HELD} {LOCK} sh -c 'echo held && exec cat >&2'"
         command = ["docker", "exec", "--interactive", self.container, "sh", "-c", script]
         # In a session of its own: Ctrl-C is for the command, which goes on holding the gateway while it tidies up.
-        with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, start_new_session=True) as holder:
+        with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True) as holder:
             assert holder.stdin is not None
             assert holder.stdout is not None
             try:
                 if holder.stdout.readline() != b"held\n":
-                    raise UserError("another command deploys or rolls back: wait until it ends", exit_code=1)
+                    raise _not_held(holder)
                 yield
             finally:
                 holder.stdin.close()
@@ -255,6 +257,13 @@ class Gateway:
 
     def _run(self, script: str) -> str:
         return docker("exec", self.container, "sh", "-c", script, timeout=CHANGE_SECONDS)
+
+
+def _not_held(holder: subprocess.Popen[bytes]) -> UserError:
+    _, errors = holder.communicate()
+    if holder.returncode == HELD:
+        return UserError("another command deploys or rolls back: wait until it ends", exit_code=1)
+    return explain("exec", errors.decode(errors="replace"))
 
 
 def _is_of_release(record: Mapping[str, Any]) -> bool:

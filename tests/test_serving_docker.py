@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from serving.docker import _explain, docker
+from serving.docker import docker, explain
 
 BUILD = """\
 #20 [packages 2/8] RUN something else
@@ -59,7 +59,7 @@ def test_it_gives_what_was_printed(tmp_path, monkeypatch):
 
 
 def test_of_a_build_the_step_that_failed_speaks():
-    error = str(_explain("build", BUILD))
+    error = str(explain("build", BUILD))
     assert error == "docker build failed: the endpoint does not answer at all"
 
 

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from data.errors import UserError
 from serving.config import ServingConfig
-from serving.gateway import GatewayConfig, Route, Routes, render
+from serving.gateway import Gateway, GatewayConfig, Route, Routes, render
 from serving.targets import TARGETS
 
 ROOT = Path(__file__).parents[1]
@@ -80,3 +81,19 @@ def test_no_container_may_do_more_than_it_must(services, name):
     assert "docker.sock" not in str(service)
     # Only the gateway is reached from outside.
     assert ("ports" in service) == ("outside" in service["networks"]) == (name == "gateway")
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("exit 75", "another command deploys or rolls back"),
+        ("echo 'Error: container is restarting' >&2; exit 1", "^docker exec failed: Error: container is restarting$"),
+    ],
+)
+def test_who_cannot_hold_the_gateway_learns_why(tmp_path, monkeypatch, script, message):
+    client = tmp_path / "docker"
+    client.write_text(f"#!/bin/sh\n{script}\n")
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=message), Gateway("gateway").lock():
+        pass
