@@ -1,3 +1,5 @@
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +16,8 @@ from models.counts import Counts
 from models.optimizers import make_optimizer, make_scheduler
 from models.recipes import Recipe
 from models.weights import NORMALIZATION
+
+_logger = logging.getLogger("convoy")
 
 CHECK_EVERY_N_STEPS = 50
 DROPOUT = 16
@@ -158,7 +162,19 @@ class ImageClassifier(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """All training steps of the epoch are done: tell what they have brought, and count anew."""
-        self._tell(self._metrics("train"), self.global_step)
+        metrics = self._metrics("train")
+        self._tell(metrics, self.global_step)
+        if self.current_epoch >= self.recipe.warmup_epochs:
+            self._warn_of_guessing(metrics["train/loss"])
+
+    def _warn_of_guessing(self, loss: float) -> None:
+        """Say so where the network does no better than one that knows nothing."""
+        guessing = math.log(self.augmentation.num_classes)
+        if loss > guessing and self.trainer.is_global_zero:
+            _logger.warning(
+                "train: the loss of epoch %d is %.3f, above that of guessing (%.3f): try training.learning_rate=%.2g",
+                *(self.current_epoch + 1, loss, guessing, self.recipe.learning_rate / 4),
+            )
 
     def on_validation_epoch_end(self) -> None:
         """Tell what the epoch is worth.
