@@ -96,7 +96,7 @@ class TrainingConfig(Section):
     seed: int = Field(0, ge=0)
     """every random draw follows from this, the epoch and the step"""
     class_balance: Literal["none", "weights", "sampling", "auto"] = "none"
-    """for rare classes: weights in the loss, or sampling them more often; auto: sampling where sizes differ 5-fold"""
+    """for rare classes: weights in the loss, or sampling them more often; auto: sampling where sizes differ 10-fold"""
     resident: Switch = "auto"
     """keep all training images in the device's memory; auto: on a GPU where they take less than a quarter of it"""
     checkpoint_minutes: float = Field(5, gt=0)

@@ -120,7 +120,7 @@ class TrainingJob:
 
     def weights_of(self, balance: Balance) -> list[float]:
         """Weight of each class, where `balance` is how this job balances them; else none."""
-        return class_weights(self._counts) if self.class_balance == balance else []
+        return class_weights(self._counts, balance) if self.class_balance == balance else []
 
     @property
     def _counts(self) -> list[int]:
