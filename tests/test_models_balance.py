@@ -22,10 +22,10 @@ from models.train import build_classifier, train
 
 @pytest.fixture(scope="module")
 def uneven(tmp_path_factory):
-    """Two classes of 60 images and one of 8."""
+    """Two classes of 60 images and one of 4."""
     folder = tmp_path_factory.mktemp("uneven")
     source = draw_classes(folder / "photos", ["cat", "dog", "emu"], 60)
-    for number in range(8, 60):
+    for number in range(4, 60):
         (source / "emu" / f"{number}.png").unlink()
     config = DataConfig(source="folder", path=source, size=24, split_seed=1)
     ingest(config, folder / "raw", folder / "state.json")
