@@ -10,10 +10,13 @@ import numpy as np
 from PIL import Image
 
 from data import ticks
+from data.config import DataConfig
+from data.decode import Pixels
 from data.errors import UserError
 from data.findings import Evidence, Finding, QualityReport, read_quality
+from data.manifest import read_manifest
 from data.sources import SPLITS
-from data.thumbnails import NUM_GROUPS, NUM_IN_GROUP, SIDE, THUMBNAILS_FILE
+from data.thumbnails import NUM_IN_GROUP, SIDE, THUMBNAILS_FILE, make_thumbnails, num_shown
 
 NUM_CLASSES = 20
 """Where there are more classes, the largest and the smallest are shown, half of each."""
@@ -21,6 +24,10 @@ NUM_PLAIN = 100
 """Files without a picture are listed up to here."""
 
 TITLES = {
+    "wrong_labels": (
+        "Probably wrong labels",
+        "The worst first: what a classifier says that was not trained on the image. Keep what is right.",
+    ),
     "conflicting_labels": ("One image, several labels", "Nobody can learn or measure which of the labels is right."),
     "leakage": ("One image, several splits", "What was trained on says nothing when it is measured on again."),
     "undecodable": ("Cannot be decoded", "Left out of all splits."),
@@ -76,15 +83,25 @@ li { overflow-wrap: anywhere }
 """
 
 
-def quality_page(prepared: Path) -> str:
+def quality_page(prepared: Path, doubts: Finding | None = None, raw: Path | None = None) -> str:
     """Write the page of what `prepare` has found, whether it let the data pass or not.
+
+    Args:
+        prepared: the folder of the arrays.
+        doubts: what `data.suspects` has found since then.
+        raw: the folder of the raw shards, for the pictures of `doubts`.
 
     Raises:
         UserError: nothing has been prepared.
 
     """
     report = read_quality(prepared)
-    pictures = dict(zip(report.thumbnails, _data_uris(prepared / THUMBNAILS_FILE), strict=True))
+    pictures = dict(zip(report.thumbnails, _data_uris(_load(prepared / THUMBNAILS_FILE)), strict=True))
+    if doubts and raw:
+        alone = report.model_copy(update={"findings": (doubts,)})
+        alone, drawn = make_thumbnails(alone, raw, DataConfig(max_pixels=read_manifest(prepared).max_pixels))
+        pictures |= zip(alone.thumbnails, _data_uris(drawn), strict=True)
+        report = report.model_copy(update={"findings": (doubts, *report.findings)})
     body = "".join(
         [
             _head(report),
@@ -102,11 +119,15 @@ def quality_page(prepared: Path) -> str:
     )
 
 
-def _data_uris(path: Path) -> Iterator[str]:
+def _load(path: Path) -> Pixels:
     try:
-        pictures = np.load(path)
+        pictures: Pixels = np.load(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}): prepare the images with `convoy data prepare`") from None
+    return pictures
+
+
+def _data_uris(pictures: Pixels) -> Iterator[str]:
     for picture in pictures:
         png = io.BytesIO()
         Image.fromarray(picture).save(png, "PNG")
@@ -144,7 +165,8 @@ def _section(finding: Finding, pictures: dict[str, str]) -> str:
 
 
 def _groups(finding: Finding, pictures: dict[str, str]) -> str:
-    groups = [group for group in finding.groups[:NUM_GROUPS] if any(image.origin in pictures for image in group)]
+    chosen = finding.groups[: num_shown(finding.kind)]
+    groups = [group for group in chosen if any(image.origin in pictures for image in group)]
     frames = "".join(f'<div class="group">{_figures(group, pictures, finding.kind)}</div>' for group in groups)
     return f'<div class="groups">{frames}</div>' if groups else ""
 
@@ -176,7 +198,7 @@ def _rest(finding: Finding) -> str:
         f'<li>{escape(image.origin)}: <span class="soft">{escape(image.note)}</span></li>'
         for image in plain[:NUM_PLAIN]
     )
-    shown = NUM_PLAIN if plain else NUM_GROUPS
+    shown = NUM_PLAIN if plain else num_shown(finding.kind)
     more = finding.count - shown
     rest = f'<p class="soft" style="margin-top:8px">and {more:,} more</p>' if finding.groups and more > 0 else ""
     return (f"<ul>{items}</ul>" if items else "") + rest

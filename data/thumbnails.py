@@ -17,6 +17,8 @@ THUMBNAILS_FILE = "quality-thumbnails.npy"
 SIDE = 64
 NUM_GROUPS, NUM_IN_GROUP = 24, 6
 """Of each finding, so many groups have pictures, and so many images of each."""
+NUM_SUSPECTS = 96
+"""So many images whose label is probably wrong have pictures."""
 
 
 def make_thumbnails(report: QualityReport, raw: Path, config: DataConfig) -> tuple[QualityReport, Pixels]:
@@ -32,10 +34,15 @@ def make_thumbnails(report: QualityReport, raw: Path, config: DataConfig) -> tup
     return report.model_copy(update={"thumbnails": tuple(sorted(drawn))}), pictures
 
 
+def num_shown(kind: str) -> int:
+    """How many groups of a finding have pictures."""
+    return NUM_SUSPECTS if kind == "wrong_labels" else NUM_GROUPS
+
+
 def shown(report: QualityReport) -> Iterator[Evidence]:
     """Images that have pictures on the page."""
     for finding in report.findings:
-        for group in finding.groups[:NUM_GROUPS]:
+        for group in finding.groups[: num_shown(finding.kind)]:
             yield from group[:NUM_IN_GROUP]
 
 

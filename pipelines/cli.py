@@ -90,18 +90,28 @@ def data_prepare(overrides: Overrides = None) -> None:
 def data_report(
     as_json: AsJson = False,
     html: Annotated[Path | None, typer.Option(help="The page with pictures to write instead.")] = None,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Look for probably wrong labels too, and show them on the page.")
+    ] = False,
     overrides: Overrides = None,
 ) -> None:
     """Say what the prepared data holds, and what was left out and why."""
-    start(overrides)
+    if labels and not html:
+        raise UserError("--labels is of the page with pictures: say --html FILE too")
+    config = start(overrides)
     from data.report import as_markdown
     from data.report import data_report as make_report
-    from pipelines.workspace import PREPARED
+    from pipelines.workspace import PREPARED, RAW
 
     if html:
         from data.quality_page import quality_page
 
-        html.write_text(quality_page(PREPARED), encoding="utf-8")
+        doubts = None
+        if labels:
+            from pipelines.suspects import find_wrong_labels
+
+            doubts = find_wrong_labels(config)
+        html.write_text(quality_page(PREPARED, doubts, RAW), encoding="utf-8")
         print(html)
         return
     report = make_report(PREPARED)
