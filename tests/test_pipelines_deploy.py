@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("engine")]
 
 CONVOY = Path(sys.executable).with_name("convoy")
 NAME = "deploy-tests"
-TEXT = {"Content-Type": "text/plain"}
+TEXT = {"content-type": "text/plain"}
 
 
 @pytest.fixture
