@@ -153,8 +153,10 @@ class Stack:
         lines += [f'LABEL convoy.{key}="{value}"' for key, value in labels.items()]
         (folder / "Dockerfile").write_text(DOCKERFILE + "\n".join(lines))
         tag = f"convoy/{self.name}:{version}-{target}"
-        subprocess.run(["docker", "build", "--quiet", "--tag", tag, folder], check=True, capture_output=True)
-        self.images.add(tag)
+        command = ["docker", "build", "--quiet", "--tag", tag, folder]
+        built = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        # By its id as well: the next image of this version takes the tag away.
+        self.images |= {tag, built}
         return read_release(tag, target)
 
     def containers(self, target="cpu"):
