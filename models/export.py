@@ -7,7 +7,6 @@ from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -50,6 +49,8 @@ class TorchPredictor:
 
 def export_onnx(network: ServedNetwork, crop: int, folder: Path) -> Path:
     """Write `model.onnx`, which says how it normalizes pixels."""
+    import onnx  # here, because who exports programs alone has none
+
     path = write_onnx(network, crop, folder / MODEL_FILE, "probabilities")
     model = onnx.load(path)
     onnx.helper.set_model_props(model, {NORMALIZATION: network.normalize.spec.model_dump_json()})
