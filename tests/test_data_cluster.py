@@ -95,14 +95,14 @@ SLOW = """
 import os, time
 from pathlib import Path
 from data import part
-shard = part._shard
+shard = part.make_shard
 def slowly(*arguments):
     busy = Path(f"busy-{os.getpid()}")
     busy.touch()
     time.sleep(0.1)
     busy.unlink()
     return shard(*arguments)
-part._shard = slowly
+part.make_shard = slowly
 """
 
 PREPARE = """
