@@ -122,7 +122,7 @@ def _repo(workspace: Path) -> Iterator[Any]:
         repo.scm  # noqa: B018 - opens the git repository, which may be missing
     except NotDvcRepoError:
         raise UserError(
-            f"{workspace.resolve()} has no .dvc folder: type convoy in the folder that you cloned"
+            f"{workspace.resolve()} has no .dvc folder: restore it, or make a project with `convoy init DIR`"
         ) from None
     except SCMError:
         raise UserError(
@@ -139,8 +139,10 @@ def _stage_environment() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         message = Path(folder) / "message"
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-        before = {name: os.environ.get(name) for name in (MESSAGE_FILE, "PATH")}
-        os.environ |= {MESSAGE_FILE: str(message), "PATH": path}
+        # Python leaves the project's folder out of its search path: a file `data.py` there must not hide ours.
+        values = {MESSAGE_FILE: str(message), "PATH": path, "PYTHONSAFEPATH": "1"}
+        before = {name: os.environ.get(name) for name in values}
+        os.environ |= values
         try:
             yield message
         finally:

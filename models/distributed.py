@@ -86,7 +86,7 @@ def train_on_devices(assignment: Assignment) -> None:
 
 
 def _run_here(assignment: Path, num_processes: int, message: Path) -> None:
-    command = [sys.executable, "-m", "models.distributed", str(assignment), "--end-with-parent"]
+    command = [sys.executable, "-P", "-m", "models.distributed", str(assignment), "--end-with-parent"]
     environment = _environment(num_processes) | {MESSAGE_FILE: str(message)}
     processes = [
         subprocess.Popen(

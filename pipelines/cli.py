@@ -10,8 +10,19 @@ import typer
 from typer.core import TyperGroup
 
 from data.errors import UserError
+from pipelines.cli_data import data_app
 from pipelines.cli_deploy import deploy, ledger, promote, rollback
-from pipelines.start import AsJson, Overrides, Target, start, start_with_images
+from pipelines.cli_project import init, params
+from pipelines.start import (
+    AsJson,
+    Overrides,
+    Target,
+    all_typed_here,
+    enter_project,
+    start,
+    start_with_images,
+    typed_here,
+)
 
 
 class Guarded(TyperGroup):
@@ -54,7 +65,21 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Labelled images in; a versioned, tested, measured endpoint out.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Prepare the images and look at them.", rich_markup_mode=None)
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    project: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The project to work in; else the current folder.", show_default=False),
+    ] = None,
+) -> None:
+    """Take the options that stand before a command."""
+    if project:
+        enter_project(context, project)
+
+
 app.add_typer(data_app, name="data")
 
 
@@ -68,56 +93,6 @@ def run(overrides: Overrides = None) -> None:
     print_run(run_flow("run_pipeline", config), config)
 
 
-@data_app.command("ingest")
-def data_ingest(overrides: Overrides = None) -> None:
-    """Read the source into data/raw."""
-    config = start_with_images(overrides, "ingest: looks at the source")
-    from pipelines.session import run_task
-
-    run_task("reproduce_data", config, "ingest")
-
-
-@data_app.command("prepare")
-def data_prepare(overrides: Overrides = None) -> None:
-    """Ingest and prepare the images, push them to the DVC remote, and report on them."""
-    config = start_with_images(overrides, "prepare: looks at the source")
-    from pipelines.session import run_flow
-
-    run_flow("prepare_data", config)
-
-
-@data_app.command("report")
-def data_report(
-    as_json: AsJson = False,
-    html: Annotated[Path | None, typer.Option(help="The page with pictures to write instead.")] = None,
-    labels: Annotated[
-        bool, typer.Option("--labels", help="Look for probably wrong labels too, and show them on the page.")
-    ] = False,
-    overrides: Overrides = None,
-) -> None:
-    """Say what the prepared data holds, and what was left out and why."""
-    if labels and not html:
-        raise UserError("--labels is of the page with pictures: say --html FILE too")
-    config = start(overrides)
-    from data.report import as_markdown
-    from data.report import data_report as make_report
-    from pipelines.workspace import PREPARED, RAW
-
-    if html:
-        from data.quality_page import quality_page
-
-        doubts = None
-        if labels:
-            from pipelines.suspects import find_wrong_labels
-
-            doubts = find_wrong_labels(config)
-        html.write_text(quality_page(PREPARED, doubts, RAW), encoding="utf-8")
-        print(html)
-        return
-    report = make_report(PREPARED)
-    print(json.dumps(report, indent=1, ensure_ascii=False) if as_json else as_markdown(report))
-
-
 @app.command()
 def suggest(as_json: AsJson = False, overrides: Overrides = None) -> None:
     """Suggest settings for the prepared images on this machine, with the time that each training would take."""
@@ -125,26 +100,6 @@ def suggest(as_json: AsJson = False, overrides: Overrides = None) -> None:
     from pipelines.suggest import print_suggestions
 
     print_suggestions(overrides or [], as_json=as_json)
-
-
-@data_app.command("preview")
-def data_preview(
-    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("outputs/preview.png"),
-    overrides: Overrides = None,
-) -> None:
-    """Draw training images beside what augmentation makes of them."""
-    config = start(overrides, says="preview: loads PyTorch")
-    from models.preview import preview_augmentation
-    from models.train import build_classifier
-    from pipelines.workspace import training_job
-
-    job = training_job(config, "")
-    picture = preview_augmentation(job, build_classifier(job))
-    if out.suffix[1:] not in picture.canvas.get_supported_filetypes():
-        raise UserError(f"--out {out}: expected the name of a picture, such as preview.png")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    picture.savefig(out)
-    print(out)
 
 
 @app.command()
@@ -221,9 +176,14 @@ def token(
 
 @app.command()
 def predict(
-    paths: Annotated[list[Path], typer.Argument(metavar="FILE|FOLDER...", help="Images, or folders of them.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE|FOLDER...", help="Images, or folders of them.", callback=all_typed_here),
+    ],
     as_json: AsJson = False,
-    table: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="The table to write instead.")] = None,
+    table: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="The table to write instead.", callback=typed_here)
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Classify images with the champion, without an endpoint."""
@@ -253,7 +213,7 @@ def status(as_json: AsJson = False, overrides: Overrides = None) -> None:
         print_status(found)
 
 
-for command in (promote, deploy, rollback, ledger):
+for command in (promote, deploy, rollback, ledger, init, params):
     app.command()(command)
 
 
@@ -277,14 +237,6 @@ def worker(overrides: Overrides = None) -> None:
     from pipelines.worker import run_worker
 
     run_worker(config)
-
-
-@app.command()
-def params(overrides: Overrides = None) -> None:
-    """Print every parameter with its meaning, as params.yaml with the overrides applied."""
-    from pipelines.config import render
-
-    print(render(start(overrides)), end="")
 
 
 def main() -> None:

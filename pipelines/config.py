@@ -78,7 +78,20 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
             named with the file, the path, the value and what was expected.
 
     """
-    content = _read(path)
+    return _validate(_read(path), path, overrides)
+
+
+def default_config(overrides: Sequence[str] = ()) -> Config:
+    """Apply overrides to the defaults of the tool.
+
+    Raises:
+        UserError: an override is not what is expected.
+
+    """
+    return _validate({}, Path(PARAMS), overrides)
+
+
+def _validate(content: dict[str, Any], path: Path, overrides: Sequence[str]) -> Config:
     overridden = set()
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -98,7 +111,8 @@ def _read(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe loader
     except FileNotFoundError:
         raise UserError(
-            f"there is no {path.name} in {path.resolve().parent}: type convoy in the folder that you cloned"
+            f"there is no {path.name} in {path.resolve().parent}: go to a project's folder, name it with "
+            "`convoy --project DIR`, or make one with `convoy init DIR`"
         ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
@@ -194,13 +208,19 @@ def describe() -> Iterator[tuple[str, str, str]]:
             yield f"{section}.{name}", default, " ".join((parameter.description or "").split())
 
 
-def render(config: Config) -> str:
-    """Write a configuration as params.yaml, every value under its line of documentation."""
-    values = config.model_dump(mode="json")
-    lines = ["# Every tunable value of Convoy. `convoy ... --set training.max_epochs=3` overrides one for one command."]
+ALL = "# Every tunable value of Convoy. `convoy ... --set training.max_epochs=3` overrides one for one command."
+CHANGED = "# What differs from Convoy's defaults. `convoy params` prints every parameter with its meaning."
+
+
+def render(config: Config, *, only_changed: bool = False) -> str:
+    """Write a configuration as params.yaml, every value, or what differs from the default, under its documentation."""
+    values, defaults = config.model_dump(mode="json"), Config().model_dump(mode="json")
+    lines = [CHANGED if only_changed else ALL]
     section = ""
     for path, _, documentation in describe():
         head, name = path.split(".")
+        if only_changed and values[head][name] == defaults[head][name]:
+            continue
         if head != section:
             section = head
             lines += ["", f"# {Config.model_fields[head].description}", f"{head}:"]

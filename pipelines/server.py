@@ -46,7 +46,17 @@ class Server:
         """
         self.url = f"http://{HOST}:{port}"
         self._name, self._health = name, self.url + health
-        self._command = [sys.executable, "-m", "pipelines.tethered", *arguments, "--host", HOST, "--port", str(port)]
+        self._command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "pipelines.tethered",
+            *arguments,
+            "--host",
+            HOST,
+            "--port",
+            str(port),
+        ]
         self._environment = {**environ, **(environment or {})}
         self._folder = folder
         self._log = OUTPUTS / f"{name}-server.log"

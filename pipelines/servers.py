@@ -52,12 +52,17 @@ def offer_flows(config: Config, **runner: Any) -> None:
     """Serve the flows with the current configuration as defaults, until interrupted; `runner` is for Prefect's."""
     settle_runs(config)
     from prefect import serve
+    from prefect.types.entrypoint import EntrypointType
 
     from pipelines import flows
 
     parameters = {"config": config.model_dump(mode="json")}
     offered = (flows.run_pipeline, flows.prepare_data, flows.train_model, flows.package_model, flows.deploy_model)
-    deployments: list[Any] = [flow.to_deployment(flow.name, parameters=parameters) for flow in offered]
+    # By module: the tool's files are not in the project's folder.
+    place = EntrypointType.MODULE_PATH
+    deployments: list[Any] = [
+        flow.to_deployment(flow.name, parameters=parameters, entrypoint_type=place) for flow in offered
+    ]
     # One at a time: a workspace has one set of files.
     serve(*deployments, print_starting_message=False, limit=1, **runner)
 

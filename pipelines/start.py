@@ -1,10 +1,13 @@
 """What the commands share: how one begins, and the options that many have."""
 
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from data.errors import UserError
 
 if TYPE_CHECKING:
     from pipelines.config import Config
@@ -19,8 +22,35 @@ Target = Annotated[str | None, typer.Option(help="What it runs on: cpu, gpu or e
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
+def enter_project(context: typer.Context, project: Path) -> None:
+    """Go to the folder that --project names: all of a project is found from there.
+
+    Raises:
+        UserError: there is no such folder.
+
+    """
+    context.obj = Path.cwd()
+    try:
+        os.chdir(project)
+    except OSError as error:
+        raise UserError(f"--project {project}: {error.strerror}; make a project with `convoy init DIR`") from None
+
+
+def typed_here(context: typer.Context, path: Path | None) -> Path | None:
+    """Read a path from the folder where the command was typed, also where --project names another one."""
+    typed_in: Path | None = context.find_root().obj
+    return typed_in / path if typed_in and path else path
+
+
+def all_typed_here(context: typer.Context, paths: list[Path]) -> list[Path]:
+    """Read paths as `typed_here` reads one."""
+    return [typed_here(context, path) or path for path in paths]
+
+
 def start(overrides: list[str] | None, target: str | None = None, *, says: str = "") -> "Config":
-    """Say where things are, read the configuration, with `target` in place of its own, and let our log speak.
+    """Say where things are, read the configuration, and let our log speak.
+
+    `target` takes the place of the configured one.
 
     `says` is the command's first line: the libraries that come next take seconds to import.
     """

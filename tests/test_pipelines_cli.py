@@ -81,7 +81,7 @@ def test_params_prints_every_parameter_with_its_overrides(workspace):
 
 def test_not_a_workspace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "type convoy in the folder that you cloned" in told(convoy("status"), 2)
+    assert "or make one with `convoy init DIR`" in told(convoy("status"), 2)
 
 
 def test_a_typo_in_params_yaml(workspace):

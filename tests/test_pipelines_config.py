@@ -86,5 +86,5 @@ def test_all_faults_are_told_at_once(tmp_path):
 
 
 def test_a_missing_file_says_where_to_go(tmp_path):
-    with pytest.raises(UserError, match="type convoy in the folder that you cloned"):
+    with pytest.raises(UserError, match="or make one with `convoy init DIR`"):
         load_config(tmp_path / "params.yaml")
