@@ -12,9 +12,10 @@ from serving.docker import docker
 from serving.package import Bento
 from serving.targets import TARGETS
 
-ROOT = Path(__file__).resolve().parents[1]
-DOCKERFILE = ROOT / "serving" / "image.Dockerfile"
-LOCK = ROOT / "requirements.lock"
+FOLDER = Path(__file__).parent
+DOCKERFILE = FOLDER / "image.Dockerfile"
+LOCK = FOLDER / "requirements.lock"
+"""A link to the clone's own; in a wheel it is a copy."""
 SCRIPTS = ("slim.py", "rehearse.py", "sbom.py", "healthcheck.py")
 SBOM_FILE = "sbom.cdx.json"
 """What is in the image, written beside the Bento."""
@@ -67,12 +68,10 @@ def build_image(bento: Bento, platform: str | None = None) -> Image:
     supported = TARGETS[bento.target].platforms
     if platform and platform not in supported:
         raise UserError(f"--platform {platform}: {bento.target} is built for {' or '.join(supported)}")
-    if not LOCK.is_file():
-        raise UserError(f"{LOCK} is missing: images are built from a clone of Convoy, whose lock pins their packages")
     tag = image_tag(bento)
     with tempfile.TemporaryDirectory(prefix="convoy-image-") as name:
         context = Path(name)
-        for path in (LOCK, *(ROOT / "serving" / script for script in SCRIPTS)):
+        for path in (LOCK, *(FOLDER / script for script in SCRIPTS)):
             shutil.copyfile(path, context / path.name)
         arguments = [*_arguments(bento, tag, platform), str(context)]
         _log.info("image: building %s", tag)
