@@ -1,0 +1,255 @@
+"""The door for Python: what the commands do, as functions with typed results. `import convoy` shows them."""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import chdir, contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from data.errors import UserError
+from pipelines import config as parameters
+from pipelines.config import Config
+from pipelines.settings import prepare_environment
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from PIL.Image import Image
+
+    from models.evaluate import Evaluation
+    from serving import classifier
+
+    ImageLike = str | os.PathLike[str] | bytes | Image | npt.NDArray[np.uint8]
+
+BATCH = 32
+"""Images that are predicted together."""
+
+
+@dataclass(frozen=True, repr=False)
+class PreparedData:
+    """What `prepare` has made."""
+
+    version: str
+    """the MD5 of data/prepared, by which DVC knows it"""
+    splits: dict[str, dict[str, int]]
+    """for each split, the number of images by class"""
+    num_rejected: int
+    warnings: tuple[str, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the network's outputs."""
+        return tuple(self.splits["train"])
+
+    def __repr__(self) -> str:
+        counts = {split: sum(classes.values()) for split, classes in self.splits.items()}
+        parts = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+        images = f"{sum(counts.values()):,} images in {len(self.classes)} classes ({parts})"
+        return f"PreparedData({self.version[:8]}: {images}, {self.num_rejected:,} rejected)"
+
+
+@dataclass(frozen=True, repr=False)
+class TrainedModel:
+    """A registered version, as `train` has led to it."""
+
+    name: str
+    version: str
+    run_id: str
+    data_version: str
+    aliases: tuple[str, ...]
+    metrics: dict[str, float]
+
+    def __repr__(self) -> str:
+        known = [*self.aliases, f"test accuracy {self.metrics['test/accuracy']:.4f}", f"run {self.run_id[:8]}"]
+        return f"TrainedModel({self.name} v{self.version}: {', '.join(known)})"
+
+
+@dataclass(frozen=True, repr=False)
+class Prediction:
+    """What a model says of one image."""
+
+    probabilities: dict[str, float]
+    """of all classes, the likeliest first"""
+    uncertain: bool
+    """whether the model rather does not know"""
+
+    @property
+    def label(self) -> str:
+        """The likeliest class."""
+        return next(iter(self.probabilities))
+
+    @property
+    def probability(self) -> float:
+        """The probability of the likeliest class."""
+        return self.probabilities[self.label]
+
+    def __repr__(self) -> str:
+        return f"Prediction({self.label!r} {self.probability:.3f}{', uncertain' if self.uncertain else ''})"
+
+
+def load_config(project: str | os.PathLike[str] = ".", overrides: Sequence[str] = ()) -> Config:
+    """Read the parameters of a project, with overrides such as `training.max_epochs=3`.
+
+    Raises:
+        UserError: the folder is no project, or a value is not what is expected.
+
+    """
+    return parameters.load_config(Path(project) / parameters.PARAMS, overrides)
+
+
+def prepare(config: Config, project: str | os.PathLike[str] = ".") -> PreparedData:
+    """Bring the data of a project up to date, as `convoy data prepare` does.
+
+    Raises:
+        UserError: the images cannot be used.
+
+    """
+    with _inside(project):
+        from data.manifest import read_manifest
+        from data.report import data_report
+        from pipelines.session import run_flow
+        from pipelines.workspace import PREPARED
+
+        version: str = run_flow("prepare_data", config)
+        manifest = read_manifest(PREPARED)
+        warnings = tuple(data_report(PREPARED)["warnings"])
+    splits = {str(split): dict(manifest.splits[split]) for split in manifest.splits}
+    return PreparedData(version, splits, len(manifest.rejected), warnings)
+
+
+def train(config: Config, project: str | os.PathLike[str] = ".") -> TrainedModel:
+    """Train on the prepared data of a project and let the model through the gate, as `convoy train` does.
+
+    Raises:
+        UserError: nothing has been prepared, or the gate refuses the model.
+
+    """
+    with _inside(project):
+        from pipelines.session import run_flow
+        from pipelines.workspace import open_registry, open_tracking, require_data_version, training_job
+
+        data_version = require_data_version()
+        run_flow("train_model", config, data_version)
+        tracking, registry = open_tracking(config), open_registry(config)
+        # Fine-tuning that is no better than its probe is not registered: then the probe is what came of it.
+        trained = (tracking.find_trained(training_job(one, data_version).key) for one in reversed(config.stages))
+        run, found = next((run, found) for run in trained if run and (found := registry.by_run(run.run_id)))
+        metrics = tracking.get(run.run_id).metrics
+    return TrainedModel(found.name, found.version, found.run_id, found.data_version, found.aliases, metrics)
+
+
+def evaluate(config: Config, project: str | os.PathLike[str] = ".") -> "Evaluation":
+    """Measure the champion of a project on today's test images, as `convoy evaluate` does.
+
+    Raises:
+        UserError: there is no champion, or it knows other classes.
+
+    """
+    with _inside(project):
+        from models.gate import measure_model
+        from pipelines.workspace import PREPARED, RAW, require_champion
+
+        _, folder = require_champion(config)
+        return measure_model(folder, RAW, PREPARED).summarize()
+
+
+class Classifier:
+    """A registered model, ready to classify."""
+
+    def __init__(self, model: "classifier.Classifier") -> None:
+        """Take a loaded model."""
+        self._model = model
+
+    @classmethod
+    def from_registry(cls, name: str = "classifier@champion", project: str | os.PathLike[str] = ".") -> Self:
+        """Load a model of a project's registry by its alias, `classifier@champion`, or by its version, `classifier/3`.
+
+        Raises:
+            UserError: there is no such version.
+
+        """
+        model, at, alias = name.partition("@")
+        model, _, version = (model, "", "") if at else name.partition("/")
+        if not model or not (alias or version):
+            raise UserError(f"{name}: expected NAME@ALIAS or NAME/VERSION, such as classifier@champion or classifier/3")
+        with _inside(project):
+            from models.registry import Registry
+            from pipelines.settings import Settings
+            from pipelines.workspace import MODELS, ROOT
+            from serving.classifier import Classifier as Loaded
+
+            registry = Registry(Settings().tracking_uri(ROOT), model)
+            found = registry.by_alias(alias) if alias else registry.find(version)
+            if found is None:
+                raise UserError(f"the registry of {Path.cwd()} has no {name}: `convoy run` trains and registers models")
+            return cls(Loaded(registry.download(found, MODELS)))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return tuple(self._model.manifest.classes)
+
+    def predict(self, images: "ImageLike | Sequence[ImageLike]") -> list[Prediction]:
+        """Classify images: paths, the bytes of files, PIL images, or uint8 arrays [H, W, 3]; one, or a sequence.
+
+        Raises:
+            UserError: one of them is no usable image.
+
+        """
+        several = [images] if isinstance(images, str | bytes) or not isinstance(images, Sequence) else images
+        with ThreadPoolExecutor() as pool:
+            batches = (several[first : first + BATCH] for first in range(0, len(several), BATCH))
+            return [one for batch in batches for one in self._predict(list(pool.map(self._decode, batch)))]
+
+    def _decode(self, image: "ImageLike") -> "npt.NDArray[np.uint8]":
+        from data.decode import DecodeError
+
+        try:
+            return self._model.decode(_encoded(image))
+        except (DecodeError, OSError) as error:
+            name = str(image) if isinstance(image, str | os.PathLike) else type(image).__name__
+            raise UserError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
+
+    def _predict(self, batch: "list[npt.NDArray[np.uint8]]") -> Iterator[Prediction]:
+        import numpy as np
+
+        for probabilities in self._model.predict(np.stack(batch)):
+            answer = self._model.answer(probabilities, len(self.classes))
+            shares = {one["label"]: one["probability"] for one in answer["predictions"]}
+            yield Prediction(shares, answer["uncertain"])
+
+    def __repr__(self) -> str:
+        known = self._model.manifest
+        what = f"{known.name} v{known.version}: {known.network}"
+        return f"Classifier({what}, {len(known.classes)} classes, run {known.run_id[:8]})"
+
+
+def _encoded(image: "ImageLike") -> bytes:
+    """Give the bytes of a file: the model decodes them as it does those of a request."""
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, str | os.PathLike):
+        return Path(image).read_bytes()
+    from PIL import Image
+
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    with BytesIO() as file:
+        picture.save(file, "PNG")
+        return file.getvalue()
+
+
+@contextmanager
+def _inside(project: str | os.PathLike[str]) -> Iterator[None]:
+    """Work in the folder of a project, with the environment of its commands; then leave both as they were."""
+    before = dict(os.environ)
+    try:
+        with chdir(project):
+            prepare_environment(Path())
+            yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
