@@ -121,9 +121,7 @@ def _repo(workspace: Path) -> Iterator[Any]:
         repo = Repo(str(workspace))
         repo.scm  # noqa: B018 - opens the git repository, which may be missing
     except NotDvcRepoError:
-        raise UserError(
-            f"{workspace.resolve()} has no .dvc folder: restore it, or make a project with `convoy init DIR`"
-        ) from None
+        raise UserError(f"{workspace.resolve()} has no .dvc folder: make a project with `convoy init DIR`") from None
     except SCMError:
         raise UserError(
             f"{workspace.resolve()} is no git repository, which versions of the data refer to: type `git init`, "
@@ -139,7 +137,7 @@ def _stage_environment() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         message = Path(folder) / "message"
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-        # Python leaves the project's folder out of its search path: a file `data.py` there must not hide ours.
+        # Safe: a file `data.py` in the project's folder must not hide ours.
         values = {MESSAGE_FILE: str(message), "PATH": path, "PYTHONSAFEPATH": "1"}
         before = {name: os.environ.get(name) for name in values}
         os.environ |= values

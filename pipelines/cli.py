@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from data.errors import UserError
 from pipelines.cli_data import data_app
 from pipelines.cli_deploy import deploy, ledger, promote, rollback
+from pipelines.cli_help import MODELS, PIPELINE, PROJECT, SERVERS, SERVING, GroupedCommands, examples
 from pipelines.cli_project import init, params
 from pipelines.start import (
     AsJson,
@@ -25,7 +25,7 @@ from pipelines.start import (
 )
 
 
-class Guarded(TyperGroup):
+class Guarded(GroupedCommands):
     """Ends in one line, without a traceback, whatever a person can mend."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -60,30 +60,47 @@ def _is_signal(error: BaseException) -> bool:
 app = typer.Typer(
     cls=Guarded,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Labelled images in; a versioned, tested, measured endpoint out.",
 )
 
 
-@app.callback()
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"convoy {version('convoy')}")
+        raise typer.Exit
+
+
+@app.callback(epilog=examples("convoy init birds --path ~/photos", "convoy --project birds run", "convoy run --help"))
 def options(
     context: typer.Context,
     project: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="The project to work in; else the current folder.", show_default=False),
     ] = None,
+    version: Annotated[  # noqa: ARG001 - its callback ends the command
+        bool, typer.Option("--version", help="Print the version of Convoy.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
     """Take the options that stand before a command."""
     if project:
         enter_project(context, project)
 
 
-app.add_typer(data_app, name="data")
+app.add_typer(data_app, name="data", rich_help_panel=PIPELINE)
 
 
-@app.command()
+@app.command(
+    rich_help_panel=PIPELINE,
+    epilog=examples(
+        "convoy run",
+        "convoy run --set training.max_epochs=3",
+        "convoy run --set data.source=folder --set data.path=~/photos",
+    ),
+)
 def run(overrides: Overrides = None) -> None:
     """Prepare, train, evaluate, register, judge, package and verify: whatever is not up to date."""
     config = start_with_images(overrides, "run: looks for what is not up to date")
@@ -93,7 +110,7 @@ def run(overrides: Overrides = None) -> None:
     print_run(run_flow("run_pipeline", config), config)
 
 
-@app.command()
+@app.command(rich_help_panel=PIPELINE)
 def suggest(as_json: AsJson = False, overrides: Overrides = None) -> None:
     """Suggest settings for the prepared images on this machine, with the time that each training would take."""
     start(overrides, says="suggest: times a few batches on this machine")
@@ -102,7 +119,7 @@ def suggest(as_json: AsJson = False, overrides: Overrides = None) -> None:
     print_suggestions(overrides or [], as_json=as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=PIPELINE, epilog=examples("convoy train --set model.network=resnet18"))
 def train(overrides: Overrides = None) -> None:
     """Train on the prepared data and let the model through the gate."""
     config = start(overrides, says="train: looks for what is not up to date")
@@ -112,7 +129,7 @@ def train(overrides: Overrides = None) -> None:
     run_flow("train_model", config, require_data_version())
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS, epilog=examples("convoy evaluate --json"))
 def evaluate(as_json: AsJson = False, overrides: Overrides = None) -> None:
     """Measure the champion on today's test images."""
     config = start(overrides, says="evaluate: asks MLflow for the champion")
@@ -128,7 +145,7 @@ def evaluate(as_json: AsJson = False, overrides: Overrides = None) -> None:
         print(f"{name:28} {value:.4f}")
 
 
-@app.command()
+@app.command(rich_help_panel=PIPELINE, epilog=examples("convoy package --target edge --containerize"))
 def package(
     target: Target = None,
     containerize: Annotated[bool, typer.Option("--containerize", help="Build its container image too.")] = False,
@@ -147,7 +164,10 @@ def package(
         print(run_task("containerize", config, bento, platform).tag)
 
 
-@app.command()
+@app.command(
+    rich_help_panel=SERVING,
+    epilog=examples("convoy serve --port 3000", "curl -F image=@photo.jpg http://127.0.0.1:3000/classify"),
+)
 def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0: any free one.")] = None,
     target: Target = None,
@@ -162,7 +182,7 @@ def serve(
     raise typer.Exit(serve_bento(pack_champion(config), config.serving))
 
 
-@app.command()
+@app.command(rich_help_panel=SERVING)
 def token(
     name: Annotated[str, typer.Argument(help="Whose it is; a note for the tokens file.")] = "",
 ) -> None:
@@ -174,7 +194,9 @@ def token(
     print(f"line for the file that {TOKENS_FILE} names: {line}")
 
 
-@app.command()
+@app.command(
+    rich_help_panel=MODELS, epilog=examples("convoy predict photo.jpg", "convoy predict ~/photos --csv answers.csv")
+)
 def predict(
     paths: Annotated[
         list[Path],
@@ -200,7 +222,7 @@ def predict(
     raise typer.Exit(predict_files(folder, files, config.serving.top_k, as_json=as_json, table=table))
 
 
-@app.command()
+@app.command(rich_help_panel=PROJECT, epilog=examples("convoy status --json"))
 def status(as_json: AsJson = False, overrides: Overrides = None) -> None:
     """Say what there is: data, champion, Bentos."""
     config = start(overrides)
@@ -213,11 +235,15 @@ def status(as_json: AsJson = False, overrides: Overrides = None) -> None:
         print_status(found)
 
 
-for command in (promote, deploy, rollback, ledger, init, params):
-    app.command()(command)
+app.command(rich_help_panel=MODELS, epilog=examples('convoy promote 3 --why "checked by hand"'))(promote)
+app.command(rich_help_panel=SERVING, epilog=examples("convoy deploy --target cpu --canary 10"))(deploy)
+app.command(rich_help_panel=SERVING, epilog=examples('convoy rollback --why "too slow"'))(rollback)
+app.command(rich_help_panel=SERVING, epilog=examples("convoy ledger --target cpu --json"))(ledger)
+app.command(rich_help_panel=PROJECT, epilog=examples("convoy init birds --path ~/photos"))(init)
+app.command(rich_help_panel=PROJECT, epilog=examples("convoy params", "convoy params --changed"))(params)
 
 
-@app.command()
+@app.command(rich_help_panel=SERVERS, epilog=examples("convoy up --mlflow-port 5001"))
 def up(
     prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Of Prefect's page.")] = 4200,
     mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Of MLflow's page.")] = 5000,
@@ -230,7 +256,7 @@ def up(
     run_servers(config, prefect_port, mlflow_port)
 
 
-@app.command()
+@app.command(rich_help_panel=SERVERS)
 def worker(overrides: Overrides = None) -> None:
     """Run the flows that are triggered on the Prefect server that PREFECT_API_URL names, until SIGTERM."""
     config = start(overrides, says="worker: loads Prefect")

@@ -103,7 +103,7 @@ def test_a_workspace_without_git(tmp_path, config):
 def test_a_workspace_without_dvc(tmp_path, config):
     workspace = make_workspace(tmp_path)
     shutil.rmtree(workspace / ".dvc")
-    with pytest.raises(UserError, match=r"has no .dvc folder: .* `convoy init DIR`$"):
+    with pytest.raises(UserError, match=r"has no .dvc folder: make a project with `convoy init DIR`$"):
         versioning.reproduce(workspace, config)
 
 

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 from conftest import draw_classes
@@ -9,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipelines.cli import app
+from pipelines.cli_help import GROUPS
 from serving.auth import read_tokens
 from serving.ledger import Entry, Release, append
 
@@ -261,3 +263,18 @@ def test_the_ledger_is_printed(workspace):
 
 def test_a_platform_is_that_of_an_image():
     assert "say --containerize too" in told(convoy("package", "--platform", "linux/arm64"), 2)
+
+
+def test_the_version():
+    assert convoy("--version").stdout == f"convoy {version('convoy')}\n"
+
+
+def test_every_command_is_in_a_group_of_the_help():
+    lines = convoy("--help").stdout.splitlines()
+    assert [line[:-1] for line in lines if line.endswith(":") and not line.startswith(" ")] == ["Options", *GROUPS]
+
+
+def test_a_shell_completes_commands():
+    environment = {**os.environ, "_CONVOY_COMPLETE": "complete_bash", "COMP_WORDS": "convoy pre", "COMP_CWORD": "1"}
+    command = [sys.executable, "-c", "from pipelines.cli import main; main()"]
+    assert subprocess.check_output(command, env=environment, text=True).split() == ["predict"]
