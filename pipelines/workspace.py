@@ -21,6 +21,7 @@ from serving.package import Bento, build_bento
 if TYPE_CHECKING:
     from models.registry import ModelVersion, Registry
     from models.tracking import Tracking
+    from serving.answers import Examples
     from serving.deploy import Site
 
 ROOT = Path()
@@ -124,8 +125,24 @@ def require_model(config: Config, version: str | None) -> "tuple[ModelVersion, P
 
 def pack_champion(config: Config, version: str | None = None) -> Bento:
     """Pack the champion, or a version, for the configured target, or give the Bento that holds it."""
-    _, folder = require_model(config, version)
-    return build_bento(folder, config.serving, Settings().bento_store(ROOT))
+    model, folder = require_model(config, version)
+    return build_bento(folder, config.serving, Settings().bento_store(ROOT), _choose_examples(config, model))
+
+
+def _choose_examples(config: Config, model: "ModelVersion") -> "Examples | None":
+    """Give the configured number of test images; none where the images prepared here are not the model's.
+
+    Another split may have put what is a test image here among the images that the model was trained on.
+    """
+    if not config.serving.examples:
+        return None
+    from serving.examples import choose_examples
+
+    if require_data_version() != model.data_version:
+        why = f"the images prepared here are not those of {model}"
+        _log.warning("package: no examples on the page: %s; `convoy data prepare` may bring them back", why)
+        return None
+    return choose_examples(PREPARED, config.serving.examples)
 
 
 def open_site(config: Config) -> "Site":

@@ -56,6 +56,21 @@ class BatchAnswer(TypedDict):
     model: ModelId
 
 
+class Example(TypedDict):
+    """A test image."""
+
+    label: str
+    """its class, as its owner says"""
+    image: str
+    """a PNG, in base64"""
+
+
+class Examples(TypedDict):
+    """Test images to try the model with; none where their owner has not allowed it."""
+
+    examples: list[Example]
+
+
 class Explanation(TypedDict):
     """Where in an image the evidence for a class is."""
 

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from data.decode import DecodeError, Pixels
 from serving.accesslog import AccessLog
 from serving.admission import Asks, Quotas, Room, Visit
-from serving.answers import Answer, BatchAnswer, Explanation, Predictions, Problem
+from serving.answers import Answer, BatchAnswer, Examples, Explanation, Predictions, Problem
 from serving.auth import Tokens
 from serving.batching import Answers as Probabilities
 from serving.batching import Batcher, Limits, OverloadedError
@@ -33,14 +33,20 @@ EXPLANATIONS = 5
 
 
 def create_app(
-    get_classifier: Callable[[], "Classifier | None"], config: ServingConfig, *, limits: Limits, tokens: Tokens
+    get_classifier: Callable[[], "Classifier | None"],
+    config: ServingConfig,
+    *,
+    limits: Limits,
+    tokens: Tokens,
+    examples: Examples | None = None,
 ) -> Front:
     """Make the ASGI app that answers images, and says of itself all there is to know; every error is a `Problem`.
 
     `get_classifier` is asked at each request and gives None as long as no model is ready. Within `limits`
-    they are decoded and predicted. Where there are `tokens`, only the page and the metrics do without one.
+    they are decoded and predicted. Where there are `tokens`, only the page and the metrics do without one. The page
+    offers the `examples` to click.
     """
-    handlers = Handlers(get_classifier, config, limits, describe_api(config, tokens))
+    handlers = Handlers(get_classifier, config, limits, describe_api(config, tokens), examples or {"examples": []})
     images = Room("images", handlers.num_images, limits.max_queue)
     explanations = Room("explanations", handlers.num_explanations, EXPLANATIONS)
     routes = {
@@ -50,6 +56,7 @@ def create_app(
         "/livez": Route("GET", handlers.live, is_open=True, is_probe=True),
         "/readyz": Route("GET", handlers.ready, is_open=True, is_probe=True),
         "/model": Route("GET", handlers.model),
+        "/examples": Route("GET", handlers.examples),
         "/openapi.json": Route("GET", handlers.describe),
         "/metrics": Route("GET", handlers.scrape, is_open=True),
         **page_routes(),
@@ -67,10 +74,12 @@ class Handlers:
         config: ServingConfig,
         limits: Limits,
         description: dict[str, Any],
+        examples: Examples,
     ) -> None:
         self._get_classifier = get_classifier
         self._config = config
         self._description = description
+        self._examples = examples
         self._inbox = Inbox(int(config.max_body_mb * 1_000_000))
         self._batcher = Batcher(
             self._decode,
@@ -154,6 +163,10 @@ class Handlers:
         """Answer the manifest of the model, less the bytes of its golden image."""
         manifest = self._classifier().manifest
         return JSONResponse(manifest.model_dump(mode="json", exclude={"golden": {"image"}}))
+
+    async def examples(self, _request: Request) -> Response:
+        """Answer the test images that the page offers."""
+        return JSONResponse(self._examples)
 
     async def describe(self, _request: Request) -> Response:
         """Answer the description of this interface."""

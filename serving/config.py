@@ -32,5 +32,7 @@ class ServingConfig(Section):
     """images a second that one token may send, in the mean, those of batches included; null: any number"""
     token_explanations: int | None = Field(None, ge=1)
     """explanations that one token may wait for at the same time; null: as many as there is room for"""
+    examples: int = Field(0, ge=0, le=24)
+    """test images that are packed with the model, for everyone who may use the endpoint's page to click; 0: none"""
     access_log: bool = False
     """write a line of JSON to stdout for each request, with its id, status and duration"""

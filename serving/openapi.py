@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from serving.answers import Answer, BatchAnswer, Explanation, Problem
+from serving.answers import Answer, BatchAnswer, Examples, Explanation, Problem
 from serving.auth import Tokens
 from serving.body import FIELD
 from serving.config import ServingConfig
@@ -28,6 +28,7 @@ EXAMPLES: dict[str, Document] = {
         "crop": 0.875,
         "model": MODEL,
     },
+    "Examples": {"examples": [{"label": "cat", "image": "iVBORw0KGgo="}]},
     "Problem": PROBLEM,
 }
 """An answer of each kind; a real explanation has more rows."""
@@ -79,6 +80,7 @@ def describe_api(config: ServingConfig, tokens: Tokens) -> Document:
             },
             "/explain": {"post": _post("explain", "Show where the evidence is", limit, one, "Explanation", label)},
             "/model": {"get": _get("model", "The model's manifest", _OBJECT)},
+            "/examples": {"get": _get("examples", "Test images to try the model with", _json("Examples"))},
             "/openapi.json": {"get": _get("openapi", "This document", _OBJECT)},
             "/metrics": {"get": _open(_get("metrics", "Metrics for Prometheus", _TEXT))},
             "/livez": {"get": _open(_get("livez", "Whether the process lives"))},
@@ -97,7 +99,7 @@ def describe_api(config: ServingConfig, tokens: Tokens) -> Document:
 
 
 def _schemas() -> Document:
-    kinds = (Answer, BatchAnswer, Explanation, Problem)
+    kinds = (Answer, BatchAnswer, Explanation, Examples, Problem)
     _, schemas = TypeAdapter.json_schemas(
         [(kind.__name__, "serialization", TypeAdapter(kind)) for kind in kinds],
         ref_template="#/components/schemas/{model}",

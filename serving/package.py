@@ -16,8 +16,9 @@ import yaml
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from data.errors import UserError
+from serving.answers import Examples
 from serving.config import ServingConfig
-from serving.packing import PACKING_FILE, Packing, check_memory, choose_runtime, measure_packing
+from serving.packing import EXAMPLES_FILE, PACKING_FILE, Packing, check_memory, choose_runtime, measure_packing
 from serving.targets import TARGETS, Runtime, requirements
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ SOURCES = (
     "serving/page/index.html",
     "serving/page/page.css",
     "serving/page/page.js",
+    "serving/page/tiles.js",
     "serving/saliency.py",
     "serving/server.py",
     "serving/service.py",
@@ -119,11 +121,11 @@ def find_bento(store: Path, model_name: str, model_version: str, target: str) ->
     return next(found, None)
 
 
-def build_bento(model: Path, config: ServingConfig, store: Path) -> Bento:
+def build_bento(model: Path, config: ServingConfig, store: Path, examples: Examples | None = None) -> Bento:
     """Pack the model in the folder `model` for `config.target` into the folder `store`, a BENTOML_HOME.
 
     The version names model version, target and contents, `3-cpu-1f0c9a7e`: the same model, settings, code and packages
-    give the Bento that is already there. A Bento appears in the store whole or not at all.
+    give the Bento that is already there. A Bento appears in the store whole or not at all. `examples` are for its page.
 
     Raises:
         UserError: the model is incomplete, altered or not registered, or BentoML refuses to build.
@@ -133,10 +135,12 @@ def build_bento(model: Path, config: ServingConfig, store: Path) -> Bento:
     manifest, runtime = _check_model(model, config.target)
     files = _files(model, runtime)
     # Where it listens is decided when it is started: another port makes no other Bento.
-    settings = config.model_dump_json(indent=2, exclude={"host", "port", "allow_anonymous"})
-    build_file = _describe(manifest, config.target, runtime, [*files, SETTINGS_FILE, PACKING_FILE])
+    # The number of examples is that of `examples`.
+    settings = config.model_dump_json(indent=2, exclude={"host", "port", "allow_anonymous", "examples"})
+    written = {SETTINGS_FILE: settings} | ({EXAMPLES_FILE: json.dumps(examples, indent=2)} if examples else {})
+    build_file = _describe(manifest, config.target, runtime, [*files, *written, PACKING_FILE])
     version = (
-        f"{_slug(build_file['labels']['model_version'])}-{config.target}-{_hash(files, runtime, settings, build_file)}"
+        f"{_slug(build_file['labels']['model_version'])}-{config.target}-{_hash(files, runtime, written, build_file)}"
     )
     path = store.absolute() / "bentos" / build_file["name"] / version
     if bento := Bento.read(path):
@@ -149,9 +153,9 @@ def build_bento(model: Path, config: ServingConfig, store: Path) -> Bento:
         for name, origin in files.items():
             (staging / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(origin, staging / name)
-        (staging / SETTINGS_FILE).write_text(settings, encoding="utf-8")
-        packing = measure_packing(model, runtime, target).model_dump_json(indent=2)
-        (staging / PACKING_FILE).write_text(packing, encoding="utf-8")
+        packing = {PACKING_FILE: measure_packing(model, runtime, target).model_dump_json(indent=2)}
+        for name, text in (written | packing).items():
+            (staging / name).write_text(text, encoding="utf-8")
         (staging / "bentofile.yaml").write_text(json.dumps(build_file), encoding="utf-8")
         _run_build(staging, home, version)
         return _move(home / path.relative_to(store.absolute()), path)
@@ -220,12 +224,12 @@ def _describe(manifest: "ModelManifest", target: str, runtime: Runtime, files: l
     }
 
 
-def _hash(files: dict[str, Path], runtime: Runtime, settings: str, build_file: dict[str, Any]) -> str:
+def _hash(files: dict[str, Path], runtime: Runtime, written: dict[str, str], build_file: dict[str, Any]) -> str:
     from models.predictor import file_sha256
 
     # The hash of the model itself is in its manifest, and was compared a moment ago.
     contents = {name: file_sha256(origin) for name, origin in files.items() if origin.name != runtime.model_file}
-    return hashlib.sha256(json.dumps([build_file, settings, contents], sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps([build_file, written, contents], sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _slug(text: str) -> str:

@@ -1,5 +1,6 @@
 """What is packed around this file: the settings of an endpoint, its model, and the app that answers by them."""
 
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -7,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.errors import UserError
+from serving.answers import Examples
 from serving.app import create_app
 from serving.auth import read_tokens
 from serving.batching import Limits
 from serving.config import ServingConfig
 from serving.front import Front
-from serving.packing import PACKING_FILE, Packing
+from serving.packing import EXAMPLES_FILE, PACKING_FILE, Packing
 from serving.targets import RUNTIMES, TARGETS
 
 if TYPE_CHECKING:
@@ -41,7 +43,12 @@ def make_app(get_classifier: "Callable[[], Classifier | None]") -> Front:
         max_queue=config.max_queue,
         deadline_seconds=config.deadline_seconds,
     )
-    return create_app(get_classifier, config, limits=limits, tokens=read_tokens(os.environ))
+    return create_app(get_classifier, config, limits=limits, tokens=read_tokens(os.environ), examples=_examples())
+
+
+def _examples() -> Examples | None:
+    path = FOLDER / EXAMPLES_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def load_classifier() -> "Classifier | None":

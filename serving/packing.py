@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from models.manifest import ModelManifest
 
 PACKING_FILE = "packing.json"
+EXAMPLES_FILE = "examples.json"
 ROUNDS = 10
 SECONDS = 5
 """The rounds stop after so long, of which two are enough for a large network."""

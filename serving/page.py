@@ -11,10 +11,11 @@ FILES = {
     "/": ("index.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
+    "/tiles.js": ("tiles.js", "text/javascript"),
 }
 """The page's files by their paths."""
 HEADERS = {
-    # Nothing from elsewhere, nothing inline; pictures are those that a person has just chosen.
+    # Nothing from elsewhere, nothing inline; pictures are those that a person has just chosen, or packed examples.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src blob: data:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

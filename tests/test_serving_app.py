@@ -10,6 +10,7 @@ from test_serving_classifier import BLUE, OCTETS, make_model, picture, softmax_o
 
 from models.manifest import ModelManifest
 from serving import app as app_module
+from serving.answers import Examples
 from serving.app import create_app
 from serving.auth import Tokens
 from serving.batching import Limits
@@ -28,9 +29,16 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
     return Classifier(make_model(tmp_path_factory.mktemp("model")))
 
 
-def sender(get_classifier: Callable[[], Classifier | None], *, tokens: Tokens = ANYONE, **options: float) -> Send:
+def sender(
+    get_classifier: Callable[[], Classifier | None],
+    *,
+    tokens: Tokens = ANYONE,
+    examples: Examples | None = None,
+    **options: float,
+) -> Send:
     """Requests to one app."""
-    app = create_app(get_classifier, ServingConfig.model_validate(options), limits=LIMITS, tokens=tokens)
+    config = ServingConfig.model_validate(options)
+    app = create_app(get_classifier, config, limits=LIMITS, tokens=tokens, examples=examples)
 
     def send(method: str, path: str, **request: object) -> httpx.Response:
         async def run() -> httpx.Response:
@@ -158,6 +166,12 @@ def test_the_model_describes_itself(send, classifier):
     assert "image" not in manifest["golden"]
     manifest["golden"]["image"] = classifier.manifest.golden.image
     assert ModelManifest.model_validate(manifest) == classifier.manifest
+
+
+def test_examples_are_those_that_were_packed(classifier):
+    examples: Examples = {"examples": [{"label": "blue", "image": "iVBORw0KGgo="}]}
+    for given, told in ((None, {"examples": []}), (examples, examples)):
+        assert sender(lambda: classifier, examples=given)("GET", "/examples").json() == told
 
 
 def test_a_long_prediction_does_not_hold_up_other_requests(classifier, monkeypatch):

@@ -17,7 +17,7 @@ def test_a_token_opens_all_that_is_not_open_anyway(tmp_path):
     token, line = new_token("a colleague")
     tokens = read_tokens({"CONVOY_TOKENS": f"{'0' * 64}, {line}"})
     send = sender(lambda: classifier, tokens=tokens)
-    for path in ("/", "/page.js", "/page.css", "/metrics"):
+    for path in ("/", "/page.js", "/tiles.js", "/page.css", "/metrics"):
         assert send("GET", path).status_code == 200
     for headers in (
         {},
@@ -25,7 +25,7 @@ def test_a_token_opens_all_that_is_not_open_anyway(tmp_path):
         {"authorization": f"Basic {token}"},
         NOT_ASCII,
     ):
-        for path in ("/model", "/openapi.json", "/nothing"):
+        for path in ("/model", "/examples", "/openapi.json", "/nothing"):
             response = send("GET", path, headers=headers)
             assert (response.status_code, response.json()["error"]) == (401, "unauthorized")
             assert response.headers["www-authenticate"] == "Bearer"

@@ -1,3 +1,4 @@
+import base64
 import json
 import re
 from typing import Any
@@ -7,7 +8,7 @@ from pydantic import TypeAdapter
 from test_serving_app import ANYONE, sender
 from test_serving_classifier import BLUE, OCTETS, make_model
 
-from serving.answers import Answer, BatchAnswer, Explanation, Problem
+from serving.answers import Answer, BatchAnswer, Examples, Explanation, Problem
 from serving.app import create_app
 from serving.auth import read_tokens
 from serving.batching import Limits
@@ -15,7 +16,7 @@ from serving.classifier import Classifier
 from serving.config import ServingConfig
 from serving.openapi import EXAMPLES, describe_api
 
-PAGE = {"/", "/page.js", "/page.css"}
+PAGE = {"/", "/page.js", "/tiles.js", "/page.css"}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_its_references_lead_somewhere_and_its_operations_are_whole(document):
 
 
 def test_its_examples_are_what_it_describes():
-    for kind in (Answer, BatchAnswer, Explanation, Problem):
+    for kind in (Answer, BatchAnswer, Explanation, Examples, Problem):
         assert TypeAdapter(kind).validate_python(EXAMPLES[kind.__name__]) == EXAMPLES[kind.__name__]
 
 
@@ -57,8 +58,11 @@ def test_the_answers_are_what_it_describes(tmp_path):
     answer = send("POST", "/classify", content=BLUE, headers=OCTETS).json()
     batch = send("POST", "/classify/batch", files=[("image", BLUE), ("image", b"junk")]).json()
     explanation = send("POST", "/explain", content=BLUE, headers=OCTETS).json()
+    examples = {"examples": [{"label": "blue", "image": base64.b64encode(BLUE).decode()}]}
+    shown = sender(lambda: classifier, examples=examples)("GET", "/examples").json()
     problem = send("POST", "/classify", content=b"junk", headers=OCTETS).json()
-    for kind, found in ((Answer, answer), (BatchAnswer, batch), (Explanation, explanation), (Problem, problem)):
+    kinds = {Answer: answer, BatchAnswer: batch, Explanation: explanation, Examples: shown, Problem: problem}
+    for kind, found in kinds.items():
         assert TypeAdapter(kind).validate_python(found, strict=True) == found
     assert send("GET", "/openapi.json").json()["paths"].keys() >= {"/classify"}
 

@@ -171,6 +171,18 @@ def test_other_inputs_give_another_bento(model, tmp_path, quick_build):
     assert find_bento(tmp_path, "Strongest Color", "5", "cpu") is None
 
 
+def test_examples_are_packed_where_there_are_some(model, tmp_path, quick_build):
+    examples = {"examples": [{"label": "red", "image": "iVBORw0KGgo="}]}
+    plain = build_bento(model, ServingConfig(), tmp_path)
+    shown = build_bento(model, ServingConfig(examples=1), tmp_path, examples)
+    assert build_bento(model, ServingConfig(examples=1), tmp_path) == plain
+    assert build_bento(model, ServingConfig(examples=1), tmp_path, examples) == shown
+    other = build_bento(model, ServingConfig(examples=1), tmp_path, {"examples": [*examples["examples"]] * 2})
+    assert len({plain.tag, shown.tag, other.tag}) == 3
+    included = [json.loads((bento.path / "bentofile.json").read_text())["include"] for bento in (plain, shown)]
+    assert ["examples.json" in names for names in included] == [False, True]
+
+
 def test_an_interrupted_build_leaves_nothing(model, tmp_path, monkeypatch):
     def build(staging: Path, home: Path, version: str) -> None:
         (home / "bentos" / "strongest-color" / version).mkdir(parents=True)

@@ -1,12 +1,14 @@
 """The page in a real browser, before a real endpoint."""
 
 import base64
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from test_serving_classifier import BLUE, CERTAINTY, GREY, make_model, picture
 
+from serving.answers import Examples
 from serving.auth import new_token
 from serving.config import ServingConfig
 from serving.endpoint import Endpoint
@@ -36,14 +38,23 @@ def token() -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def urls(tmp_path_factory, token) -> Iterator[dict[str, str]]:
-    """An endpoint for everyone, and one that asks for a token."""
+    """An endpoint for everyone, one that asks for a token, and one with examples."""
     store = tmp_path_factory.mktemp("store")
     model = make_model(tmp_path_factory.mktemp("model"), certainty=CERTAINTY)
     bento = build_bento(model, ServingConfig(max_body_mb=1), store)
+    pictures = {"red": picture((240, 20, 10), side=32), "blue": picture((10, 20, 240), side=32)}
+    examples: Examples = {
+        "examples": [{"label": name, "image": base64.b64encode(image).decode()} for name, image in pictures.items()]
+    }
+    shown = build_bento(model, ServingConfig(), store, examples)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONVOY_TOKENS", token[1])
-        with Endpoint(bento) as anyone, Endpoint(bento, is_public=True) as closed:
-            yield {"open": anyone.url, "closed": closed.url}
+        with (
+            Endpoint(bento) as anyone,
+            Endpoint(bento, is_public=True) as closed,
+            Endpoint(shown, is_public=True) as examples_closed,
+        ):
+            yield {"open": anyone.url, "closed": closed.url, "examples": examples_closed.url}
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +196,28 @@ def test_several_images_are_answered_and_each_can_be_looked_at(page, urls):
     chosen.nth(0).click()
     expect_answer(page, "blue")
     playwright.expect(page.get_by_role("alert")).to_be_hidden()
+
+
+@pytest.mark.parametrize("page", [{}, {"viewport": PHONE}], indirect=True)
+def test_an_example_is_clicked_and_classified(page, urls, token):
+    page.goto(urls["open"])
+    playwright.expect(page.locator("#model-line")).to_contain_text("Version 3")
+    playwright.expect(page.locator("#examples")).to_be_hidden()
+    page.goto(urls["examples"])
+    playwright.expect(page.get_by_role("alert")).to_have_text("This endpoint asks for a token.")
+    playwright.expect(page.locator("#examples")).to_be_hidden()
+    page.locator("#token").fill(token[0])
+    page.keyboard.press("Enter")
+    examples = page.get_by_role("list", name="Or try one of the test images:").get_by_role("button")
+    playwright.expect(examples).to_have_text(["red", "blue"])
+    for label in ("blue", "red"):
+        examples.get_by_text(label).click()
+        expect_answer(page, label)
+        assert page.locator("#image").evaluate("image => image.naturalWidth") == 32
+    playwright.expect(examples).to_have_count(2)
+    if folder := os.environ.get("CONVOY_SCREENSHOTS"):
+        page.screenshot(path=f"{folder}/examples-{page.viewport_size['width']}.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
 
 
 def test_a_refusal_is_shown_and_the_next_image_works(page, urls):

@@ -1,11 +1,12 @@
 // Posts images to this endpoint and shows what comes back: classes as bars, and where in an image the evidence is.
 
+import { TINY, element, offer, tile } from "./tiles.js";
+
 const $ = (id) => document.getElementById(id);
 const TOKEN = "convoy-token";
 const percent = new Intl.NumberFormat("en", { style: "percent", maximumFractionDigits: 1 });
 
-const TINY = 128; // pixels: smaller images are drawn large
-const LARGE = 320; // pixels that they are drawn at, as near as a whole factor comes
+const LARGE = 320; // pixels that tiny images are drawn at, as near as a whole factor comes
 
 let images = []; // those chosen last: file, url, answer or refusal, and the evidence that was asked for last
 let shown = null; // the one of them that is on the page
@@ -65,18 +66,12 @@ async function describeModel() {
       ...[...figures, ...facts].flatMap(([name, value]) => [element("dt", name), element("dd", value)]),
     );
     $("about").hidden = false;
+    offer((await ask("examples")).examples, take);
     return true;
   } catch (error) {
     complain(error);
     return false;
   }
-}
-
-function element(tag, text, className = "") {
-  const made = document.createElement(tag);
-  made.textContent = text;
-  made.className = className;
-  return made;
 }
 
 // -- the answer
@@ -135,18 +130,8 @@ async function present(image) {
 }
 
 function thumbnail(image) {
-  const button = document.createElement("button");
-  const picture = document.createElement("img");
-  button.type = "button";
-  picture.src = image.url;
-  picture.alt = image.file.name;
-  picture.addEventListener("load", () => picture.classList.toggle("tiny", picture.naturalWidth < TINY));
-  image.caption = element("span", "…");
-  button.append(picture, image.caption);
-  button.addEventListener("click", () => show(image));
-  image.button = button;
-  const item = document.createElement("li");
-  item.append(button);
+  const { item, button, caption } = tile(image.url, image.file.name, "…", () => show(image));
+  Object.assign(image, { button, caption });
   return item;
 }
 
