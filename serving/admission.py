@@ -1,5 +1,6 @@
 """Who is let in, decided by the head of a request, before its body is read: room in the queue, and quotas."""
 
+import asyncio
 import math
 import time
 from collections.abc import Callable
@@ -11,8 +12,6 @@ from starlette.exceptions import HTTPException
 from serving.batching import OverloadedError
 from serving.config import ServingConfig
 
-ARRIVAL_SECONDS = 0.2
-"""A body that takes longer has no place in the queue until it is here: slow clients would hold all of them."""
 MAX_QUOTAS = 1000
 """Clients whose quotas are kept; the one that was let in first is forgotten first."""
 
@@ -39,7 +38,7 @@ class Visit:
     """when its body was here; a client that sends slowly is not the endpoint's time"""
     quota: "Quota | None" = None
     room: "Room | None" = None
-    """where it keeps a place until its body is here"""
+    """where it keeps a place until what came of its body is read"""
     is_explanation: bool = False
     """whether its client's quota counts it as an explanation that is worked on"""
 
@@ -60,33 +59,34 @@ class Visit:
 
 
 class Room:
-    """The room in a queue, less what requests will take whose bodies are on their way."""
+    """The room in a queue, less what requests will take whose bodies came with their heads.
+
+    A body that comes later has no place until it is here: clients that send slowly would hold all places.
+    """
 
     def __init__(self, what: str, num_waiting: Callable[[], int], capacity: int) -> None:
         """Let in as long as less than `capacity` of `what` is waiting."""
         self._what, self._num_waiting, self._capacity = what, num_waiting, capacity
-        self._arriving: dict[Visit, float] = {}
+        self._arriving: set[Visit] = set()
 
     def enter(self, visit: Visit) -> None:
-        """Keep a place.
+        """Keep a place until the body is read, or else for two turns of the event loop.
 
         Raises:
             OverloadedError: there is none.
 
         """
-        now = time.monotonic()
-        while self._arriving:
-            first = next(iter(self._arriving))
-            if now - self._arriving[first] < ARRIVAL_SECONDS:
-                break
-            del self._arriving[first]
         if self._num_waiting() + len(self._arriving) >= self._capacity:
             raise OverloadedError(f"too many {self._what} at once: try again in a moment")
-        self._arriving[visit], visit.room = now, self
+        self._arriving.add(visit)
+        visit.room = self
+        # In the next turn the app reads what came with the head.
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, self.leave, visit)
 
     def leave(self, visit: Visit) -> None:
-        """Give the place back: the body is here, or will not come."""
-        self._arriving.pop(visit, None)
+        """Give the place back: the body is here, or takes its time, or will not come."""
+        self._arriving.discard(visit)
 
 
 class Bucket:

@@ -1,13 +1,15 @@
 import asyncio
+import dataclasses
 import json
 import time
+from contextlib import ExitStack
 
 import httpx
 import pytest
 from listening import connect, listening
 from starlette.requests import Request
 from starlette.responses import Response
-from test_serving_app import LIMITS, Send, sender
+from test_serving_app import ANYONE, LIMITS, Send, sender
 from test_serving_classifier import BLUE, OCTETS, make_model
 
 from serving import admission
@@ -47,19 +49,41 @@ def test_a_queue_that_is_full_refuses_before_the_body_is_read():
     assert read == [b"6"]
 
 
-def test_requests_whose_bodies_are_on_their_way_have_their_places(monkeypatch):
+def test_requests_whose_bodies_came_with_their_heads_have_their_places():
     room = Room("images", lambda: 0, 2)
-    first, second = visit(), visit()
-    room.enter(first)
-    room.enter(second)
-    with pytest.raises(OverloadedError, match="too many images at once"):
+
+    async def run() -> None:
+        first, second = visit(), visit()
+        room.enter(first)
+        room.enter(second)
+        with pytest.raises(OverloadedError, match="too many images at once"):
+            room.enter(visit())
+        first.arrived()
         room.enter(visit())
-    first.arrived()
-    room.enter(visit())
-    # Bodies that do not come keep nobody out for long.
-    monkeypatch.setattr(admission, "ARRIVAL_SECONDS", 0.0)
-    room.enter(visit())
-    second.leave()
+        # The app has read what was there by now; what is missing has no place until it is here.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        room.enter(visit())
+        second.leave()
+
+    asyncio.run(run())
+
+
+def test_slow_bodies_keep_nobody_out(classifier):
+    limits = dataclasses.replace(LIMITS, max_queue=2)
+    app = create_app(lambda: classifier, ServingConfig(), limits=limits, tokens=ANYONE)
+    head = b"POST /classify HTTP/1.1\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
+    with listening(app) as port, ExitStack() as stack:
+        for _ in range(3):
+            slow = stack.enter_context(connect(port, head % 100 + b"\x89PNG"))
+            # It is answered by a loop that has read what came before.
+            with connect(port, b"GET /livez HTTP/1.1\r\n\r\n") as other:
+                assert other.recv(65536).startswith(b"HTTP/1.1 200 ")
+        with connect(port, head % len(BLUE) + BLUE) as other:
+            assert other.recv(65536).startswith(b"HTTP/1.1 200 ")
+        slow.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            slow.recv(1)
 
 
 def test_a_burst_is_admitted_for_a_second_and_then_the_rate(monkeypatch):
