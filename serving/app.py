@@ -82,7 +82,8 @@ class Handlers:
         self._examples = examples
         self._inbox = Inbox(int(config.max_body_mb * 1_000_000))
         self._batcher = Batcher(
-            self._decode,
+            self._decode_small,
+            lambda image: self._classifier().decode(image),
             lambda pixels: self._classifier().predict(pixels),
             limits,
             lambda size, waits: self.metrics().batched(size, waits),
@@ -182,10 +183,10 @@ class Handlers:
             raise NotReadyError
         return classifier
 
-    def _decode(self, image: bytes) -> Pixels:
+    def _decode_small(self, image: bytes) -> Pixels | None:
         if not image:
             raise DecodeError("the image is empty")
-        return self._classifier().decode(image)
+        return self._classifier().decode_small(image)
 
     def _answer(self, classifier: "Classifier", probabilities: Probabilities, top_k: int) -> Answer:
         answer = classifier.answer(probabilities, top_k)

@@ -3,11 +3,15 @@
 A lone request waits for nobody: who decodes an image predicts it too, if enough are not predicting already; otherwise
 they take it. Where predicting takes the cores that decode, all that has arrived is decoded first, so that it is
 predicted together; but a batch does not wait for an image that takes long to decode.
+
+Large images are decoded by threads of their own, of a lower priority: they do not hold up the small ones.
 """
 
 import asyncio
 import contextlib
 import math
+import os
+import sys
 import threading
 import time
 from collections import deque
@@ -27,6 +31,8 @@ Observe = Callable[[int, Sequence[float]], None]
 Gone = Callable[[], Awaitable[object]]
 """Returns when the client has gone."""
 
+NICENESS = 10
+"""Of the threads that decode large images."""
 WATCH_AFTER_SECONDS = 0.1
 """Who is answered sooner has no time to go."""
 
@@ -46,7 +52,7 @@ class Limits:
     max_batch: int
     """images predicted together"""
     threads: int
-    """images decoded at the same time"""
+    """small images decoded at the same time, and as many large ones"""
     streams: int
     """batches predicted at the same time"""
     patience_seconds: float
@@ -75,30 +81,35 @@ class Batcher:
 
     def __init__(
         self,
+        decode_small: Callable[[bytes], Pixels | None],
         decode: Callable[[bytes], Pixels],
         predict: Callable[[Pixels], Answers],
         limits: Limits,
         observe: Observe,
     ) -> None:
-        """Take what decodes the bytes of an image, and what predicts pixels [N, crop, crop, 3]; both from any thread.
+        """Take what decodes the bytes of an image, and what predicts pixels [N, crop, crop, 3]; all from any thread.
+
+        `decode_small` gives None for an image that may take long, which `decode` takes.
 
         `observe` is called from the thread that predicts.
         """
-        self._decode, self._predict, self._observe = decode, predict, observe
+        self._decode_small, self._decode = decode_small, decode
+        self._predict, self._observe = predict, observe
         self._limits = limits
         # One more where they predict together: while one of them does that, the others must not fail to decode.
         num_threads = limits.threads + (limits.max_batch > 1)
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="convoy-predict")
+        self._large = ThreadPoolExecutor(limits.threads, "convoy-large", initializer=_step_back)
         self._in_flight = 0
         self._progress = threading.Condition()
         self._num_undecoded = self._num_predicting = 0
         self._decoded: deque[_Waiting] = deque()
         self._busy_since: dict[int, float] = {}
-        """when each thread that decodes or predicts began to, by its identifier"""
+        """when each thread of the pool began to decode or predict, by its identifier"""
 
     @property
     def is_stalled(self) -> bool:
-        """Whether an image is being decoded or predicted for longer than the deadline: others may wait in vain."""
+        """Whether a small image is decoded or predicted for longer than the deadline: others may wait in vain."""
         began = min(list(self._busy_since.values()), default=math.inf)
         return time.monotonic() - began > self._limits.deadline_seconds
 
@@ -154,12 +165,14 @@ class Batcher:
                 each.image = b""
 
     def _work(self, each: _Waiting, loop: asyncio.AbstractEventLoop) -> None:
-        """Decode an image, and predict, unless enough others do."""
+        """Decode an image, unless it is large, and predict, unless enough others do."""
         try:
             # Nobody waits any more for an image whose client has gone or whose deadline has passed.
-            if not each.future.done():
+            if each.pixels is None and not each.future.done():
                 with self._busy():
-                    each.pixels = self._decode(each.image)
+                    each.pixels = self._decode_small(each.image)
+                if each.pixels is None:
+                    self._large.submit(self._decode_large, each, loop)
         except Exception as error:
             _tell(loop, _fail, [each], error)
         with self._progress:
@@ -173,6 +186,19 @@ class Batcher:
             self._num_predicting += 1
         while batch := self._take():
             self._run(batch, loop)
+
+    def _decode_large(self, each: _Waiting, loop: asyncio.AbstractEventLoop) -> None:
+        """Decode an image; others predict it, as this thread has a lower priority."""
+        if each.future.done():
+            return
+        try:
+            each.pixels = self._decode(each.image)
+        except Exception as error:
+            _tell(loop, _fail, [each], error)
+            return
+        with self._progress:
+            self._num_undecoded += 1
+        self._pool.submit(self._work, each, loop)
 
     @contextlib.contextmanager
     def _busy(self) -> Iterator[None]:
@@ -211,6 +237,12 @@ class Batcher:
             _tell(loop, _fail, batch, error)
         else:
             _tell(loop, _settle, batch, answers)
+
+
+def _step_back() -> None:
+    """Lower the priority of this thread; elsewhere than on Linux that would be the whole process."""
+    if sys.platform == "linux":
+        os.nice(NICENESS)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:

@@ -41,7 +41,7 @@ def test_what_waits_too_long_and_too_much_is_refused_at_once(classifier, monkeyp
 
 def test_an_endpoint_whose_threads_hang_is_not_ready_until_they_go_on(classifier, monkeypatch):
     finish = threading.Event()
-    monkeypatch.setattr(classifier, "decode", lambda image: finish.wait(10) and np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.setattr(classifier, "decode_small", lambda image: finish.wait(10) and np.zeros((8, 8, 3), np.uint8))
     limits = Limits(max_batch=1, threads=1, streams=1, patience_seconds=0, max_queue=2, deadline_seconds=0.1)
     app = create_app(lambda: classifier, ServingConfig(), limits=limits, tokens=ANYONE)
 
