@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 import urllib.error
 import urllib.request
 
@@ -199,8 +200,9 @@ def test_runs_whose_worker_dies_are_ended(stack):
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_who_is_killed_comes_back_and_nothing_is_lost(stack, trained, service):
+def test_who_is_killed_comes_back_and_nothing_is_lost(stack, trained, service, record_property):
     before, champion = stack.inspect(service), stack.champion()
+    start = time.monotonic()
     # As a crash does it: what `docker kill` ends counts as stopped by hand, and stays so.
     os.kill(before["State"]["Pid"], signal.SIGKILL)
 
@@ -210,6 +212,8 @@ def test_who_is_killed_comes_back_and_nothing_is_lost(stack, trained, service):
         return again and are_healthy(stack)
 
     wait_until(back, 180, f"{service} is not back")
+    # A figure, for `pytest --junitxml`: it depends on the machine, and on the intervals of the health checks.
+    record_property("seconds_until_all_are_healthy", round(time.monotonic() - start))
     assert wait_until(lambda: answered(stack.champion), 60, "MLflow does not answer") == champion
 
 
