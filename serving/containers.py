@@ -118,7 +118,7 @@ class Project:
         """
         self.folder = folder
         for name, remedy in (
-            (COMPOSE_FILE, "type convoy in the folder that you cloned"),
+            (COMPOSE_FILE, "the stack is that of a clone of Convoy, which `convoy --project CLONE` names"),
             (ENVIRONMENT_FILE, "say `make env`"),
         ):
             if not (folder / name).is_file():

@@ -33,6 +33,13 @@ def read_env(folder):
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
+def test_a_stack_has_the_name_of_its_folder(tmp_path):
+    for folder, name in (("Birds of 2026", "birdsof2026"), ("convoy", "convoy"), ("_", "convoy")):
+        (tmp_path / folder).mkdir()
+        make_env(tmp_path / folder)
+        assert read_env(tmp_path / folder)["COMPOSE_PROJECT_NAME"] == name
+
+
 @services
 def test_a_service_is_watched_limited_and_started_again(service):
     assert service["restart"] == "unless-stopped"

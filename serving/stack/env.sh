@@ -65,12 +65,18 @@ if [ -e "$file" ]; then
     exit
 fi
 
+# The folder's own name: two stacks on one machine do not take each other's containers and volumes.
+name=$(cd "$(dirname "$file")" && basename "$PWD" | tr '[:upper:]' '[:lower:]' | tr -cd 'a-z0-9_-' | sed 's/^[_-]*//')
+
 # Under its own name it is there whole or not at all.
 cat >"$file.tmp" <<X
 # Settings of docker-compose.yml, made by \`make env\`.
 
 # The folder of the secrets. Whoever reads it has the whole stack.
 CONVOY_SECRETS=.secrets
+
+# The name of containers and volumes; another stack on this machine has another name, and other ports below.
+COMPOSE_PROJECT_NAME=${name:-convoy}
 
 # The address that is listened on: 127.0.0.1 is this machine only, 0.0.0.0 is everybody who reaches it.
 CONVOY_BIND=127.0.0.1
