@@ -68,9 +68,13 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        print(f"convoy {version('convoy')}")
+        try:
+            print(f"convoy {version('convoy')}")
+        except PackageNotFoundError:
+            # In the image of the worker the code lies in a folder.
+            print("convoy, not installed as a package")
         raise typer.Exit
 
 
