@@ -32,7 +32,7 @@ endif
 PYTEST = .venv/bin/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint bench up env pin audit clean lock
+.PHONY: help demo test slow lint bench docs up env pin audit clean lock
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*  ## /\1 /p' Makefile | while read -r name text; do printf 'make %-6s %s\n' "$$name" "$$text"; done
@@ -54,6 +54,10 @@ lint: .venv/.stamp  ## ruff and mypy
 bench: .venv/.stamp  ## the measurements, each of this project and its peer in the same run
 	.venv/bin/python -m benchmarks
 
+docs: .venv/.stamp  ## README.md and docs/ as a site, in outputs/docs
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
+	@echo "outputs/docs/index.html is the first page"
+
 up: .venv/.stamp  ## the servers: the pages of Prefect and MLflow, and flows that wait to be triggered
 	.venv/bin/convoy up
 
@@ -73,7 +77,7 @@ clean:  ## remove .venv, caches and build leftovers; data and outputs stay
 # Pins that still fit stay as they are; UPGRADE=--upgrade lifts all of them, UPGRADE=--upgrade-package=torch one.
 lock: .venv/.stamp  ## renew requirements.lock from pyproject.toml (UPGRADE=--upgrade for newer versions)
 	UV_CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/uv pip compile --quiet --universal --python-version 3.11 \
-	    --generate-hashes --group dev --group stack $(UPGRADE) --output-file requirements.lock pyproject.toml
+	    --generate-hashes --group dev --group docs --group stack $(UPGRADE) --output-file requirements.lock pyproject.toml
 
 # The stamp is written last and holds the folder's path. Without it, with another path (the folder was moved, and the
 # scripts name the old one) or without its Python (it was upgraded away), .venv is made anew. The editable install is a

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 from imports import ROOT
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from data.errors import UserError
+from docs.hooks import PAGES as SITE_PAGES
+from docs.hooks import parameter_tables
 from pipelines.cli import app
-from pipelines.config import load_config
+from pipelines.config import describe, load_config
 
 DOCS = ROOT / "docs"
 PAGES = [
@@ -134,8 +137,27 @@ def templates() -> str:
 
 def test_messages_of_the_troubleshooting_page_are_given_by_the_code():
     page = (DOCS / "troubleshooting.md").read_text().partition("## Answers of an endpoint")[0]
-    messages = re.findall(r"^\| `(.+)` \|", page, re.MULTILINE)
+    messages = re.findall(r"^\| `{1,2}(.+?)`{1,2} \|", page, re.MULTILINE)
     text = templates()
     assert [message for message in messages if message not in text] == [], "docs/troubleshooting.md quotes these"
     assert len(messages) > 30
     assert not [one for one, other in pairwise(sorted(messages)) if one == other]
+
+
+def test_the_site_lists_each_page():
+    def files(entries):
+        for entry in entries:
+            for value in entry.values():
+                yield from files(value) if isinstance(value, list) else [value]
+
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    pages = {SITE_PAGES.get(page.relative_to(ROOT).as_posix(), page.name) for page in PAGES}
+    assert sorted(files(nav)) == sorted(pages)
+
+
+def test_the_configuration_page_has_each_parameter():
+    tables = parameter_tables()
+    assert [path for path, _, meaning in describe() if f"| `{path}` |" not in tables or meaning not in tables] == []
+    assert "| `data.size` | `32` | integer ≥ 8 and ≤ 4,096 |" in tables
+    assert "| `rollout.canary_max_failures` |" in tables
+    assert (DOCS / "configuration.md").read_text().count("parameters -->") == 2

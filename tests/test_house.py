@@ -138,7 +138,8 @@ def test_the_lock_holds_what_the_project_asks_for():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     lock = (ROOT / "requirements.lock").read_text()
     locked = dict(re.findall(r"^([a-z0-9-]+)==([^ ]+)", lock, re.MULTILINE))
-    asked = map(Requirement, project["project"]["dependencies"] + project["dependency-groups"]["dev"])
+    groups = project["dependency-groups"]
+    asked = map(Requirement, [*project["project"]["dependencies"], *groups["dev"], *groups["docs"]])
     missing = [str(one) for one in asked if one.name not in locked or locked[one.name] not in one.specifier]
     assert missing == [], "say `make lock`"
 
@@ -151,7 +152,8 @@ def test_make_lists_targets_that_exist():
         return done.stdout
 
     listed = re.findall(r"^make (\w+) +\S", make(), re.MULTILINE)
-    assert listed == ["help", "demo", "test", "slow", "lint", "bench", "up", "env", "pin", "audit", "clean", "lock"]
+    tools = ["demo", "test", "slow", "lint", "bench", "docs"]
+    assert listed == ["help", *tools, "up", "env", "pin", "audit", "clean", "lock"]
     # A file of a target's name would hide it if it were not declared phony.
     assert f".PHONY: {' '.join(listed)}\n" in (ROOT / "Makefile").read_text()
     assert make("--dry-run", *listed)
