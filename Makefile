@@ -72,7 +72,7 @@ audit: .venv/.stamp  ## known weaknesses of the packages in requirements.lock, b
 
 clean:  ## remove .venv, caches and build leftovers; data and outputs stay
 	rm -rf .venv build dist convoy.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache data/__pycache__
-	find pipelines serving models tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find pipelines serving models core tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 # Pins that still fit stay as they are; UPGRADE=--upgrade lifts all of them, UPGRADE=--upgrade-package=torch one.
 lock: .venv/.stamp  ## renew requirements.lock from pyproject.toml (UPGRADE=--upgrade for newer versions)

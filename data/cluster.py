@@ -6,7 +6,6 @@ bytes, it does not matter if the first one was alive after all.
 """
 
 import asyncio
-import hashlib
 import logging
 import os
 import secrets
@@ -26,8 +25,11 @@ from distributed import Client, Future, KilledWorker, Security
 from distributed.comm import connect
 from distributed.versions import VersionMismatchWarning
 
+from core import code
 from data.decode import DECODERS
 from data.errors import UserError
+
+IN_NO_KEY = "Where parts are prepared changes none of them."
 
 AHEAD = 2048
 """Files handed to the scheduler at a time: four for each of 500 cores, and no more for the client to keep in mind."""
@@ -83,9 +85,8 @@ class Task(Generic[Result]):
 
 @cache
 def code_digest() -> str:
-    """Digest of this room's code as it was when first asked: a process goes on with what it has once imported."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+    """Digest of the code of parts as it was when first asked: a process goes on with what it has once imported."""
+    return code.digest("data.part")
 
 
 def map_on_cluster(

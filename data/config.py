@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+IN_NO_KEY = "Values count by themselves."
+
 Switch = Literal[True, False, "auto"]
 
 Source = Literal[

@@ -11,8 +11,7 @@ from data.columns import read_columns
 from data.config import DataConfig
 from data.decisions import Decided
 from data.part import Dropped
-from data.sources import Split
-from data.splits import split_of
+from data.splits import Split, split_of
 
 STRONGER: tuple[Split, ...] = ("test", "val", "train")
 """A copy in an earlier one of these stays: what models are measured on is left as it was given."""

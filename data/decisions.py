@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from data.columns import read_columns
 from data.errors import UserError, one_line
 from data.part import Dropped, Part
-from data.sources import Split
+from data.splits import Split
 
 DECISIONS_FILE = Path("data/decisions.csv")
 COLUMNS = ("sha256", "decision", "image")

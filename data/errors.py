@@ -1,5 +1,7 @@
 from collections.abc import Iterator
 
+IN_NO_KEY = "What a person is told changes no result."
+
 
 class UserError(Exception):
     """Something that the person at the keyboard can mend: what was wrong, where, and what to do, in one line.

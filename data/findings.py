@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from data.decisions import DECISIONS_FILE
 from data.errors import UserError
 from data.manifest import Model
-from data.sources import Split
+from data.splits import Split
 
 QUALITY_FILE = "quality.json"
 

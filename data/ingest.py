@@ -17,17 +17,14 @@ from tqdm import tqdm
 from data.columns import BinaryColumn, texts
 from data.config import DataConfig
 from data.errors import UserError
+from data.raw_shards import RAW, REJECTED_FILE, SHARD_PATTERN
 from data.shard_states import ShardState, States, add_state, is_as_written, read_states, write_states, written
-from data.sources import Listing, Rejected, SourceImage, Split, open_source
+from data.sources import Listing, Rejected, SourceImage, open_source
+from data.splits import Split
 from data.stage import keep_freed_memory, num_cores, read_params, remove_unfinished, run_stage, whole_file
 
-RAW = Path("data/raw")
-REJECTED_FILE = "rejected.json"
 STATE_FILE = Path("outputs/ingest-shards.jsonl")
 """A cache: the state of the files behind each shard, so that unchanged ones are not read again."""
-
-SHARD_PATTERN = "[0-9a-f]" * 16 + ".parquet"
-"""Whatever else lies in the folder is not ours to remove."""
 
 MEAN_SHARD_IMAGES = 256
 """A shard is the unit of parallel work, and of what is done again when images are added."""
@@ -85,18 +82,6 @@ def ingest(config: DataConfig, raw: Path, state_file: Path) -> None:
             progress.update(len(changed[name]))
     write_states(state_file, states)
     _finish(raw, listing, states)
-
-
-def raw_shards(raw: Path) -> list[Path]:
-    """List the shards in `raw`.
-
-    Raises:
-        UserError: `ingest` has not finished.
-
-    """
-    if not (raw / REJECTED_FILE).is_file():
-        raise UserError(f"{raw} is missing or half-written: ingest the images with `convoy data ingest`")
-    return sorted(raw.glob(SHARD_PATTERN))
 
 
 def _check_apart(config: DataConfig, raw: Path) -> None:

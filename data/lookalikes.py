@@ -11,7 +11,7 @@ from data.decode import Pixels
 from data.growing import read_images
 from data.near import near_groups
 from data.part import Part, Row
-from data.sources import Split
+from data.splits import Split
 
 
 class Kept(NamedTuple):

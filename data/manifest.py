@@ -4,7 +4,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data.decode import Normalization
 from data.errors import UserError
-from data.sources import Split
+from data.splits import Split
 
 MANIFEST_FILE = "manifest.json"
 
@@ -72,6 +72,15 @@ class DataManifest(Model):
     def num_in(self, split: Split) -> int:
         """Usable images in one split."""
         return sum(self.splits[split].values())
+
+
+def mirror_keeps_label(source: str) -> bool:
+    """Whether a mirrored image belongs to the same class.
+
+    Photographs do, and the clothes of Fashion-MNIST; digits do not. What is in folders and tables of the user's is
+    taken for photographs, which `augmentation.flip=false` corrects.
+    """
+    return source != "digits"
 
 
 def labels_file(split: Split) -> str:

@@ -13,7 +13,7 @@ from data.errors import UserError
 from data.manifest import labels_file
 from data.prepare import INDEX_FILE
 from data.shards import Indices
-from data.sources import Split
+from data.splits import Split
 from data.stage import num_cores
 
 Place = tuple[Path, int, int]

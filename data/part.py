@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
+from core import code
 from data.checksum import file_checksum
 from data.color import ColorCounter, ColorSums
 from data.columns import open_shard
@@ -22,15 +23,8 @@ from data.decode import DECODERS, DecodeError, Pixels, Preprocessing
 from data.describe import Described, decode_and_describe, perceptual_hashes
 from data.growing import GrowingArray, growing_array
 from data.manifest import Model, RejectedImage, Shard
-from data.sources import Split
-from data.splits import split_of
+from data.splits import Split, split_of
 from data.stage import whole_file
-
-CODE = (
-    *("budget.py", "checksum.py", "color.py", "decode.py", "describe.py", "growing.py", "part.py", "splits.py"),
-    *("work.py", "work_avif.py", "work_blocks.py", "work_jpeg.py", "work_jpeg2000.py", "work_tags.py"),
-)
-"""What a part depends on: a change here prepares everything anew."""
 
 BLOCK_BYTES = 2**21
 """Pixels that are hashed, written and counted at once. More do not gain, and less do while what is decoded next pushes
@@ -66,6 +60,8 @@ class Plan(Model):
     config: DataConfig
     missing: frozenset[Split]
     dropped: Dropped = Field(default_factory=dict)
+    code: str = Field(default_factory=lambda: code.digest(__name__))
+    """digest of this module and of what it imports, read once for all processes"""
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -80,9 +76,9 @@ class Plan(Model):
     @cached_property
     def key(self) -> str:
         """Names everything, besides the images, that a part depends on."""
-        code = [*map(version, DECODERS), *((Path(__file__).parent / name).read_text(encoding="utf-8") for name in CODE)]
         config = self.config.model_dump(mode="json", exclude=NOT_IN_PARTS)
-        return _digest(json.dumps([config, sorted(self.missing), code]).encode())
+        content = [config, sorted(self.missing), [*map(version, DECODERS)], self.code]
+        return _digest(json.dumps(content).encode())
 
 
 class Part(Model):

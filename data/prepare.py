@@ -23,13 +23,13 @@ from data.conflicts import find_dropped
 from data.decisions import DECISIONS_FILE, Decided, decide, read_decisions
 from data.errors import UserError
 from data.findings import QUALITY_FILE, QualityReport, refuse_errors
-from data.ingest import RAW, REJECTED_FILE, raw_shards
 from data.lookalikes import find_lookalikes
-from data.manifest import MANIFEST_FILE, DataManifest, RejectedImage, labels_file
+from data.manifest import MANIFEST_FILE, DataManifest, RejectedImage, labels_file, mirror_keeps_label
 from data.part import Dropped, Part, Plan, prepare_part, read_part
 from data.quality import inspect
+from data.raw_shards import RAW, REJECTED_FILE, raw_shards
 from data.regroup import regroup
-from data.sources import SPLITS, Split, mirror_keeps_label
+from data.splits import SPLITS, Split
 from data.stage import read_params, remove_unfinished, run_stage, whole_file
 from data.thumbnails import THUMBNAILS_FILE, make_thumbnails
 from data.workers import map_files

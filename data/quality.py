@@ -11,7 +11,7 @@ from data.findings import Evidence, Finding, QualityReport, Severity
 from data.lookalikes import Lookalikes
 from data.manifest import RejectedImage
 from data.part import Part, Plan, Row
-from data.sources import SPLITS, Split
+from data.splits import SPLITS, Split
 
 MAX_LISTED = 1000
 """Of what is no error, so many groups are listed; of errors, all."""

@@ -15,7 +15,7 @@ from data.decode import Pixels
 from data.errors import UserError
 from data.findings import Evidence, Finding, QualityReport, read_quality
 from data.manifest import read_manifest
-from data.sources import SPLITS
+from data.splits import SPLITS
 from data.thumbnails import NUM_IN_GROUP, SIDE, THUMBNAILS_FILE, make_thumbnails, num_shown
 
 NUM_CLASSES = 20

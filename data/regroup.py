@@ -14,8 +14,7 @@ from data.decode import Pixels
 from data.growing import growing_array, map_array
 from data.lookalikes import Kept, kept_images
 from data.part import BLOCK_BYTES, Part, Plan, make_shard, write_part
-from data.sources import Split
-from data.splits import split_of
+from data.splits import Split, split_of
 from data.stage import num_cores
 
 Targets = dict[Split, list[Kept]]

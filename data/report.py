@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 from data.findings import read_quality
 from data.manifest import DataManifest, read_manifest
 from data.prepare import INDEX_FILE
-from data.sources import SPLITS
+from data.splits import SPLITS
 
 MAX_LISTED = 100
 

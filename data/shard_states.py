@@ -7,6 +7,8 @@ from typing import TypedDict
 
 from data.stage import whole_file
 
+IN_NO_KEY = "A cache."
+
 
 class ShardState(TypedDict):
     """What was known of a shard when it was written."""

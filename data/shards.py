@@ -11,7 +11,7 @@ from data.decode import Pixels
 from data.errors import UserError
 from data.growing import map_array
 from data.manifest import DataManifest, Shard, labels_file
-from data.sources import Split
+from data.splits import Split
 from data.stage import num_cores
 
 Indices = npt.NDArray[np.int64]

@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.errors import UserError, one_line
-from data.sources import SPLIT_FOLDERS, Listing, Rejected, SourceImage, Split
+from data.sources import SPLIT_FOLDERS, Listing, Rejected, SourceImage
+from data.splits import Split
 
 TABLE_LAYOUT = "expected a parquet file, or a folder of them, with columns `image` (bytes) and `label`"
 IMAGE_COLUMNS = ("image", "img", "bytes", "image_bytes")

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data.errors import UserError
-from data.sources import Listing, SourceImage, Split
+from data.sources import Listing, SourceImage
+from data.splits import Split
 from data.stage import is_disk_full
 
 DOWNLOADS = Path("outputs/downloads")

@@ -7,13 +7,12 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from data.config import DataConfig
 from data.errors import UserError
+from data.splits import Split
 
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 LAYOUT = "expected <class>/*.jpg or train|val|test/<class>/*.jpg"
 NO_CLASS = "not in a class folder"
@@ -81,15 +80,6 @@ def open_source(config: DataConfig) -> Source:
 
         return ParquetSource(config.path)
     return FolderSource(config.path)
-
-
-def mirror_keeps_label(source: str) -> bool:
-    """Whether a mirrored image belongs to the same class.
-
-    Photographs do, and the clothes of Fashion-MNIST; digits do not. What is in folders and tables of the user's is
-    taken for photographs, which `augmentation.flip=false` corrects.
-    """
-    return source != "digits"
 
 
 class DigitsSource:

@@ -1,7 +1,10 @@
 import hashlib
+from typing import Literal
 
 from data.config import DataConfig
-from data.sources import Split
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 def split_of(sha256: str, config: DataConfig, *, given: Split | None, missing: frozenset[Split]) -> Split:

@@ -12,6 +12,8 @@ from typing import Any
 
 from data.errors import UserError, causes
 
+IN_NO_KEY = "How a stage is run and told what to do."
+
 PARAMS_FILE = Path("outputs/data-params.json")
 """The effective parameters, overrides included, that DVC tracks in place of params.yaml."""
 

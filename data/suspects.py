@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from data.findings import Evidence, Finding
 from data.manifest import DataManifest
 from data.prepare import INDEX_FILE
-from data.sources import SPLITS, Split
+from data.splits import SPLITS, Split
 
 Floats = npt.NDArray[np.floating]
 Labels = npt.NDArray[np.int64]

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core import code
+from data.changes import changed_files, changed_params
 from data.config import DataConfig
 from data.decisions import DECISIONS_FILE, digest_of_decisions
 from data.errors import UserError, causes
@@ -20,8 +22,6 @@ from data.stage import DISK_FULL, MESSAGE_FILE, PARAMS_FILE, UNTRACKED, is_disk_
 
 STAGES = ("ingest", "prepare")
 LOCK_FILE = "dvc.lock"
-WHOLE_INPUTS = {"fingerprint": "the source has", "decisions": f"{DECISIONS_FILE} has"}
-"""What stands behind a parameter that is one digest."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ def _write_params(workspace: Path, config: DataConfig, fingerprint: str, decisio
         "ingest": ingest,
         "decisions": decisions,
         "prepare": prepare,
+        "code": {stage: code.digest(f"data.{stage}") for stage in STAGES},
         UNTRACKED: untracked,
     }
     content = json.dumps(sections, indent=1)
@@ -265,36 +266,5 @@ def _reasons(repo: Any, workspace: Path, target: str) -> dict[str, list[str]]:
         name = address.rpartition(":")[2]
         stage = _load_stage(repo, workspace, name)
         never_ran = not any(dependency.hash_info for dependency in stage.deps)
-        reasons[name] = ["it has not run before"] if never_ran else [*_changed_params(stage), *_changed_files(changes)]
+        reasons[name] = ["it has not run before"] if never_ran else [*changed_params(stage), *changed_files(changes)]
     return reasons
-
-
-def _changed_params(stage: Any) -> list[str]:
-    """Parameters whose value differs from the one in dvc.lock, one by one."""
-    words = []
-    for dependency in stage.deps:
-        before = getattr(dependency.hash_info, "value", None)
-        if not isinstance(before, dict):
-            continue
-        now = json.loads(Path(dependency.fs_path).read_text(encoding="utf-8"))
-        for section, values in before.items():
-            if not isinstance(values, dict):
-                words += [f"{WHOLE_INPUTS[section]} changed"] if now[section] != values else []
-                continue
-            for name in sorted(values.keys() | now[section].keys()):
-                old, new = values.get(name), now[section].get(name)
-                words += [f"data.{name} {old} -> {new}"] if old != new else []
-    return words
-
-
-def _changed_files(changes: list[Any]) -> list[str]:
-    """From DVC's form, `[{"changed deps": {"data/raw": "modified"}}, "changed command"]`."""
-    words = []
-    for change in changes:
-        if isinstance(change, str):
-            words.append(change)
-            continue
-        for kind, files in change.items():
-            named = [name for name, state in files.items() if isinstance(state, str) and not name.endswith(".json")]
-            words += [f"{name} {files[name] if 'deps' in kind else 'is missing or altered'}" for name in named]
-    return words

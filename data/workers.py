@@ -17,6 +17,8 @@ from typing import Generic, TypeVar, cast
 from data.errors import UserError
 from data.stage import keep_freed_memory, num_cores
 
+IN_NO_KEY = "Where parts are prepared changes none of them."
+
 BYTES_PER_PROCESS = 16 * 2**20
 """A process takes as long to start as another one needs for so many bytes."""
 Result = TypeVar("Result")

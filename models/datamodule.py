@@ -7,7 +7,7 @@ from pytorch_lightning import LightningDataModule
 from data.load import Batches, Share
 from data.manifest import DataManifest
 from data.shards import PreparedImages, verify
-from data.sources import Split
+from data.splits import Split
 
 EVAL_BATCH_SIZE = 256
 RESIDENT_SHARE = 0.25

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from data.shards import Indices, PreparedImages
-from data.sources import Split
+from data.splits import Split
 from data.stage import whole_file
 from models.classifier import ImageClassifier
 from models.features import FeatureExtractor, Features, last_linear

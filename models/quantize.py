@@ -25,7 +25,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from data.decode import Pixels
 from data.manifest import read_manifest
 from data.shards import PreparedImages
-from data.sources import Split
+from data.splits import Split
 from models.evaluate import crop_center, predict
 from models.manifest import INT8_FILE, MODEL_FILE, Int8, Precision
 from models.predictor import Probabilities, file_sha256, open_session, run_session

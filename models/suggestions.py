@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from data.columns import open_shard
 from data.manifest import DataManifest
-from data.sources import Split
+from data.splits import Split
 from models.config import ModelConfig, TrainingConfig
 from models.execution import training_device
 from models.export import write_onnx

@@ -4,7 +4,7 @@ from data.decisions import DECISIONS_FILE, read_decisions
 from data.findings import Finding
 from data.manifest import read_manifest
 from data.shards import PreparedImages
-from data.sources import SPLITS
+from data.splits import SPLITS
 from data.suspects import wrong_labels
 from models.config import ModelConfig
 from models.features import FeatureExtractor

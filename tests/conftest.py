@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import hypothesis  # noqa: F401
 import numpy as np
 import pytest
+from houses import sources
 from PIL import Image
 
+from core import code
 from data.stage import num_cores
 
 if TYPE_CHECKING:
@@ -97,8 +99,6 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(root / name, folder / name)
-    for code in (root / "data").glob("*.py"):
-        shutil.copy(code, folder / "data")
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     subprocess.run(["git", "add", "-A"], cwd=folder, check=True)
     subprocess.run(["git", "commit", "-qm", "workspace"], cwd=folder, check=True)
@@ -106,6 +106,18 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # A workspace keeps its own runs and Bentos; MLflow writes the address that a test gave it into the environment.
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("BENTOML_HOME", raising=False)
+    return folder
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy our sources to a folder, and let keys be made from the copy."""
+    folder = tmp_path / "house"
+    for path in sources(*code.ROOMS):
+        target = folder / path.relative_to(code.ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    monkeypatch.setattr(code, "ROOT", folder)
     return folder
 
 

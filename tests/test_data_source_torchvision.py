@@ -21,9 +21,10 @@ from data.config import DataConfig
 from data.decode import Preprocessing, decode
 from data.errors import UserError
 from data.ingest import ingest
+from data.manifest import mirror_keeps_label
 from data.prepare import prepare
 from data.source_torchvision import FLOWERS, PUBLISHED
-from data.sources import mirror_keeps_label, open_source
+from data.sources import open_source
 
 
 @pytest.fixture(autouse=True)

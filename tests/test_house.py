@@ -6,11 +6,14 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from houses import sources
 from imports import ROOT, modules_in
 from packaging.requirements import Requirement
 
+from core import code
+
 # A room imports only what stands to its right.
-ROOMS = ["convoy", "pipelines", "serving", "models", "data"]
+ROOMS = ["convoy", "pipelines", "serving", "models", "data", "core"]
 
 # Where a heavy library may be imported: a whole room, or single files.
 HOMES = {
@@ -53,21 +56,6 @@ def tracked() -> list[Path]:
     return [ROOT / name for name in done.stdout.splitlines() if (ROOT / name).is_file()]
 
 
-def sources(*rooms: str) -> list[Path]:
-    """The Python files of `rooms`. Walked by hand: data/raw and data/prepared may hold a million files."""
-    files = []
-    for room in rooms:
-        folders = [ROOT / room]
-        while folders:
-            for path in folders.pop().iterdir():
-                if path.is_dir() and path not in (ROOT / "data/raw", ROOT / "data/prepared"):
-                    folders.append(path)
-                elif path.suffix == ".py":
-                    files.append(path)
-    assert files
-    return sorted(files)
-
-
 def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -87,6 +75,13 @@ def test_a_room_imports_only_what_stands_to_its_right(room):
 def test_a_heavy_library_stays_at_home(library):
     users = [name(path) for path in sources(*ROOMS) if library in imported(path)]
     assert [user for user in users if not user.startswith(tuple(HOMES[library]))] == []
+
+
+def test_a_module_that_keys_leave_out_computes_nothing():
+    """What pixels and weights pass through is in the keys: a mark cannot take it out by mistake."""
+    computing = {"numpy", "torch", "torchvision", "torchmetrics", "PIL", "simplejpeg", "pyarrow", "sklearn", "onnx"}
+    marked = [path for path in sources(*ROOMS) if re.search(rf"^{code.MARK} = ", path.read_text(), re.MULTILINE)]
+    assert {name(path): sorted(bad) for path in marked if (bad := imported(path) & computing)} == {}
 
 
 def test_init_files_are_empty():

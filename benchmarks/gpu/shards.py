@@ -9,7 +9,7 @@ import torch
 from data.checksum import file_checksum
 from data.config import AugmentationConfig
 from data.manifest import MANIFEST_FILE, ColorStatistics, DataManifest, Shard, labels_file
-from data.sources import Split
+from data.splits import Split
 from models.config import ModelConfig, TrainingConfig
 from models.job import TrainingJob
 

@@ -1,0 +1,166 @@
+"""The code that a result depends on, read from the source files: nothing is imported.
+
+A module's meaning is its syntax tree without docstrings; comments and formatting are not in the tree. What a module
+depends on are the modules of the house that it imports, directly or not. So no list of files is kept anywhere.
+"""
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The folder that holds the rooms, wherever the tool is installed."""
+ROOMS = ("convoy", "pipelines", "serving", "models", "data", "core")
+"""Modules of other packages count by the versions of those, not by their code."""
+
+MARK = "IN_NO_KEY"
+"""A module that assigns the reason to this name changes no result: `digest` leaves it out, but not what it imports."""
+IN_NO_KEY = "Computes keys. A change that matters changes the digests themselves."
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is read from one file."""
+
+    meaning: str
+    """digest of the syntax tree"""
+    imports: frozenset[str]
+    """modules, and names that may be modules, at any depth of the file but not for type checkers only"""
+    is_marked: bool
+
+
+def digest(*modules: str, without: Sequence[str] = ()) -> str:
+    """Name the code of `modules` and of all that they import, except for marked modules.
+
+    The same sources give the same digest on every machine and in every supported version of Python.
+
+    Args:
+        modules: dotted names.
+        without: modules whose code counts elsewhere, such as in the version of the data; so does what they import.
+
+    """
+    left_out = closure(*without)
+    sources = {name: _read(name, path) for name, path in closure(*modules).items() if name not in left_out}
+    meanings = [(name, source.meaning) for name, source in sources.items() if not source.is_marked]
+    return hashlib.sha256(json.dumps(meanings).encode()).hexdigest()[:16]
+
+
+def closure(*modules: str) -> dict[str, Path]:
+    """Give `modules` and all modules of the house that they import, directly or not, by name: the file of each.
+
+    Imports in functions count, imports under `if TYPE_CHECKING` do not. Packages of a module come with it.
+
+    Raises:
+        ModuleNotFoundError: one of `modules` is not in the house.
+
+    """
+    found: dict[str, Path] = {}
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        if path := _file(name):
+            found[name] = path
+            waiting += [*_read(name, path).imports, *_packages(name)]
+        elif name in modules:
+            raise ModuleNotFoundError(f"there is no module {name} in {ROOT}", name=name)
+    return dict(sorted(found.items()))
+
+
+def package_data(*modules: str) -> list[Path]:
+    """Files that belong to modules and are no code: those in a folder beside the module that has its name."""
+    folders = [path.with_suffix("") for path in closure(*modules).values() if path.with_suffix("").is_dir()]
+    files = [path for folder in folders for path in folder.rglob("*")]
+    return sorted(path for path in files if path.is_file() and path.suffix not in (".py", ".pyc"))
+
+
+def meaning(path: Path) -> str:
+    """Digest of a source file that stays the same where only comments, docstrings or formatting change."""
+    return _read("", path).meaning
+
+
+def _file(module: str) -> Path | None:
+    room, *_ = parts = module.split(".")
+    if room not in ROOMS:
+        return None
+    base = ROOT.joinpath(*parts)
+    places = (base / "__init__.py", base.with_name(f"{base.name}.py"))
+    return next((place for place in places if place.is_file()), None)
+
+
+def _packages(module: str) -> list[str]:
+    parts = module.split(".")
+    return [".".join(parts[:length]) for length in range(1, len(parts))]
+
+
+def _read(module: str, path: Path) -> _Source:
+    status = path.stat()
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    return _read_once(path, package, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=1024)
+def _read_once(path: Path, package: str, _modified: int, _size: int) -> _Source:
+    tree = ast.parse(path.read_bytes(), str(path))
+    words: list[str] = []
+    _flatten(tree, words)
+    text = "".join(words)
+    marks = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+    is_marked = any(isinstance(target, ast.Name) and target.id == MARK for target in marks)
+    return _Source(hashlib.sha256(text.encode()).hexdigest(), frozenset(_imports(tree, package)), is_marked)
+
+
+def _flatten(value: object, words: list[str]) -> None:
+    """Write a syntax tree as text that is the same in all versions of Python: fields that are empty are left out."""
+    if isinstance(value, ast.AST):
+        words.append(f"{type(value).__name__}(")
+        for name in value._fields:
+            field = getattr(value, name, None)
+            # What is loaded and what is stored follows from its place in the tree.
+            if field is not None and field != [] and name != "ctx":
+                words.append(f"{name}=")
+                _flatten(field, words)
+        words.append(")")
+    elif isinstance(value, list):
+        words.append("[")
+        for item in value:
+            if not _is_docstring(item):
+                _flatten(item, words)
+        words.append("]")
+    else:
+        words.append(ascii(value))
+
+
+def _is_docstring(node: object) -> bool:
+    """Also one under a field or a constant: an expression that is a string has no effect."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _imports(node: ast.AST, package: str) -> Iterator[str]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            yield from _names(child, package)
+        elif isinstance(child, ast.If) and _is_type_checking(child.test):
+            yield from _imports(ast.Module(child.orelse, []), package)
+        elif isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
+            yield from _imports(child, package)
+
+
+def _names(node: ast.ImportFrom, package: str) -> Iterator[str]:
+    """`from a import b` imports the module `a`, and `a.b` where that is one."""
+    above = package.split(".")
+    above = above[: len(above) + 1 - node.level] if node.level else []
+    module = ".".join([*above, *([node.module] if node.module else [])])
+    yield module
+    yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    return isinstance(test, ast.Name | ast.Attribute) and ast.unparse(test).endswith("TYPE_CHECKING")

@@ -1,0 +1,48 @@
+"""What has changed for a stage since it last ran, in words. DVC says it in structures of its own."""
+
+import json
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from data.decisions import DECISIONS_FILE
+
+WHOLE_INPUTS = {
+    "fingerprint": "the source",
+    "decisions": DECISIONS_FILE,
+    "code.ingest": "the code",
+    "code.prepare": "the code",
+}
+"""What stands behind a parameter that is one digest."""
+
+
+def changed_params(stage: Any) -> list[str]:
+    """Parameters whose value differs from the one in dvc.lock, one by one."""
+    words = []
+    for dependency in stage.deps:
+        before = getattr(dependency.hash_info, "value", None)
+        if not isinstance(before, dict):
+            continue
+        content = json.loads(Path(dependency.fs_path).read_text(encoding="utf-8"))
+        for section, values in before.items():
+            now = reduce(dict.__getitem__, section.split("."), content)
+            if not isinstance(values, dict):
+                words += [f"{WHOLE_INPUTS[section]} has changed"] if now != values else []
+                continue
+            for name in sorted(values.keys() | now.keys()):
+                old, new = values.get(name), now.get(name)
+                words += [f"data.{name} {old} -> {new}"] if old != new else []
+    return words
+
+
+def changed_files(changes: list[Any]) -> list[str]:
+    """From DVC's form, `[{"changed deps": {"data/raw": "modified"}}, "changed command"]`."""
+    words = []
+    for change in changes:
+        if isinstance(change, str):
+            words.append(change)
+            continue
+        for kind, files in change.items():
+            named = [name for name, state in files.items() if isinstance(state, str) and not name.endswith(".json")]
+            words += [f"{name} {files[name] if 'deps' in kind else 'is missing or altered'}" for name in named]
+    return words
