@@ -24,7 +24,8 @@ from benchmarks.serve_servers import Running, convoy, peers, running
 from data.decode import Pixels, Preprocessing, decode
 from data.errors import UserError
 from data.stage import num_cores
-from models.predictor import Probabilities, read_manifest
+from models.predictor import read_manifest
+from models.session import Probabilities
 
 NUM_IMAGES = 16
 NUM_CLIENTS = 16

@@ -9,6 +9,7 @@ import torch
 
 from benchmarks.feed import prepare_photos
 from benchmarks.photos import photo_folder
+from core.files import file_sha256
 from data.augment import Augmentation
 from data.config import AugmentationConfig
 from data.decode import Pixels, Preprocessing
@@ -17,9 +18,10 @@ from models.classifier import ImageClassifier
 from models.config import ModelConfig, TrainingConfig
 from models.export import ServedNetwork, TorchPredictor, export_onnx, export_program, make_golden
 from models.manifest import INT8_FILE, MODEL_FILE, Int8, ModelManifest
-from models.predictor import MANIFEST_FILE, file_sha256, open_session, run_session
+from models.predictor import MANIFEST_FILE
 from models.quantize import Calibrated, quantize
 from models.recipes import resolve_recipe
+from models.session import open_session, run_session
 from models.zoo import build_network
 
 CLASSES = tuple(f"class {number:03}" for number in range(1000))

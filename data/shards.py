@@ -90,3 +90,9 @@ def verify(prepared: Path, manifest: DataManifest) -> None:
                     f"{prepared / shard.name} is missing or was altered after it was prepared: "
                     "prepare it again with `convoy data prepare`"
                 )
+
+
+def crop_center(images: Pixels, size: int) -> Pixels:
+    """Keep the centre of images [N, S, S, 3]."""
+    start = (images.shape[1] - size) // 2
+    return np.ascontiguousarray(images[:, start : start + size, start : start + size])

@@ -4,11 +4,12 @@ from dataclasses import dataclass, replace
 from itertools import count, pairwise
 from typing import Literal, NamedTuple
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.errors import UserError
+from models.alexnet_layers import AdaptiveAverage, LocalResponseNorm
+from models.family import Family, Options
+from models.weights import IMAGENET
 
 GRID = 6
 """Largest side of the feature map that the classifier reads: the paper's, which is also torchvision's."""
@@ -81,49 +82,6 @@ STEMS = (
     _Stem(from_size=64, kernel=7, stride=2, padding=3, hidden=2048),
     _Stem(from_size=0, kernel=5, stride=1, padding=2, hidden=1024),
 )
-
-
-class LocalResponseNorm(nn.Module):
-    """b_i = a_i / (k + alpha * sum of a_j^2 over the n neighbouring channels)^beta (Krizhevsky 2012, section 3.3).
-
-    Keeps the shape [N, C, H, W]. `torch.nn.LocalResponseNorm` divides alpha by n, which the paper does not, and pools
-    in three dimensions, which takes 3 times as long on a CPU.
-    """
-
-    def __init__(self, n: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> None:
-        super().__init__()
-        self.n, self.alpha, self.beta, self.k = n, alpha, beta, k
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize activations of shape [N, C, H, W]."""
-        num_channels = x.shape[1]
-        # In float32 whatever the precision around it: bf16 next to k = 2 has steps of 1/64.
-        squares = F.pad(x.float().square(), (0, 0, 0, 0, self.n // 2, (self.n - 1) // 2))
-        energy = squares[:, :num_channels]
-        for shift in range(1, self.n):
-            energy = energy + squares[:, shift : shift + num_channels]
-        return x * (self.k + self.alpha * energy).pow(-self.beta).to(x.dtype)
-
-
-class AdaptiveAverage(nn.Module):
-    """`nn.AdaptiveAvgPool2d` from one known grid to another, as two products with a constant matrix.
-
-    The same values; but ONNX knows no adaptive pooling, and torch exports it only to sizes that divide the grid.
-    """
-
-    windows: Tensor
-
-    def __init__(self, side: int, target: int) -> None:
-        super().__init__()
-        windows = torch.zeros(target, side)
-        for row in range(target):
-            start, end = row * side // target, math.ceil((row + 1) * side / target)
-            windows[row, start:end] = 1 / (end - start)
-        self.register_buffer("windows", windows, persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Average [N, C, side, side] into [N, C, target, target]."""
-        return self.windows @ x @ self.windows.T
 
 
 class AlexNet(nn.Module):
@@ -288,3 +246,24 @@ def _fill(layer: nn.Conv2d | nn.Linear, *, std: float, bias: float) -> None:
     nn.init.normal_(layer.weight, std=std)
     if isinstance(layer.bias, Tensor):
         nn.init.constant_(layer.bias, bias)
+
+
+def _build(_: str, num_classes: int, input_size: int, preset: str | None, options: Options) -> nn.Module:
+    spec = replace(PRESETS[str(preset)], **options)
+    return AlexNet(spec, num_classes=num_classes, input_size=input_size)
+
+
+FAMILY = Family(
+    _build,
+    presets=("bn", "owt", "2012"),
+    options={
+        "width": (),
+        "num_conv_layers": (),
+        "groups": (),
+        "activation": (),
+        "normalization": (),
+        "pooling": ("overlapping", "plain"),
+        "dropout": (),
+    },
+    normalization=IMAGENET,
+)

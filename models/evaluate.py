@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from data.decode import Pixels
 from data.shards import Indices as Labels
-from models.predictor import Probabilities
+from data.shards import crop_center
+from models.session import Probabilities
 
 BATCH_SIZE = 128
 TEN_CROP_METRIC = "test/ten_crop_accuracy"
@@ -141,9 +142,3 @@ def ten_crops(images: Pixels, size: int, *, mirror: bool) -> Iterator[Pixels]:
         yield np.ascontiguousarray(square)
         if mirror:
             yield np.ascontiguousarray(square[:, :, ::-1])
-
-
-def crop_center(images: Pixels, size: int) -> Pixels:
-    """Keep the centre of images [N, S, S, 3]."""
-    start = (images.shape[1] - size) // 2
-    return np.ascontiguousarray(images[:, start : start + size, start : start + size])

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import warnings
 from copy import deepcopy
 from pathlib import Path
 
@@ -15,9 +14,8 @@ from data.decode import Normalization, Pixels, Preprocessing
 from data.manifest import DataManifest
 from models.classifier import ImageClassifier
 from models.manifest import MODEL_FILE, NORMALIZATION, PROGRAM_FILE, Golden
-from models.predictor import Probabilities
-
-OPSET = 18
+from models.onnx_file import write_onnx
+from models.session import Probabilities
 
 
 class ServedNetwork(nn.Module):
@@ -55,30 +53,6 @@ def export_onnx(network: ServedNetwork, crop: int, folder: Path) -> Path:
     model = onnx.load(path)
     onnx.helper.set_model_props(model, {NORMALIZATION: network.normalize.spec.model_dump_json()})
     onnx.save(model, path)
-    return path
-
-
-def write_onnx(module: nn.Module, crop: int, path: Path, output: str) -> Path:
-    """Write a module that takes images, uint8 [N, crop, crop, 3], with a dynamic batch, as `image` to `output`.
-
-    It is exported with two images, because a batch of one is burnt in.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    example = torch.zeros(2, crop, crop, 3, dtype=torch.uint8)
-    with warnings.catch_warnings():
-        # The tracing exporter is deprecated, and starts in a quarter of the time of the other; parity is a gate.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module.eval(),
-            (example,),
-            path,
-            input_names=["image"],
-            output_names=[output],
-            dynamic_axes={"image": {0: "batch"}, output: {0: "batch"}},
-            opset_version=OPSET,
-            dynamo=False,
-            verbose=False,
-        )
     return path
 
 

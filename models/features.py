@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from core.files import file_sha256
 from data.checksum import Checksum
 from data.decode import Pixels
 from data.errors import UserError
-from data.shards import Indices, PreparedImages
+from data.shards import Indices, PreparedImages, crop_center
 from data.stage import whole_file
 from models.classifier import ImageClassifier
-from models.evaluate import crop_center
-from models.export import write_onnx
-from models.predictor import file_sha256, open_session
+from models.onnx_file import write_onnx
+from models.session import open_session
 from models.weights import UNREADABLE
 
 Features = npt.NDArray[np.float32]

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+IN_NO_KEY = "When a training stops changes nothing that it makes."
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -1,49 +1,24 @@
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from core.code import digest
 from data.config import AugmentationConfig
 from data.errors import UserError
 from data.manifest import DataManifest, read_manifest
 from models.balance import Balance, class_weights, resolve_balance
-from models.config import ModelConfig, TrainingConfig
-from models.recipes import PROBE, Recipe, resolve_recipe, resolve_training
+from models.config import ModelConfig, TrainingConfig, module_of
+from models.recipes import FINETUNE, PROBE, Recipe, resolve_recipe, resolve_training
+
+IN_NO_KEY = "Names trainings by what their weights follow from."
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 """The newest checkpoint, and that of the epoch with the highest validation accuracy."""
 START = "start.ckpt"
 """What a training starts from, where that is neither nothing nor `model.weights`: the network of a probe."""
-
-CODE = (
-    "data/augment.py",
-    "data/boxes.py",
-    "data/crop.py",
-    "data/draws.py",
-    "data/load.py",
-    "data/mix.py",
-    "data/shards.py",
-    "models/alexnet.py",
-    "models/balance.py",
-    "models/checkpoints.py",
-    "models/classifier.py",
-    "models/counts.py",
-    "models/datamodule.py",
-    "models/efficientnet_lite.py",
-    "models/execution.py",
-    "models/features.py",
-    "models/lars.py",
-    "models/lenet.py",
-    "models/loop.py",
-    "models/optimizers.py",
-    "models/probe.py",
-    "models/recipes.py",
-    "models/train.py",
-    "models/weights.py",
-    "models/zoo.py",
-)
-"""What trained weights depend on: a change here trains anew."""
 
 NOT_IN_WEIGHTS = ("training.checkpoint_minutes", "training.log_every_n_steps", "training.resident")
 
@@ -137,11 +112,16 @@ class TrainingJob:
             for name, value in values.items()
         }
 
+    @cached_property
+    def code(self) -> str:
+        """Digest of the code that the weights depend on: training and this network, but not what has made the data."""
+        return digest(*_entries(self.model.network, self.training.recipe), without=["data.prepare"])
+
     @property
     def key(self) -> str:
         """Names the job: equal exactly where data, parameters and code are equal."""
         params = {name: value for name, value in self.params.items() if name not in NOT_IN_WEIGHTS}
-        return hashlib.sha256(json.dumps([self.data_version, params, code_digest()]).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([self.data_version, params, self.code]).encode()).hexdigest()[:16]
 
     def changes_since(self, data_version: str, params: dict[str, str], code: str) -> list[str]:
         """Say in words what differs from an earlier job."""
@@ -151,10 +131,11 @@ class TrainingJob:
             for name, value in self.params.items()
             if params.get(name, value) != value
         ]
-        return words + (["the code has changed"] if code != code_digest() else [])
+        now = _entries(self.model.network, self.training.recipe)
+        before = _entries(params.get("model.network", ""), params.get("training.recipe", ""))
+        return words + (["the code has changed"] if before == now and code != self.code else [])
 
 
-def code_digest() -> str:
-    """Digest of the code that trained weights depend on."""
-    root = Path(__file__).parent.parent
-    return hashlib.sha256(b"\0".join((root / name).read_bytes() for name in CODE)).hexdigest()[:16]
+def _entries(network: str, recipe: str) -> list[str]:
+    """Name the modules that compute the weights; all that they import follows."""
+    return ["models.train", module_of(network), *(["models.probe"] if recipe in (PROBE, FINETUNE) else [])]

@@ -1,11 +1,12 @@
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from data.errors import UserError
+from models.family import Family, Options
 
 SMALLEST = 16
 """Pixels: 16 - 4 = 12, halved 6, 6 - 4 = 2, halved 1, which is the least that the third convolution can read."""
@@ -111,3 +112,16 @@ def _initialize(layer: nn.Module, activation: Literal["relu", "tanh"]) -> None:
         nn.init.normal_(layer.weight, std=((2 if activation == "relu" else 1) / fan_in) ** 0.5)
         assert layer.bias is not None
         nn.init.zeros_(layer.bias)
+
+
+def _build(_: str, num_classes: int, input_size: int, preset: str | None, options: Options) -> nn.Module:
+    spec = replace(PRESETS[str(preset)], **options)
+    return LeNet5(spec, num_classes=num_classes, input_size=input_size)
+
+
+FAMILY = Family(
+    _build,
+    presets=("relu", "1998"),
+    options={"activation": (), "pooling": ("plain", "average")},
+    channels_last=False,
+)

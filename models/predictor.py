@@ -1,22 +1,15 @@
-import hashlib
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import ValidationError
 
+from core.files import file_sha256
 from data.decode import Pixels
 from data.errors import UserError
 from models.manifest import INT8_FILE, MODEL_FILE, NORMALIZATION, Certainty, ModelManifest
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+from models.session import Probabilities, open_session, run_session
 
 MANIFEST_FILE = "manifest.json"
-
-Probabilities = npt.NDArray[np.float32]
 
 
 class OnnxPredictor:
@@ -65,27 +58,6 @@ def is_uncertain(probabilities: Probabilities, certainty: Certainty | None) -> b
     return bool(is_improbable or entropy(probabilities[None])[0] > certainty.max_entropy)
 
 
-def open_session(model: Path, num_threads: int = 0) -> "InferenceSession":
-    """Load an ONNX file, which nobody has checked; 0 threads means one for each core."""
-    # From 1.29 on, onnxruntime reports its use to its makers, and only this, before it is imported, keeps it from that.
-    # Here and not above: who runs a program of torch has no onnxruntime.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads
-    options.log_severity_level = 3
-    # Its threads look for work all the time, which is soonest, but between predictions takes the cores from decoding.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def run_session(session: "InferenceSession", images: Pixels) -> Probabilities:
-    """Classify images, uint8 [N, crop, crop, 3], into probabilities, float32 [N, num_classes]."""
-    (probabilities,) = session.run(["probabilities"], {"image": images})
-    return np.asarray(probabilities, dtype=np.float32)
-
-
 def read_manifest(folder: Path) -> ModelManifest:
     """Read the manifest beside an exported model.
 
@@ -100,9 +72,3 @@ def read_manifest(folder: Path) -> ModelManifest:
         return ModelManifest.model_validate_json(path.read_text(encoding="utf-8"))
     except (ValidationError, UnicodeDecodeError):
         raise UserError(f"{path} is damaged: package the model again with `convoy package`") from None
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

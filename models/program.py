@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
 
+from core.files import file_sha256
 from data.decode import Pixels
 from data.errors import UserError
 from models.manifest import NORMALIZATION, PROGRAM_FILE
-from models.predictor import Probabilities, file_sha256, read_manifest
+from models.predictor import read_manifest
+from models.session import Probabilities
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """A batch is filled up to the next of these, for each of which a CUDA graph is kept; larger ones are divided."""

@@ -10,6 +10,8 @@ from tqdm import tqdm
 
 from models.classifier import ImageClassifier
 
+IN_NO_KEY = "What a person sees of a training."
+
 _log = logging.getLogger("convoy")
 
 

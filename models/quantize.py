@@ -16,19 +16,20 @@ from statistics import median
 import numpy as np
 import onnx
 
-# Before it is imported: see `models.predictor.open_session`.
+# Before it is imported: see `models.session.open_session`.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from core.files import file_sha256
 from data.decode import Pixels
 from data.manifest import read_manifest
-from data.shards import PreparedImages
+from data.shards import PreparedImages, crop_center
 from data.splits import Split
-from models.evaluate import crop_center, predict
+from models.evaluate import predict
 from models.manifest import INT8_FILE, MODEL_FILE, Int8, Precision
-from models.predictor import Probabilities, file_sha256, open_session, run_session
+from models.session import Probabilities, open_session, run_session
 
 NUM_CALIBRATION_IMAGES = 512
 CALIBRATION_BATCH = 16

@@ -10,11 +10,12 @@ import mlflow
 import numpy as np
 from mlflow.exceptions import MlflowException
 
+from core.files import file_sha256
 from data.errors import UserError
 from data.stage import whole_file
 from models.connection import MISSING, connect
 from models.manifest import MODEL_FILE, ModelManifest
-from models.predictor import MANIFEST_FILE, file_sha256, read_manifest
+from models.predictor import MANIFEST_FILE, read_manifest
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 EXTRA_FILES = "extra_files"

@@ -8,10 +8,11 @@ from types import MappingProxyType
 
 import numpy as np
 
+from core.files import file_sha256
 from data.decode import Preprocessing
 from data.findings import read_quality
 from data.quality_page import quality_page
-from data.shards import PreparedImages
+from data.shards import PreparedImages, crop_center
 from data.stage import whole_file
 from models import figures
 from models.calibration import calibrate, choose_certainty, fit_temperature, images_needed, reliability_of
@@ -20,7 +21,7 @@ from models.classifier import ImageClassifier
 from models.complexity import measure
 from models.config import GateConfig
 from models.distributed import Assignment, train_on_devices
-from models.evaluate import TEN_CROP_METRIC, Predictions, crop_center, predict, ten_crop_accuracy
+from models.evaluate import TEN_CROP_METRIC, Predictions, predict, ten_crop_accuracy
 from models.execution import check_devices, settle
 from models.export import ServedNetwork, TorchPredictor, export_onnx, export_program, make_golden, preprocessing_of
 from models.job import BEST, START, TrainingJob
@@ -28,7 +29,7 @@ from models.journal import Journal
 from models.logger import RunLogger
 from models.manifest import Certainty, Golden, ModelManifest
 from models.optimizers import make_optimizer
-from models.predictor import OnnxPredictor, file_sha256
+from models.predictor import OnnxPredictor
 from models.preview import preview_augmentation
 from models.probe import train_probe
 from models.quantize import Calibrated, metrics_of, try_int8

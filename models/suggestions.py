@@ -21,11 +21,11 @@ from data.manifest import DataManifest
 from data.splits import Split
 from models.config import ModelConfig, TrainingConfig
 from models.execution import training_device
-from models.export import write_onnx
 from models.features import BATCH_SIZE, last_linear
+from models.onnx_file import write_onnx
 from models.optimizers import make_optimizer
-from models.predictor import open_session
 from models.recipes import RECIPES
+from models.session import open_session
 from models.zoo import build_network, computes_channels_last
 
 PRETRAINED = "efficientnet_lite0"

@@ -21,7 +21,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 from data.errors import UserError, one_line
 from models.connection import MISSING, asking, connect
 from models.gate import Verdict
-from models.job import TrainingJob, code_digest
+from models.job import TrainingJob
 from models.journal import Point
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class RunLog:
         """Say what the run is a training of."""
         params = job.params | {name: str(value) for name, value in facts.items()}
         self._client.log_batch(self.run_id, params=[Param(*item) for item in params.items()])
-        self.tag({KEY: job.key, DATA_VERSION: job.data_version, CODE: code_digest()})
+        self.tag({KEY: job.key, DATA_VERSION: job.data_version, CODE: job.code})
         dataset = MetaDataset(
             LocalArtifactDatasetSource(str(job.prepared)), name=job.manifest.source, digest=job.data_version
         )

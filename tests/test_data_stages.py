@@ -30,7 +30,7 @@ def test_a_stage_lists_no_source_file():
 
 def test_words_change_no_part_and_no_stage(house):
     before = part_key(), stage_digests()
-    for path in house.glob("data/*.py"):
+    for path in (house / "data").rglob("*.py"):
         reword(path)
     assert (part_key(), stage_digests()) == before
 
@@ -75,7 +75,7 @@ def test_a_stage_runs_again_where_the_meaning_of_its_code_has_changed(house, tmp
 
     assert len(reproduce()) == 2
     version = versioning.data_version(workspace)
-    for path in house.glob("data/*.py"):
+    for path in (house / "data").rglob("*.py"):
         reword(path)
     assert reproduce() == []
     change(house / "data/decode.py", "REDUCTION", "3")

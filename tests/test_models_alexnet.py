@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from data.errors import UserError
-from models.alexnet import PRESETS, AdaptiveAverage, AlexNet, LocalResponseNorm, feature_side
+from models.alexnet import PRESETS, AlexNet, feature_side
+from models.alexnet_layers import AdaptiveAverage, LocalResponseNorm
 from models.complexity import measure
 
 

@@ -6,8 +6,7 @@ import torch
 
 from data.decode import Preprocessing, decode
 from models.config import ModelConfig
-from models.efficientnet_lite import published_name
-from models.weights import LITE, published_weights
+from models.efficientnet_lite import LITE, published_name, published_weights
 from models.zoo import build_network, start_from_weights
 
 PHOTOGRAPHS = Path(__file__).parents[2] / "shared" / "data" / "clothing10" / "test"

@@ -5,9 +5,9 @@ import pytest
 from conftest import tiny_job
 from PIL import Image, ImageOps
 
-from data.shards import PreparedImages
+from data.shards import PreparedImages, crop_center
 from models.config import ModelConfig
-from models.evaluate import BATCH_SIZE, Predictions, crop_center, predict, ten_crop_accuracy, ten_crops
+from models.evaluate import BATCH_SIZE, Predictions, predict, ten_crop_accuracy, ten_crops
 from models.steps import evaluate_run
 from models.tracking import Tracking
 from models.train import train

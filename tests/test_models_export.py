@@ -9,6 +9,7 @@ import torch
 from conftest import tiny_job
 from PIL import Image
 
+from core.files import file_sha256
 from data.errors import UserError
 from models.export import (
     ServedNetwork,
@@ -19,7 +20,7 @@ from models.export import (
     preprocessing_of,
 )
 from models.manifest import ModelManifest
-from models.predictor import OnnxPredictor, file_sha256
+from models.predictor import OnnxPredictor
 from models.program import ProgramPredictor
 from models.registry import write_manifest
 from models.train import build_classifier

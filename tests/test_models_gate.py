@@ -3,6 +3,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from core.files import file_sha256
 from data.decode import Preprocessing
 from data.errors import UserError
 from data.manifest import read_manifest
@@ -12,7 +13,7 @@ from models.evaluate import Predictions, predict
 from models.export import make_golden
 from models.gate import Rival, judge, measure_model, measure_rival
 from models.manifest import ModelManifest
-from models.predictor import OnnxPredictor, file_sha256
+from models.predictor import OnnxPredictor
 from models.registry import write_manifest
 
 GATE = GateConfig(min_accuracy=0.5, min_class_accuracy=0.25, max_regression=0.02, max_parity_error=1e-3)

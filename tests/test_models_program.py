@@ -6,10 +6,10 @@ import torch
 from conftest import tiny_job
 from test_models_export import noise
 
+from core.files import file_sha256
 from data.errors import UserError
 from models.export import ServedNetwork, TorchPredictor, export_program, make_golden, preprocessing_of
 from models.manifest import PROGRAM_FILE, ModelManifest
-from models.predictor import file_sha256
 from models.program import BATCH_SIZES, ProgramPredictor, load_program
 from models.train import build_classifier
 

@@ -9,11 +9,10 @@ import pytest
 from conftest import tiny_job
 from onnx import numpy_helper
 
-from data.shards import PreparedImages
-from models.evaluate import crop_center
+from core.files import file_sha256
+from data.shards import PreparedImages, crop_center
 from models.export import ServedNetwork, export_onnx
 from models.job import BEST
-from models.predictor import file_sha256, open_session, run_session
 from models.quantize import (
     NORMALIZATION,
     Calibrated,
@@ -24,6 +23,7 @@ from models.quantize import (
     time_alternately,
     try_int8,
 )
+from models.session import open_session, run_session
 from models.train import load_classifier, train
 
 CROP = 20

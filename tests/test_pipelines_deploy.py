@@ -9,7 +9,8 @@ import pytest
 from rollouts import Load, Stack
 from test_serving_classifier import BLUE, OCTETS, make_model
 
-from models.predictor import file_sha256, read_manifest
+from core.files import file_sha256
+from models.predictor import read_manifest
 from models.registry import CHAMPION, PREVIOUS, Registry, normalize_file, write_manifest
 from models.tracking import Tracking
 from serving.docker import docker

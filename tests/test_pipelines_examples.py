@@ -7,9 +7,10 @@ import pytest
 from conftest import draw_classes
 from test_serving_classifier import make_model
 
+from core.files import file_sha256
 from data.errors import UserError
 from data.versioning import data_version, reproduce
-from models.predictor import file_sha256, read_manifest
+from models.predictor import read_manifest
 from models.registry import Registry, normalize_file, write_manifest
 from models.tracking import Tracking
 from pipelines.config import load_config

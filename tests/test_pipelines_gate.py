@@ -8,10 +8,10 @@ import pytest
 from test_models_gate import strongest_color
 from test_pipelines_cli import convoy, told
 
+from core.files import file_sha256
 from data.config import DataConfig
 from data.errors import UserError
 from data.manifest import read_manifest
-from models.predictor import file_sha256
 from models.predictor import read_manifest as read_model
 from models.registry import CHALLENGER, CHAMPION, PREVIOUS, normalize_file, write_manifest
 from models.tracking import PARITY_METRIC, VERDICT

@@ -11,10 +11,11 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
+from core.files import file_sha256
 from data.decode import DecodeError, Preprocessing, TooLargeError
 from data.errors import UserError
 from models.manifest import Certainty, Golden, Int8, ModelManifest
-from models.predictor import file_sha256, read_manifest
+from models.predictor import read_manifest
 from models.registry import write_manifest
 from serving.classifier import Classifier, Room
 from serving.targets import ONNXRUNTIME_INT8

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from conftest import tiny_job
+from houses import sources_for
 from test_models_program import make_program
 from test_serving_classifier import make_model
 
@@ -15,7 +16,7 @@ from models.steps import export_run, train_run
 from models.tracking import Tracking
 from serving.classifier import Classifier
 from serving.config import ServingConfig
-from serving.package import SOURCES, build_bento
+from serving.package import build_bento
 from serving.targets import TARGETS, TORCH
 
 GPU = ServingConfig(target="gpu")
@@ -46,7 +47,7 @@ def test_a_bento_for_a_gpu_holds_the_program_and_loads_without_onnxruntime(prepa
     source = bento.path / "src"
     files = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
     packed = {"model/model.pt2", "model/manifest.json", "serving.json", "packing.json", "bentofile.yaml"}
-    assert files == {*SOURCES, "models/program.py", *packed}
+    assert files == {*sources_for("models.program"), *packed}
     program = """
 import asyncio, sys
 from serving.service import ConvoyService

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from houses import change, reword, sources_for
 from test_serving_classifier import make_model, make_quantized
 
 from data.errors import UserError
 from serving import package
 from serving.config import ServingConfig
-from serving.package import SOURCES, Bento, build_bento, find_bento, list_bentos
+from serving.package import Bento, build_bento, find_bento, list_bentos
 from serving.targets import TARGETS, requirements
 
 ROOT = Path(__file__).parents[1]
@@ -67,14 +68,8 @@ def test_a_bento_tells_where_it_comes_from(bento, store):
 def test_a_bento_holds_what_an_endpoint_needs_and_no_more(bento, model):
     source = bento.path / "src"
     files = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
-    assert files == {
-        *SOURCES,
-        "model/model.onnx",
-        "model/manifest.json",
-        "serving.json",
-        "packing.json",
-        "bentofile.yaml",
-    }
+    written = {"model/model.onnx", "model/manifest.json", "serving.json", "packing.json", "bentofile.yaml"}
+    assert files == {*sources_for("models.predictor"), *written}
     assert (source / "model/model.onnx").read_bytes() == (model / "model.onnx").read_bytes()
     settings = {
         "target": "cpu",
@@ -89,7 +84,7 @@ def test_a_bento_holds_what_an_endpoint_needs_and_no_more(bento, model):
         "access_log": False,
     }
     assert json.loads((source / "serving.json").read_text()) == settings
-    for name in SOURCES:
+    for name in sources_for("models.predictor"):
         assert (source / name).read_bytes() == (ROOT / name).read_bytes()
 
 
@@ -183,6 +178,15 @@ def test_examples_are_packed_where_there_are_some(model, tmp_path, quick_build):
     assert ["examples.json" in names for names in included] == [False, True]
 
 
+def test_words_in_the_code_give_the_same_bento_and_its_meaning_another(model, tmp_path, quick_build, house):
+    first = build_bento(model, ServingConfig(), tmp_path)
+    for path in house.rglob("*.py"):
+        reword(path)
+    assert build_bento(model, ServingConfig(), tmp_path) == first
+    change(house / "serving/server.py", "DRAIN_SECONDS", "13")
+    assert build_bento(model, ServingConfig(), tmp_path) != first
+
+
 def test_an_interrupted_build_leaves_nothing(model, tmp_path, monkeypatch):
     def build(staging: Path, home: Path, version: str) -> None:
         (home / "bentos" / "strongest-color" / version).mkdir(parents=True)
@@ -204,8 +208,8 @@ def test_a_damaged_bento_is_built_again(model, tmp_path, quick_build):
 
 
 def test_what_bentoml_cannot_build_is_told_in_one_line(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(package, "SOURCES", tuple(name for name in SOURCES if name != "serving/metrics.py"))
-    with pytest.raises(UserError, match=r"No module named 'serving\.metrics'") as error:
+    monkeypatch.setattr(package, "ENTRIES", ["serving.server"])
+    with pytest.raises(UserError, match=r"No module named 'serving\.service'") as error:
         build_bento(model, ServingConfig(), tmp_path)
     assert "\n" not in str(error.value)
     assert error.value.exit_code == 1

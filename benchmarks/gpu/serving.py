@@ -13,11 +13,12 @@ from benchmarks.gpu.device import free_memory
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.shards import Shape, make_job, make_prepared
 from benchmarks.photos import make_photo
+from core.files import file_sha256
 from data.decode import Preprocessing, decode
 from data.stage import num_cores
 from models.export import ServedNetwork, export_program, make_golden, preprocessing_of
 from models.manifest import ModelManifest
-from models.predictor import MANIFEST_FILE, file_sha256
+from models.predictor import MANIFEST_FILE
 from models.program import ProgramPredictor
 from models.train import build_classifier
 
