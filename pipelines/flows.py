@@ -12,8 +12,8 @@ from prefect.states import Cancelled
 
 from pipelines import tasks
 from pipelines.config import Config
-from pipelines.stages import improves_on_probe, pending_stages
-from pipelines.workspace import exclusive, require_data_version, settle_runs
+from pipelines.stages import champion_probe, improves_on_probe, pending_stages
+from pipelines.workspace import exclusive, has_champion, require_data_version, settle_runs
 from serving.ledger import Entry
 from serving.package import Bento
 
@@ -52,18 +52,22 @@ def prepare_data(config: Config, then_train: bool = False) -> str:
     on_crashed=[_end_its_run, _call_ctrl_c_cancelled],
 )
 @exclusive(waits=True)
-def train_model(config: Config, data_version: str | None = None) -> None:
+def train_model(config: Config, data_version: str | None = None, goes_on: bool = False) -> None:
     """Train one network on the prepared data and let it through the gate.
 
-    Where the recipe has several stages, each is trained and judged in its turn.
+    Where the recipe has several stages, each is trained and judged in its turn. A model that the gate refuses is no
+    failure where another stage follows, here or where the caller `goes_on`, or where the champion is the stage before.
     """
     data_version = data_version or require_data_version()
     tasks.check_source(config, "prepared")
-    for stage in pending_stages(config, data_version):
+    stages = pending_stages(config, data_version)
+    for stage in stages:
         run_id = tasks.train(stage, data_version)
         if improves_on_probe(stage, data_version, run_id):
             tasks.evaluate(stage, data_version, run_id)
-            tasks.gate(stage, tasks.register(stage, data_version, run_id))
+            version = tasks.register(stage, data_version, run_id)
+            may_fail = goes_on or stage is not stages[-1] or champion_probe(stage, data_version) is not None
+            tasks.gate(stage, version, may_fail=may_fail)
 
 
 @flow(name="package-model", persist_result=False, on_running=[_let_our_log_speak], on_crashed=[_call_ctrl_c_cancelled])
@@ -97,7 +101,10 @@ def run_pipeline(config: Config) -> Bento:
     """From labelled images to a served champion: of each stage of the training, as soon as it is there."""
     tasks.check_source(config, "configured")
     data_version = prepare_data(config, then_train=True)
-    for stage in pending_stages(config, data_version):
-        train_model(stage, data_version)
-        bento = package_model(stage)
-    return bento
+    *first, last = pending_stages(config, data_version)
+    for stage in first:
+        train_model(stage, data_version, goes_on=True)
+        if has_champion(stage):
+            package_model(stage)
+    train_model(last, data_version)
+    return package_model(last)

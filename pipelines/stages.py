@@ -3,8 +3,10 @@
 import logging
 
 from models.recipes import FINETUNE
+from models.registry import CHAMPION
+from models.tracking import TrainedRun
 from pipelines.config import Config
-from pipelines.workspace import open_tracking, training_job
+from pipelines.workspace import open_registry, open_tracking, training_job
 
 _log = logging.getLogger("convoy")
 
@@ -18,12 +20,18 @@ def pending_stages(config: Config, data_version: str) -> tuple[Config, ...]:
     return stages[max(ended, default=0) :]
 
 
-def improves_on_probe(config: Config, data_version: str, run_id: str) -> bool:
-    """Whether fine-tuning has made the probe no worse on the validation images; True for every other recipe."""
+def champion_probe(config: Config, data_version: str) -> TrainedRun | None:
+    """Give the probe that this fine-tuning has started from, where its model is the champion."""
     if config.training.recipe != FINETUNE:
-        return True
-    tracking = open_tracking(config)
-    probe = tracking.find_trained(training_job(config, data_version).probe.key)
+        return None
+    probe = open_tracking(config).find_trained(training_job(config, data_version).probe.key)
+    champion = open_registry(config).by_alias(CHAMPION)
+    return probe if probe and champion and champion.run_id == probe.run_id else None
+
+
+def improves_on_probe(config: Config, data_version: str, run_id: str) -> bool:
+    """Whether a champion that is the probe of this fine-tuning is no better on the validation images."""
+    tracking, probe = open_tracking(config), champion_probe(config, data_version)
     if probe is None:
         return True
     accuracy, before = (tracking.log(one).best_accuracy() for one in (run_id, probe.run_id))

@@ -181,11 +181,11 @@ def register(config: Config, data_version: str, run_id: str) -> str:
 
 
 @step(name="gate")
-def gate(config: Config, version: str) -> None:
+def gate(config: Config, version: str, *, may_fail: bool = False) -> None:
     """Let a version pass the gate and make it champion, unless it is.
 
     Raises:
-        UserError: it does not pass, or a person has to decide; the champion stays.
+        UserError: it does not pass, or a person has to decide; the champion stays. With `may_fail`, the log says so.
 
     """
     registry = open_registry(config)
@@ -198,12 +198,17 @@ def gate(config: Config, version: str) -> None:
         registry.promote(challenger)
         _log.info("gate: passed, %s is the champion", challenger)
     record(_ENTRIES[verdict.outcome], champion, challenger, f"gate: {verdict.why}", verdict.figures)
+    if verdict.outcome == "passed":
+        return
     stays = f"{champion} stays champion" if champion else "there is no champion yet"
     if verdict.outcome == "failed":
-        raise UserError(f"gate: {challenger} did not pass: {verdict.failures}; {stays}", exit_code=1)
-    if verdict.outcome == "waits":
+        refusal = f"gate: {challenger} did not pass: {verdict.failures}; {stays}"
+    else:
         decide = f"decide with `convoy promote {version} --why TEXT`"
-        raise UserError(f"gate: {challenger} waits: {verdict.waits_for}; {stays}; {decide}", exit_code=1)
+        refusal = f"gate: {challenger} waits: {verdict.waits_for}; {stays}; {decide}"
+    if not may_fail:
+        raise UserError(refusal, exit_code=1)
+    _log.warning("%s", refusal)
 
 
 _ENTRIES: dict[str, What] = {"passed": "promote", "waits": "wait", "failed": "refuse"}

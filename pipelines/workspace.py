@@ -95,6 +95,13 @@ def open_registry(config: Config) -> "Registry":
     return Registry(Settings().tracking_uri(ROOT), config.registry.model_name)
 
 
+def has_champion(config: Config) -> bool:
+    """Whether a version of the model has passed the gate."""
+    from models.registry import CHAMPION
+
+    return open_registry(config).by_alias(CHAMPION) is not None
+
+
 def require_champion(config: Config) -> "tuple[ModelVersion, Path]":
     """Give the champion and the folder that it has been fetched to.
 

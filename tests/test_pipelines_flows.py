@@ -156,6 +156,20 @@ def check_serving(photos):
     assert predicted["predictions"][0]["label"] == answer["predictions"][0]["label"]
 
 
+def test_auto_ends_well_with_a_probe_whose_fine_tuning_is_not_promoted(workspace, photos):
+    auto = ["model.network=efficientnet_lite0", "model.weights=imagenet", "training.recipe=auto"]
+    # Steps so small that the two models agree; so few test images are too few to tell.
+    stays = ["training.max_epochs=1", "training.learning_rate=1e-9", "gate.when_unsure=wait"]
+    _, found = run("run", *options(photos, *auto, *stays))
+    (line,) = re.findall(r"gate: classifier v2 waits: .*", found.stderr)
+    assert "too few images to tell" in line
+    assert line.endswith("classifier v1 stays champion; decide with `convoy promote 2 --why TEXT`")
+    assert "classifier v1 is the champion, packed as" in found.stdout
+    assert (version_of("champion"), version_of("challenger")) == ("1", "2")
+    _, found = run("run", *options(photos, *auto, *stays))
+    assert "classifier v1 is the champion, packed as" in found.stdout
+
+
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_run_goes_on_where_it_was(workspace, photos, signal_number):
     many = options(photos, "training.max_epochs=40")

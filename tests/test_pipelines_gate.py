@@ -85,6 +85,20 @@ def test_the_gate_and_the_person_write_to_the_ledger(project, tmp_path):
     assert convoy("ledger", "--target", "cpu").stdout.startswith("the ledger is empty: nothing has been promoted or de")
 
 
+def test_a_refusal_is_only_told_where_the_command_ends_well_all_the_same(project, tmp_path, caplog):
+    picky = CONFIG.model_copy(update={"gate": CONFIG.gate.model_copy(update={"min_accuracy": 1.0})})
+    tasks.gate.fn(picky, train(tmp_path / "1", WRONG), may_fail=True)
+    assert aliases() == {CHALLENGER: "1"}
+    assert caplog.messages[-1].startswith("gate: classifier v1 did not pass: test/accuracy 0.")
+    assert caplog.messages[-1].endswith("; there is no champion yet")
+    tasks.gate.fn(CONFIG, train(tmp_path / "2"))
+    tasks.gate.fn(CONFIG, train(tmp_path / "3", WRONG), may_fail=True)
+    assert aliases() == {CHAMPION: "2", CHALLENGER: "3"}
+    assert caplog.messages[-1].startswith("gate: classifier v3 did not pass: against the champion worse: ")
+    assert caplog.messages[-1].endswith("; classifier v2 stays champion")
+    assert entries() == [("refuse", None, "1", None), ("promote", None, "2", None), ("refuse", "2", "3", None)]
+
+
 def test_a_challenger_of_other_classes_waits_until_somebody_decides(project, tmp_path):
     tasks.gate.fn(CONFIG, train(tmp_path / "1"))
     manifest = Path("data/prepared/manifest.json")
