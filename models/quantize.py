@@ -174,15 +174,19 @@ def try_int8(
 
 
 def metrics_of(tried: Int8) -> dict[str, float]:
-    """Name the figures as a run keeps them."""
+    """Name the figures as a run keeps them.
+
+    MLflow's page of a run sorts its charts by the part of the name before the slash. `variants` comes after `train` and
+    `val`, whose charts are the learning curves.
+    """
     return (
-        {f"int8/{split}_accuracy_drop": drop for split, drop in tried.accuracy_drop.items()}
+        {f"variants/int8_{split}_accuracy_drop": drop for split, drop in tried.accuracy_drop.items()}
         | {
-            f"{precision}/seconds_batch_{size}": value
+            f"variants/{precision}_seconds_batch_{size}": value
             for precision, by_size in tried.seconds.items()
             for size, value in by_size.items()
         }
-        | {f"{precision}/bytes": float(value) for precision, value in tried.num_bytes.items()}
+        | {f"variants/{precision}_bytes": float(value) for precision, value in tried.num_bytes.items()}
     )
 
 

@@ -42,7 +42,7 @@ from models.unfinished import interrupted_run, journal_file, run_note
 
 NUM_WORST_ERRORS = 24
 NUM_PARITY_IMAGES = 512
-TEMPERATURE, CALIBRATION_ERROR = "calibration/temperature", "test/calibration_error"
+TEMPERATURE, CALIBRATION_ERROR = "val/temperature", "test/calibration_error"
 
 _log = logging.getLogger("convoy")
 

@@ -161,6 +161,6 @@ def test_a_run_is_measured_with_ten_crops_where_there_is_more_than_the_centre(pr
         assert {name for name in metrics if "crop" in name} == names
         errors = ("test/calibration_error", "test/calibration_error_before")
         assert all(0 <= metrics[name] <= 1 for name in (*names, *errors, "test/accuracy"))
-        assert 0.05 < metrics["calibration/temperature"] < 20
+        assert 0.05 < metrics["val/temperature"] < 20
         pictures = {artifact.path for artifact in tracking.client.list_artifacts(log.run_id, "figures")}
         assert "figures/reliability.png" in pictures

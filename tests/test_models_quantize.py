@@ -89,9 +89,9 @@ def test_pixels_are_normalized_as_planes_of_floats(folder, data, file, tmp_path)
 def test_the_figures_go_to_the_run(folder, data):
     tried = try_int8(folder, data, golden(data), 0.05, lambda models, crop: FASTER)
     metrics = metrics_of(tried)
-    assert metrics["int8/seconds_batch_8"] == 0.02
-    assert metrics["fp32/bytes"] == (folder / "model.onnx").stat().st_size
-    assert {"int8/val_accuracy_drop", "int8/test_accuracy_drop"} < metrics.keys()
+    assert metrics["variants/int8_seconds_batch_8"] == 0.02
+    assert metrics["variants/fp32_bytes"] == (folder / "model.onnx").stat().st_size
+    assert {"variants/int8_val_accuracy_drop", "variants/int8_test_accuracy_drop"} < metrics.keys()
 
 
 @pytest.mark.parametrize(
