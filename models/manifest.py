@@ -36,7 +36,7 @@ class Int8(BaseModel):
     accuracy_drop: dict[str, float]
     """by split: how much of its accuracy the model loses against fp32"""
     seconds: dict[Precision, dict[int, float]]
-    """medians for a batch of so many images, on the machine that exported"""
+    """medians of the processor time for a batch of so many images, on one core of the machine that exported"""
     num_bytes: dict[Precision, int]
     onnx_sha256: str
     golden: tuple[float, ...]

@@ -1,4 +1,5 @@
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,20 @@ def test_models_are_timed_in_turns():
     assert calls[:4] == [("fp32", 1), ("int8", 1)] * 2
     assert calls[-2:] == [("fp32", 8), ("int8", 8)]
     assert {name: list(sizes) for name, sizes in medians.items()} == {"fp32": [1, 8], "int8": [1, 8]}
+
+
+def test_what_a_busy_machine_makes_a_model_wait_for_does_not_count():
+    def spin(seconds: float) -> None:
+        end = time.thread_time() + seconds
+        while time.thread_time() < end:
+            pass
+
+    def waits(images: Any) -> None:
+        spin(0.001)
+        time.sleep(0.02)
+
+    medians = time_alternately({"fp32": lambda images: spin(0.004), "int8": waits}, 8)  # type: ignore[arg-type,return-value]
+    assert [medians["fp32"][size] > 2 * medians["int8"][size] for size in (1, 8)] == [True, True]
 
 
 def test_calibration_sees_training_images_once(prepared, data):
