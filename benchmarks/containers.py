@@ -13,11 +13,11 @@ from benchmarks.report import Report, run
 from benchmarks.serve_container import OPEN, container
 from benchmarks.serve_load import Call, together
 from benchmarks.serve_models import export_model
-from data.errors import UserError
+from core.errors import UserError
 from serving.config import ServingConfig
-from serving.docker import docker
-from serving.image import Image, build_image, inspect_image
-from serving.package import Bento, build_bento, read_packing
+from serving.packaging.bento import Bento, build_bento, read_packing
+from serving.packaging.image import Image, build_image, inspect_image
+from serving.rollout.docker import docker
 from serving.targets import RUNTIMES, TARGETS
 
 RAW = {"Content-Type": "application/octet-stream"}

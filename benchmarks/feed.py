@@ -9,12 +9,12 @@ import torch
 
 from benchmarks.photos import OPTIONS, photo_folder
 from benchmarks.report import Report, alternate, rate, run
+from core.machine import num_cores
+from data.batches.loader import Batches
+from data.batches.shards import PreparedImages
 from data.config import DataConfig
-from data.ingest import ingest
-from data.load import Batches
-from data.prepare import prepare
-from data.shards import PreparedImages
-from data.stage import num_cores
+from data.ingest.stage import ingest
+from data.preparing.stage import prepare
 
 SIZE, BATCH_SIZE = 128, 64
 

@@ -15,11 +15,11 @@ import numpy as np
 from benchmarks.photos import IMAGENET_SIZE, OPTIONS, photo_folder
 from benchmarks.photos import SIZE as PHOTO_SIZE
 from benchmarks.report import Report, measure_in_turn, rate, ratio, run
+from core.machine import num_cores
 from data.config import DataConfig
-from data.decode import Preprocessing, decode
-from data.ingest import ingest
-from data.prepare import prepare
-from data.stage import num_cores
+from data.images.decode import Preprocessing, decode
+from data.ingest.stage import ingest
+from data.preparing.stage import prepare
 
 SIZE = 128
 NUM_DECODED = 1000

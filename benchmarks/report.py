@@ -14,7 +14,7 @@ from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
-from data.errors import UserError
+from core.errors import UserError
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pytorch-lightning", "pyarrow", "onnxruntime")
 

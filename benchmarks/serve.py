@@ -21,11 +21,11 @@ from benchmarks.report import Report, alternate, measure_in_turn, medians, ratio
 from benchmarks.serve_load import Load, at_pace, at_rate, together
 from benchmarks.serve_models import export_model
 from benchmarks.serve_servers import Running, convoy, peers, running
-from data.decode import Pixels, Preprocessing, decode
-from data.errors import UserError
-from data.stage import num_cores
-from models.predictor import read_manifest
-from models.session import Probabilities
+from core.errors import UserError
+from core.machine import num_cores
+from data.images.decode import Pixels, Preprocessing, decode
+from models.exported.predictor import read_manifest
+from models.exported.session import Probabilities
 
 NUM_IMAGES = 16
 NUM_CLIENTS = 16

@@ -7,9 +7,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from benchmarks.serve_load import answers
-from data.errors import UserError
-from serving.docker import docker
-from serving.image import Image
+from core.errors import UserError
+from serving.packaging.image import Image
+from serving.rollout.docker import docker
 from serving.targets import Target
 
 READY_SECONDS = 120

@@ -10,19 +10,19 @@ import torch
 from benchmarks.feed import prepare_photos
 from benchmarks.photos import photo_folder
 from core.files import file_sha256
-from data.augment import Augmentation
+from data.augmentation.augment import Augmentation
 from data.config import AugmentationConfig
-from data.decode import Pixels, Preprocessing
+from data.images.decode import Pixels, Preprocessing
 from data.manifest import ColorStatistics
-from models.classifier import ImageClassifier
 from models.config import ModelConfig, TrainingConfig
-from models.export import ServedNetwork, TorchPredictor, export_onnx, export_program, make_golden
-from models.manifest import INT8_FILE, MODEL_FILE, Int8, ModelManifest
-from models.predictor import MANIFEST_FILE
-from models.quantize import Calibrated, quantize
-from models.recipes import resolve_recipe
-from models.session import open_session, run_session
-from models.zoo import build_network
+from models.exported.export import ServedNetwork, TorchPredictor, export_onnx, export_program, make_golden
+from models.exported.manifest import INT8_FILE, MODEL_FILE, Int8, ModelManifest
+from models.exported.predictor import MANIFEST_FILE
+from models.exported.quantize import Calibrated, quantize
+from models.exported.session import open_session, run_session
+from models.networks.registry import build_network
+from models.training.classifier import ImageClassifier
+from models.training.recipes import resolve_recipe
 
 CLASSES = tuple(f"class {number:03}" for number in range(1000))
 """As many as ImageNet has."""

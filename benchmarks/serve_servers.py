@@ -16,11 +16,11 @@ from typing import Literal
 import psutil
 
 from benchmarks.serve_load import Call, answers
-from pipelines.server import free_port
+from pipelines.prefect_server import free_port
 from serving.config import ServingConfig
-from serving.endpoint import MALLOC
-from serving.package import build_bento
-from serving.packing import PACKING_FILE
+from serving.packaging.bento import build_bento
+from serving.packaging.local_endpoint import MALLOC
+from serving.packaging.tuning import PACKING_FILE
 
 ROOT = Path(__file__).parents[1]
 READY_SECONDS = 120
@@ -162,7 +162,7 @@ def convoy(model: Path, scratch: Path, target: Literal["cpu", "gpu", "edge"]) ->
         # Without -P, this folder would be looked in before the Bento's.
         Server(
             name,
-            lambda port: [sys.executable, "-P", "-m", "serving.server", "--port", str(port)],
+            lambda port: [sys.executable, "-P", "-m", "serving.endpoint.server", "--port", str(port)],
             "/readyz", "/classify", bytes, RAW,
             {**MALLOC, "BENTOML_HOME": str(scratch), "PYTHONPATH": str(path / "src")},
         )

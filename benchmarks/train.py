@@ -20,21 +20,21 @@ from torch.nn import functional as F
 
 from benchmarks.photos import photo_folder
 from benchmarks.report import Report, measure_in_turn, medians, ratio, run
+from core.machine import num_cores
 from data.config import AugmentationConfig, DataConfig
-from data.ingest import ingest
-from data.prepare import prepare
-from data.stage import num_cores
-from models.classifier import ImageClassifier
+from data.ingest.stage import ingest
+from data.preparing.stage import prepare
 from models.config import ModelConfig, TrainingConfig
-from models.execution import settle
-from models.job import TrainingJob
-from models.journal import Journal
-from models.logger import RunLogger
-from models.optimizers import make_optimizer
-from models.recipes import resolve_recipe
-from models.sender import Sender
-from models.tracking import Tracking
-from models.train import build_classifier, train
+from models.tracking.journal import Journal
+from models.tracking.logger import RunLogger
+from models.tracking.runs import Tracking
+from models.tracking.sender import Sender
+from models.training.classifier import ImageClassifier
+from models.training.execution import settle
+from models.training.job import TrainingJob
+from models.training.optimizers import make_optimizer
+from models.training.recipes import resolve_recipe
+from models.training.train import build_classifier, train
 
 NUM_WARM_STEPS = 3
 """Not counted at the start of an epoch: the first ones choose kernels and touch memory for the first time."""

@@ -5,7 +5,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from data.decisions import DECISIONS_FILE
+from data.quality.decisions import DECISIONS_FILE
 
 WHOLE_INPUTS = {
     "fingerprint": "the source",

@@ -1,23 +1,16 @@
 import re
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, Field
+
+from core.sections import OptionalPath, Section, Switch
 
 IN_NO_KEY = "Values count by themselves."
 
-Switch = Literal[True, False, "auto"]
 
 Source = Literal[
     "digits", "folder", "parquet", "cifar10", "fashion_mnist", "imagenette", "flowers102", "food101", "imagenet"
 ]
-
-
-def _expand(value: object) -> object:
-    """`~` in a path means the home directory here as in a shell; an empty path is none."""
-    if value == "":
-        return None
-    return Path(value).expanduser() if isinstance(value, str) else value
 
 
 _ADDRESS = re.compile(r"(tcp|tls)://([\w.-]+|\[[0-9a-fA-F:.]+\]):(?P<port>[0-9]{1,5})")
@@ -32,15 +25,7 @@ def _check_address(address: str | None) -> str | None:
     raise ValueError("expected tcp://HOST:PORT or tls://HOST:PORT, the address that `dask scheduler` prints")
 
 
-OptionalPath = Annotated[Path | None, BeforeValidator(_expand)]
-
 OptionalAddress = Annotated[str | None, AfterValidator(_check_address)]
-
-
-class Section(BaseModel):
-    """One section of params.yaml: frozen, and closed to keys it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class DataConfig(Section):

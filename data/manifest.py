@@ -2,8 +2,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from data.decode import Normalization
-from data.errors import UserError
+from core.errors import UserError
+from data.images.decode import Normalization
 from data.splits import Split
 
 MANIFEST_FILE = "manifest.json"
@@ -31,7 +31,7 @@ class Shard(Model):
     name: str
     num_images: int
     checksum: str
-    """of `data.checksum`, of the file"""
+    """of `core.checksum`, of the file"""
 
 
 class ColorStatistics(Model):

@@ -11,7 +11,7 @@ def split_of(sha256: str, config: DataConfig, *, given: Split | None, missing: f
     """Choose the split of an image from its content alone.
 
     So adding images moves no others, each class is divided in the same proportions up to chance, and identical images
-    share a split. `data.regroup` then moves images that look alike into one split.
+    share a split. `data.preparing.regroup` then moves images that look alike into one split.
 
     Args:
         sha256: of the image's bytes, in hexadecimal.

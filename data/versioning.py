@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from core import code
+from core.errors import UserError, causes
+from core.files import DISK_FULL, is_disk_full, whole_file
 from data.changes import changed_files, changed_params
 from data.config import DataConfig
-from data.decisions import DECISIONS_FILE, digest_of_decisions
-from data.errors import UserError, causes
-from data.sources import open_source
-from data.stage import DISK_FULL, MESSAGE_FILE, PARAMS_FILE, UNTRACKED, is_disk_full, whole_file
+from data.quality.decisions import DECISIONS_FILE, digest_of_decisions
+from data.sources.registry import open_source
+from data.stages import MESSAGE_FILE, PARAMS_FILE, UNTRACKED
 
-STAGES = ("ingest", "prepare")
+STAGES = {"ingest": "data.ingest.stage", "prepare": "data.preparing.stage"}
+"""The module of each stage, in their order."""
 LOCK_FILE = "dvc.lock"
 
 
@@ -48,7 +50,7 @@ def reproduce(
     """
     source = config.model_copy(update={"path": workspace / config.path}) if config.path else config
     fingerprint = open_source(source).fingerprint()
-    wanted = STAGES[: STAGES.index(target) + 1]
+    wanted = list(STAGES)[: list(STAGES).index(target) + 1]
     with (
         _repo(workspace) as repo,
         _stage_environment() as message,
@@ -102,7 +104,7 @@ def _write_params(workspace: Path, config: DataConfig, fingerprint: str, decisio
         "ingest": ingest,
         "decisions": decisions,
         "prepare": prepare,
-        "code": {stage: code.digest(f"data.{stage}") for stage in STAGES},
+        "code": {stage: code.digest(module) for stage, module in STAGES.items()},
         UNTRACKED: untracked,
     }
     content = json.dumps(sections, indent=1)

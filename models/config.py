@@ -4,16 +4,16 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from data.config import OptionalPath, Section, Switch
+from core.sections import OptionalPath, Section, Switch
 
 IN_NO_KEY = "Values count by themselves, and a training by the module of its network."
 
 NETWORKS: Mapping[str, str] = {
-    "alexnet": "models.alexnet",
-    "lenet5": "models.lenet",
-    "efficientnet_lite0": "models.efficientnet_lite",
-    "efficientnet_lite1": "models.efficientnet_lite",
-    "efficientnet_lite2": "models.efficientnet_lite",
+    "alexnet": "models.networks.alexnet",
+    "lenet5": "models.networks.lenet",
+    "efficientnet_lite0": "models.networks.efficientnet_lite",
+    "efficientnet_lite1": "models.networks.efficientnet_lite",
+    "efficientnet_lite2": "models.networks.efficientnet_lite",
 }
 """Networks of our own, each by the module whose `FAMILY` builds it."""
 OF_TORCHVISION = ("efficientnet_b0", "mobilenet_v3_large", "mobilenet_v3_small", "resnet18", "resnet50")
@@ -36,7 +36,7 @@ def _check_network(name: str) -> str:
 
 def module_of(network: str) -> str:
     """Name the module whose `FAMILY` builds a network."""
-    return NETWORKS.get(network, "models.torchvision_networks")
+    return NETWORKS.get(network, "models.networks.torchvision_networks")
 
 
 # YAML reads `preset: 2012` as a number.

@@ -8,37 +8,43 @@ from types import MappingProxyType
 
 import numpy as np
 
-from core.files import file_sha256
-from data.decode import Preprocessing
-from data.findings import read_quality
-from data.quality_page import quality_page
-from data.shards import PreparedImages, crop_center
-from data.stage import whole_file
-from models import figures
-from models.calibration import calibrate, choose_certainty, fit_temperature, images_needed, reliability_of
-from models.checkpoints import find_resume_point, link
-from models.classifier import ImageClassifier
-from models.complexity import measure
+from core.files import file_sha256, whole_file
+from data.batches.shards import PreparedImages, crop_center
+from data.images.decode import Preprocessing
+from data.quality.findings import read_quality
+from data.quality.page import quality_page
 from models.config import GateConfig
-from models.distributed import Assignment, train_on_devices
-from models.evaluate import TEN_CROP_METRIC, Predictions, predict, ten_crop_accuracy
-from models.execution import check_devices, settle
-from models.export import ServedNetwork, TorchPredictor, export_onnx, export_program, make_golden, preprocessing_of
-from models.job import BEST, START, TrainingJob
-from models.journal import Journal
-from models.logger import RunLogger
-from models.manifest import Certainty, Golden, ModelManifest
-from models.optimizers import make_optimizer
-from models.predictor import OnnxPredictor
-from models.preview import preview_augmentation
-from models.probe import train_probe
-from models.quantize import Calibrated, metrics_of, try_int8
-from models.recipes import FINETUNE, PROBE
-from models.registry import normalize_file, write_manifest
-from models.sender import Sender
-from models.tracking import INT8, PARENT, PARITY_METRIC, TRAINED, RunLog, Tracking, TrainedRun, system_metrics
-from models.train import build_classifier, load_classifier, train
-from models.unfinished import interrupted_run, journal_file, run_note
+from models.exported.export import (
+    ServedNetwork,
+    TorchPredictor,
+    export_onnx,
+    export_program,
+    make_golden,
+    preprocessing_of,
+)
+from models.exported.manifest import Certainty, Golden, ModelManifest
+from models.exported.predictor import OnnxPredictor
+from models.exported.quantize import Calibrated, metrics_of, try_int8
+from models.judging.calibration import calibrate, choose_certainty, fit_temperature, images_needed, reliability_of
+from models.judging.evaluate import TEN_CROP_METRIC, Predictions, predict, ten_crop_accuracy
+from models.networks.cost import measure
+from models.tracking import figures
+from models.tracking.journal import Journal
+from models.tracking.logger import RunLogger
+from models.tracking.registry import normalize_file, write_manifest
+from models.tracking.runs import INT8, PARENT, PARITY_METRIC, TRAINED, RunLog, Tracking, TrainedRun, system_metrics
+from models.tracking.sender import Sender
+from models.training.checkpoints import find_resume_point, link
+from models.training.classifier import ImageClassifier
+from models.training.distributed import Assignment, train_on_devices
+from models.training.execution import check_devices, settle
+from models.training.job import BEST, START, TrainingJob
+from models.training.optimizers import make_optimizer
+from models.training.preview import preview_augmentation
+from models.training.probe import train_probe
+from models.training.recipes import FINETUNE, PROBE
+from models.training.train import build_classifier, load_classifier, train
+from models.training.unfinished import interrupted_run, journal_file, run_note
 
 NUM_WORST_ERRORS = 24
 NUM_PARITY_IMAGES = 512

@@ -9,13 +9,14 @@ import yaml
 from pydantic import BaseModel, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from data.config import AugmentationConfig, DataConfig, Section
-from data.errors import UserError
+from core.errors import UserError
+from core.sections import Section
+from data.config import AugmentationConfig, DataConfig
 from models.config import GateConfig, ModelConfig, RegistryConfig, TrainingConfig
-from models.recipes import FINETUNE, PROBE, stages
-from serving.canary import RolloutConfig
+from models.training.recipes import FINETUNE, PROBE, stages
 from serving.config import ServingConfig
-from serving.gateway import GatewayConfig
+from serving.rollout.canary import RolloutConfig
+from serving.rollout.gateway import GatewayConfig
 
 PARAMS = "params.yaml"
 

@@ -12,10 +12,10 @@ from prefect.states import Cancelled
 
 from pipelines import tasks
 from pipelines.config import Config
-from pipelines.stages import champion_probe, improves_on_probe, pending_stages
+from pipelines.training_stages import champion_probe, improves_on_probe, pending_stages
 from pipelines.workspace import exclusive, has_champion, require_data_version, settle_runs
-from serving.ledger import Entry
-from serving.package import Bento
+from serving.packaging.bento import Bento
+from serving.rollout.ledger import Entry
 
 
 def _let_our_log_speak(flow: Any, flow_run: Any, state: Any) -> None:  # noqa: ARG001 - what Prefect calls it with

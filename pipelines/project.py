@@ -3,9 +3,9 @@
 import subprocess
 from pathlib import Path
 
-from data.errors import UserError
-from data.sources import open_source
-from data.stage import whole_file
+from core.errors import UserError
+from core.files import whole_file
+from data.sources.registry import open_source
 from pipelines.config import PARAMS, Config, render
 
 TEMPLATE = Path(__file__).parent / "template"

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from data.errors import UserError
+from core.errors import UserError
 from pipelines.config import Config
 from pipelines.workspace import LEDGER, open_registry, open_tracking
-from serving import ledger
-from serving.ledger import Entry, Release, What
+from serving.rollout import ledger
+from serving.rollout.ledger import Entry, Release, What
 
 if TYPE_CHECKING:
-    from models.registry import ModelVersion
+    from models.tracking.registry import ModelVersion
 
 
 def promote_version(config: Config, version: str, why: str) -> str:
@@ -20,7 +20,7 @@ def promote_version(config: Config, version: str, why: str) -> str:
         UserError: there is no such version, or no reason.
 
     """
-    from models.registry import CHAMPION
+    from models.tracking.registry import CHAMPION
 
     registry = open_registry(config)
     found, champion = registry.find(version.removeprefix("v")), registry.by_alias(CHAMPION)

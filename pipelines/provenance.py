@@ -6,11 +6,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from core.errors import UserError
 from data.config import DataConfig
-from data.errors import UserError
-from data.stage import PARAMS_FILE
-from models.registry import CHAMPION
-from models.tracking import SOURCE, Tracking
+from data.stages import PARAMS_FILE
+from models.tracking.registry import CHAMPION
+from models.tracking.runs import SOURCE, Tracking
 from pipelines.config import Config
 from pipelines.workspace import ROOT, open_registry, open_tracking
 

@@ -9,7 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from data.errors import UserError
+from core.errors import UserError
 from pipelines import config as parameters
 from pipelines.config import Config
 from pipelines.settings import prepare_environment
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL.Image import Image
 
-    from models.evaluate import Evaluation
-    from serving import classifier
+    from models.judging.evaluate import Evaluation
+    from serving.endpoint import classifier
 
     ImageLike = str | os.PathLike[str] | bytes | Image | npt.NDArray[np.uint8]
 
@@ -109,7 +109,7 @@ def prepare(config: Config, project: str | os.PathLike[str] = ".") -> PreparedDa
     """
     with _inside(project):
         from data.manifest import read_manifest
-        from data.report import data_report
+        from data.quality.report import data_report
         from pipelines.session import run_flow
         from pipelines.workspace import PREPARED
 
@@ -149,7 +149,7 @@ def evaluate(config: Config, project: str | os.PathLike[str] = ".") -> "Evaluati
 
     """
     with _inside(project):
-        from models.gate import measure_model
+        from models.judging.gate import measure_model
         from pipelines.workspace import PREPARED, RAW, require_champion
 
         _, folder = require_champion(config)
@@ -176,10 +176,10 @@ class Classifier:
         if not model or not (alias or version):
             raise UserError(f"{name}: expected NAME@ALIAS or NAME/VERSION, such as classifier@champion or classifier/3")
         with _inside(project):
-            from models.registry import Registry
+            from models.tracking.registry import Registry
             from pipelines.settings import Settings
             from pipelines.workspace import MODELS, ROOT
-            from serving.classifier import Classifier as Loaded
+            from serving.endpoint.classifier import Classifier as Loaded
 
             registry = Registry(Settings().tracking_uri(ROOT), model)
             found = registry.by_alias(alias) if alias else registry.find(version)
@@ -205,7 +205,7 @@ class Classifier:
             return [one for batch in batches for one in self._predict(list(pool.map(self._decode, batch)))]
 
     def _decode(self, image: "ImageLike") -> "npt.NDArray[np.uint8]":
-        from data.decode import DecodeError
+        from data.images.decode import DecodeError
 
         try:
             return self._model.decode(_encoded(image))

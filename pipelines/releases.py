@@ -5,14 +5,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from data.errors import UserError, one_line
+from core.errors import UserError, one_line
 from pipelines.config import Config
 from pipelines.workspace import LEDGER, open_registry, open_site
-from serving import deploy, ledger
-from serving.ledger import Entry, Release
+from serving.rollout import deploy, ledger
+from serving.rollout.ledger import Entry, Release
 
 if TYPE_CHECKING:
-    from models.registry import Registry
+    from models.tracking.registry import Registry
 
 _log = logging.getLogger("convoy")
 
@@ -50,7 +50,7 @@ def _optional() -> Iterator[None]:
 
 
 def _restore_champion(registry: "Registry", entry: Entry) -> None:
-    from models.registry import CHAMPION
+    from models.tracking.registry import CHAMPION
 
     left, back = entry.before, entry.to
     assert back is not None

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipelines.config import Config
-from pipelines.server import PREFECT_FOLDER, Server, free_port
+from pipelines.prefect_server import PREFECT_FOLDER, Server, free_port
 from pipelines.settings import OUTPUTS
 from pipelines.workspace import exclusive
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from data.errors import UserError
+from core.errors import UserError
 
 OUTPUTS = Path("outputs")
 

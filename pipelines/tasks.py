@@ -13,11 +13,11 @@ from prefect import Task, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from data.errors import UserError
-from models.job import BEST, TrainingJob
-from models.registry import CHAMPION, ModelVersion, Registry
-from models.tracking import CODE, PARITY_METRIC, VERDICT, TrainedRun
-from models.unfinished import interrupted_run, settle_runs
+from core.errors import UserError
+from models.tracking.registry import CHAMPION, ModelVersion, Registry
+from models.tracking.runs import CODE, PARITY_METRIC, VERDICT, TrainedRun
+from models.training.job import BEST, TrainingJob
+from models.training.unfinished import interrupted_run, settle_runs
 from pipelines.config import Config
 from pipelines.promotions import record
 from pipelines.provenance import note_source, require_known_source
@@ -36,12 +36,12 @@ from pipelines.workspace import (
     pack_champion,
     training_job,
 )
-from serving.image import Image
-from serving.ledger import Entry, What
-from serving.package import Bento, list_bentos, read_packing
+from serving.packaging.bento import Bento, list_bentos, read_packing
+from serving.packaging.image import Image
+from serving.rollout.ledger import Entry, What
 
 if TYPE_CHECKING:
-    from models.gate import Verdict
+    from models.judging.gate import Verdict
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -98,7 +98,7 @@ def push_data() -> None:
 @step(name="report-data")
 def report_data(data_version: str) -> None:
     """Show the data in Prefect."""
-    from data.report import as_markdown, data_report
+    from data.quality.report import as_markdown, data_report
 
     report = data_report(PREPARED)
     create_markdown_artifact(as_markdown(report), key="data-report", description=f"data version {data_version}")
@@ -216,7 +216,7 @@ _ENTRIES: dict[str, What] = {"passed": "promote", "waits": "wait", "failed": "re
 
 
 def _judge(config: Config, registry: Registry, challenger: ModelVersion, champion: ModelVersion | None) -> "Verdict":
-    from models.gate import judge, measure_model, measure_rival
+    from models.judging.gate import judge, measure_model, measure_rival
 
     tracking = open_tracking(config)
     parity_error = tracking.get(challenger.run_id).metrics[PARITY_METRIC]
@@ -249,7 +249,7 @@ def package(config: Config, version: str | None = None) -> Bento:
 @step(name="containerize")
 def containerize(config: Config, bento: Bento, platform: str | None = None) -> Image:
     """Build the container image of a Bento; what has not changed is not built."""
-    from serving.image import build_image
+    from serving.packaging.image import build_image
 
     image = build_image(bento, platform)
     log = open_tracking(config).log(bento.run_id)
@@ -261,13 +261,13 @@ def containerize(config: Config, bento: Bento, platform: str | None = None) -> I
 @step(name="verify")
 def verify(bento: Bento) -> dict[str, Any]:
     """Start the endpoint as a user would and let it answer a test image, unless it has; returns the answer."""
-    from serving.verify import verified_answer, verify_bento
+    from serving.packaging.verify import verified_answer, verify_bento
 
     if answer := verified_answer(bento):
         _tell("verify", ran=False, reason=f"{bento.tag} has answered as measured")
         return answer
-    from data.sample import first_test_image
-    from models.predictor import read_manifest
+    from data.batches.sample import first_test_image
+    from models.exported.predictor import read_manifest
 
     crop = read_manifest(bento.path / "src" / "model").preprocessing.crop
     answer = verify_bento(bento, first_test_image(RAW, PREPARED, crop))
@@ -279,7 +279,7 @@ def verify(bento: Bento) -> dict[str, Any]:
 def roll_out(config: Config, image: Image, percent: float | None, why: str) -> Entry | None:
     """Put an image in place of the one that is live, unless it is; gives the entry of the ledger."""
     from pipelines import releases
-    from serving.containers import read_release
+    from serving.rollout.containers import read_release
 
     release = read_release(image.tag, config.serving.target)
     run = open_tracking(config).get(release.run_id)

@@ -11,18 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from data.errors import UserError, one_line
-from models import unfinished
-from models.job import TrainingJob
+from core.errors import UserError, one_line
+from models.training import unfinished
+from models.training.job import TrainingJob
 from pipelines.config import Config
 from pipelines.settings import OUTPUTS, Settings
-from serving.package import Bento, build_bento
+from serving.packaging.bento import Bento, build_bento
 
 if TYPE_CHECKING:
-    from models.registry import ModelVersion, Registry
-    from models.tracking import Tracking
-    from serving.answers import Examples
-    from serving.deploy import Site
+    from models.tracking.registry import ModelVersion, Registry
+    from models.tracking.runs import Tracking
+    from serving.endpoint.answers import Examples
+    from serving.rollout.deploy import Site
 
 ROOT = Path()
 """Commands run in the workspace, and so do the flows that they start."""
@@ -68,7 +68,7 @@ def require_data_version() -> str:
 
 def open_tracking(config: Config) -> "Tracking":
     """Open the configured experiment."""
-    from models.tracking import Tracking
+    from models.tracking.runs import Tracking
 
     settings = Settings()
     return Tracking(settings.tracking_uri(ROOT), config.registry.experiment, settings.artifacts(ROOT))
@@ -90,14 +90,14 @@ def settle_runs(config: Config) -> None:
 
 def open_registry(config: Config) -> "Registry":
     """Open the configured registered model."""
-    from models.registry import Registry
+    from models.tracking.registry import Registry
 
     return Registry(Settings().tracking_uri(ROOT), config.registry.model_name)
 
 
 def has_champion(config: Config) -> bool:
     """Whether a version of the model has passed the gate."""
-    from models.registry import CHAMPION
+    from models.tracking.registry import CHAMPION
 
     return open_registry(config).by_alias(CHAMPION) is not None
 
@@ -119,7 +119,7 @@ def require_model(config: Config, version: str | None) -> "tuple[ModelVersion, P
         UserError: there is none.
 
     """
-    from models.registry import CHAMPION
+    from models.tracking.registry import CHAMPION
 
     registry = open_registry(config)
     found = registry.find(version) if version else registry.by_alias(CHAMPION)
@@ -143,7 +143,7 @@ def _choose_examples(config: Config, model: "ModelVersion") -> "Examples | None"
     """
     if not config.serving.examples:
         return None
-    from serving.examples import choose_examples
+    from serving.packaging.examples import choose_examples
 
     if require_data_version() != model.data_version:
         why = f"the images prepared here are not those of {model}"
@@ -159,8 +159,8 @@ def open_site(config: Config) -> "Site":
         UserError: it has not been set up, or no engine answers.
 
     """
-    from serving.containers import Project
-    from serving.deploy import Site
+    from serving.rollout.containers import Project
+    from serving.rollout.deploy import Site
 
     return Site(Project(ROOT), config.serving.target, LEDGER, config.serving, config.rollout, config.gateway)
 

@@ -2,7 +2,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from data.config import Section
+from core.sections import Section
 
 
 class ServingConfig(Section):

@@ -20,7 +20,7 @@ class Runtime:
 
 ONNXRUNTIME = Runtime(
     "fp32",
-    "models.predictor:OnnxPredictor",
+    "models.exported.predictor:OnnxPredictor",
     "model.onnx",
     # Other processors round float32 differently, by 1e-6 or so; a wrong colour order, scale or crop moves a confident
     # answer by far more.
@@ -28,7 +28,7 @@ ONNXRUNTIME = Runtime(
 )
 ONNXRUNTIME_INT8 = Runtime(
     "int8",
-    "models.predictor:Int8Predictor",
+    "models.exported.predictor:Int8Predictor",
     "model.int8.onnx",
     # Held against the measured answer in int8. Where one processor adds in 32 bits another saturates at 16: some
     # activations come out a step or two, of 256, higher or lower.
@@ -36,7 +36,7 @@ ONNXRUNTIME_INT8 = Runtime(
 )
 TORCH = Runtime(
     "bf16",
-    "models.program:ProgramPredictor",
+    "models.exported.torch_program:ProgramPredictor",
     "model.pt2",
     # bf16 keeps 8 bits of what passes from layer to layer.
     tolerance=3e-2,

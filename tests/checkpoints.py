@@ -3,8 +3,8 @@
 import torch
 from pytorch_lightning.loggers.logger import Logger
 
-from data.shards import PreparedImages
-from models.classifier import ImageClassifier
+from data.batches.shards import PreparedImages
+from models.training.classifier import ImageClassifier
 
 
 class Curves(Logger):

@@ -18,10 +18,10 @@ from houses import sources
 from PIL import Image
 
 from core import code
-from data.stage import num_cores
+from core.machine import num_cores
 
 if TYPE_CHECKING:
-    from models.job import TrainingJob
+    from models.training.job import TrainingJob
 
 # Whoever runs the tests may have servers, profiles and tokens of their own: the tests must neither use nor fill them.
 FOREIGN = ("BENTOML_", "CONVOY_TOKENS", "DVC_", "GIT_", "MLFLOW_", "PREFECT_")
@@ -124,8 +124,8 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def engine() -> None:
     """Skip where no Docker engine answers."""
-    from data.errors import UserError
-    from serving.docker import docker
+    from core.errors import UserError
+    from serving.rollout.docker import docker
 
     try:
         docker("version", "--format", "{{.Server.Version}}", timeout=30)
@@ -137,8 +137,8 @@ def engine() -> None:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepare three classes of 40 images at 24 px, once; tests read it only."""
     from data.config import DataConfig
-    from data.ingest import ingest
-    from data.prepare import prepare
+    from data.ingest.stage import ingest
+    from data.preparing.stage import prepare
 
     folder = tmp_path_factory.mktemp("data")
     config = DataConfig(source="folder", path=draw_classes(folder / "photos", ["cat", "dog", "emu"], 40), size=24)
@@ -151,7 +151,7 @@ def tiny_job(prepared: Path, network: str = "lenet5", **training: Any) -> "Train
     """Make a training of three epochs on `prepared` that takes a second, the same on every CPU."""
     from data.config import AugmentationConfig
     from models.config import ModelConfig, TrainingConfig
-    from models.job import TrainingJob
+    from models.training.job import TrainingJob
 
     plain = {"precision": "fp32", "channels_last": False, "accelerator": "cpu"}
     options = {"max_epochs": 3, "batch_size": 16} | plain | training

@@ -25,10 +25,10 @@ def sources(*rooms: str) -> list[Path]:
 
 def sources_for(predictor):
     """Name the sources in a Bento: what an endpoint and the predictor import, and the page."""
-    from serving.package import ENTRIES
+    from serving.packaging.bento import ENTRIES
 
     found = {path.relative_to(ROOT).as_posix() for path in code.closure(*ENTRIES, predictor).values()}
-    return found | {path.relative_to(ROOT).as_posix() for path in (ROOT / "serving/page").iterdir()}
+    return found | {path.relative_to(ROOT).as_posix() for path in (ROOT / "serving/endpoint/page").iterdir()}
 
 
 def reword(path):

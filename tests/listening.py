@@ -8,14 +8,14 @@ from functools import partial
 
 import uvicorn
 
-from serving.connection import Connection
-from serving.deadlines import Deadlines
-from serving.front import Front
+from serving.endpoint.connection import Connection
+from serving.endpoint.deadlines import Deadlines
+from serving.endpoint.middleware import Front
 
 
 @contextmanager
 def listening(front: Front, deadlines: Deadlines | None = None) -> Iterator[int]:
-    """Listen as `serving.server` does; gives the port."""
+    """Listen as `serving.endpoint.server` does; gives the port."""
     protocol = partial(Connection, door=front, deadlines=deadlines or Deadlines(100))
     config = uvicorn.Config(front, http=protocol, log_config=None, proxy_headers=False, ws="none", lifespan="off")
     server = uvicorn.Server(config)

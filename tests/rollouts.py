@@ -11,12 +11,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from pipelines.server import free_port
-from serving.canary import RolloutConfig
+from pipelines.prefect_server import free_port
 from serving.config import ServingConfig
-from serving.containers import Project, read_release
-from serving.deploy import Site
-from serving.gateway import GatewayConfig
+from serving.rollout.canary import RolloutConfig
+from serving.rollout.containers import Project, read_release
+from serving.rollout.deploy import Site
+from serving.rollout.gateway import GatewayConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -146,7 +146,7 @@ class Stack:
         folder = self.folder / "image"
         folder.mkdir(exist_ok=True)
         (folder / "stub.py").write_text(STUB)
-        shutil.copy(ROOT / "serving/healthcheck.py", folder)
+        shutil.copy(ROOT / "serving/endpoint/healthcheck.py", folder)
         labels = {"target": target, "model_name": "stub", "model_version": version, "run_id": "r" * 32}
         values = {"VERSION": version, "READY": ready, "FAILS": fails, "SECONDS": seconds, "TARGET": target}
         lines = [f'ENV {key}="{value}"' for key, value in values.items()]

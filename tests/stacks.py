@@ -11,7 +11,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.server import HOST, free_port
+from pipelines.prefect_server import HOST, free_port
 
 ROOT = Path(__file__).parents[1]
 

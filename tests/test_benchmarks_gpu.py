@@ -18,7 +18,7 @@ from benchmarks.gpu.device import roof_of
 from benchmarks.gpu.fed import covered
 from benchmarks.gpu.record import BEST, CIFAR, COPY, EXPECTED, FED, RESUMED, SMOKE, OutOfTimeError, Record
 from benchmarks.gpu.sheets import COLUMNS, ROWS, SIDE, read_sheets
-from data.errors import UserError
+from core.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")

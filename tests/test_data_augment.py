@@ -4,12 +4,12 @@ import torch
 from images import noise
 from torchvision.transforms.v2 import functional
 
-from data import augment
-from data.augment import Augmentation, Normalize, center_crop
+from data.augmentation import augment
+from data.augmentation.augment import Augmentation, Normalize, center_crop
+from data.augmentation.draws import seed_of
+from data.augmentation.mix import draw_mixing
 from data.config import AugmentationConfig
-from data.draws import seed_of
 from data.manifest import ColorStatistics
-from data.mix import draw_mixing
 
 # Any numbers will do, as long as no two are alike and the axes are at right angles: two turns by 0.5 and 0.8 radians.
 ONE, OTHER = (np.cos(0.5), np.sin(0.5)), (np.cos(0.8), np.sin(0.8))

@@ -3,8 +3,8 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from data.augment import CROP_ASPECT, ERASED_AREA, ERASED_ASPECT
-from data.boxes import _erase_mask, _erase_slices, draw_boxes
+from data.augmentation.augment import CROP_ASPECT, ERASED_AREA, ERASED_ASPECT
+from data.augmentation.boxes import _erase_mask, _erase_slices, draw_boxes
 
 SIDE = 64
 WHOLE, NOTHING = (0, 0, SIDE, SIDE), (0, 0, 0, 0)

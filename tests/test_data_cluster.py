@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 from images import files_in, photos, write
 
-from data import cluster, ingest
-from data.cluster import Task, code_digest, map_on_cluster
+from core.errors import UserError
+from data.batches.shards import verify
 from data.config import DataConfig
-from data.errors import UserError
-from data.part import Plan
-from data.prepare import prepare
-from data.shards import verify
-from data.workers import map_files
+from data.ingest import stage as ingest
+from data.preparing import cluster
+from data.preparing.cluster import Task, code_digest, map_on_cluster
+from data.preparing.shard import Plan
+from data.preparing.stage import prepare
+from data.preparing.workers import map_files
 
 ROOT = Path(__file__).parents[1]
 LATER = 30
@@ -109,8 +110,8 @@ PREPARE = """
 import json, sys
 from pathlib import Path
 from data.config import DataConfig
-from data.prepare import prepare
-from data.stage import run_stage
+from data.preparing.stage import prepare
+from data.stages import run_stage
 raw, prepared, parts = map(Path, sys.argv[1:4])
 run_stage(lambda: prepare(DataConfig.model_validate(json.loads(sys.argv[4])), raw, prepared, parts))
 """

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from data.columns import BinaryColumn, texts
+from data.ingest.columns import BinaryColumn, texts
 
 
 @pytest.mark.parametrize("values", [[], ["one"], ["", None, "größer", None], [None]])

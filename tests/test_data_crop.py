@@ -4,7 +4,7 @@ import torch
 from images import noise
 from PIL import Image
 
-from data.crop import _copy_rows, _gather, _interpolate, _resample
+from data.augmentation.crop import _copy_rows, _gather, _interpolate, _resample
 
 # top, left, height, width: all of it, enlarged, reduced, narrow, in a corner, one pixel
 BOXES = [(0, 0, 40, 40), (3, 5, 10, 12), (1, 2, 38, 37), (0, 10, 40, 7), (30, 31, 10, 9), (39, 0, 1, 1)]

@@ -8,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from images import noise, photos, ppm, write
 
+from core.errors import UserError
 from data.config import DataConfig
-from data.decisions import read_decisions
-from data.errors import UserError
-from data.findings import read_quality
-from data.ingest import ingest
+from data.ingest.stage import ingest
 from data.manifest import read_manifest
-from data.part import prepare_part
-from data.prepare import prepare
-from data.quality_page import quality_page
-from data.report import data_report
+from data.preparing.shard import prepare_part
+from data.preparing.stage import prepare
+from data.quality.decisions import read_decisions
+from data.quality.findings import read_quality
+from data.quality.page import quality_page
+from data.quality.report import data_report
 
 SPLITS = ("train", "val", "test")
 FILES = {
@@ -55,7 +55,7 @@ class Workshop:
 
 @pytest.fixture
 def workshop(tmp_path, monkeypatch):
-    monkeypatch.setattr("data.ingest.MEAN_SHARD_IMAGES", 4)
+    monkeypatch.setattr("data.ingest.stage.MEAN_SHARD_IMAGES", 4)
     return Workshop(tmp_path, FILES)
 
 
@@ -82,7 +82,7 @@ def test_an_image_gets_another_label_or_goes(workshop):
 def test_a_label_decodes_nothing_and_taking_it_back_leaves_nothing(workshop, monkeypatch):
     workshop.run()
     before = {path.name: path.read_bytes() for path in workshop.prepared.iterdir()}
-    monkeypatch.setattr("data.part.decode_and_describe", None)
+    monkeypatch.setattr("data.preparing.shard.decode_and_describe", None)
     workshop.run(f"{sha256(FILES['train/cat/0001.ppm'])},dog")
     after = {path.name: path.read_bytes() for path in workshop.prepared.iterdir()}
     changed = {name for name in before if before[name] != after[name]}
@@ -94,9 +94,9 @@ def test_a_label_decodes_nothing_and_taking_it_back_leaves_nothing(workshop, mon
 def test_only_shards_with_an_image_that_goes_are_made_again(workshop, monkeypatch):
     workshop.run()
     made = []
-    monkeypatch.setattr("data.prepare.prepare_part", prepare_part)
-    real = __import__("data.part", fromlist=["_prepare"])._prepare
-    monkeypatch.setattr("data.part._prepare", lambda name, *rest: made.append(name) or real(name, *rest))
+    monkeypatch.setattr("data.preparing.stage.prepare_part", prepare_part)
+    real = __import__("data.preparing.shard", fromlist=["_prepare"])._prepare
+    monkeypatch.setattr("data.preparing.shard._prepare", lambda name, *rest: made.append(name) or real(name, *rest))
     workshop.run(f"{sha256(FILES['train/cat/0001.ppm'])},drop")
     assert len(made) == 1
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from images import encode, noise, ppm, reference
 from PIL import Image, ImageOps
 
-from data.decode import FORMATS, Preprocessing, decode
+from data.images.decode import FORMATS, Preprocessing, decode
 
 
 def decoded(image, size=8, crop=None):

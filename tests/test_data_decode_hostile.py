@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from images import encode, noise, ppm
 from PIL import Image, ImageFile
 
-from data.decode import DecodeError, Preprocessing, TooLargeError, decode
+from data.images.decode import DecodeError, Preprocessing, TooLargeError, decode
 
 
 def decoded(image, size=8, crop=8, max_pixels=50_000_000):

@@ -9,7 +9,7 @@ from images import encode, noise
 from PIL import Image, ImageFile
 
 from benchmarks.photos import make_photo
-from data.decode import Preprocessing, decode
+from data.images.decode import Preprocessing, decode
 
 PHOTO = make_photo(np.random.default_rng(0), 341, 256)
 

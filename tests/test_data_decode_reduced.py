@@ -9,9 +9,9 @@ from PIL import Image
 
 from benchmarks.photos import make_photo
 from data.config import DataConfig
-from data.decode import DecodeError, Preprocessing, TooLargeError, decode
-from data.describe import decode_and_describe
-from data.thumbnails import SIDE, _draw
+from data.images.decode import DecodeError, Preprocessing, TooLargeError, decode
+from data.quality.thumbnails import SIDE, _draw
+from data.quality.traits import decode_and_describe
 
 SIZE = 32
 LIMIT = 50_000_000

@@ -8,9 +8,9 @@ import pytest
 from images import encode
 from PIL import Image
 
-from data.decode import Preprocessing, opened
-from data.footprint import footprint
-from data.work_blocks import icon_pixels
+from data.images.decode import Preprocessing, opened
+from data.images.footprint import footprint
+from data.images.work_blocks import icon_pixels
 
 SPEC = Preprocessing(size=64, crop=56, max_pixels=50_000_000)
 SIDE = 1600
@@ -60,7 +60,7 @@ def test_an_image_takes_no_more_than_was_estimated(name, tmp_path):
     program = f"""
 import sys
 from pathlib import Path
-from data.decode import decode, Preprocessing
+from data.images.decode import decode, Preprocessing
 
 def memory(kind):
     return 1024 * int(Path("/proc/self/status").read_text().split(kind)[1].split()[0])

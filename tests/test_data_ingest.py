@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from images import files_in, write
 
+from core.errors import UserError
 from data.config import DataConfig
-from data.errors import UserError
-from data.ingest import ingest
-from data.sources import FolderSource
+from data.ingest.stage import ingest
+from data.sources.folder import FolderSource
 
 ROOT = Path(__file__).parents[1]
 
@@ -276,7 +276,7 @@ def test_a_killed_stage_goes_on_where_it_was(tmp_path):
 
     def stage():
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return subprocess.Popen([sys.executable, "-m", "data.ingest"], cwd=tmp_path, env=environment)
+        return subprocess.Popen([sys.executable, "-m", "data.ingest.stage"], cwd=tmp_path, env=environment)
 
     with stage() as process:
         deadline = time.monotonic() + 60

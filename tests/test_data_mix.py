@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from data.mix import Mixing, _box, draw_mixing
+from data.augmentation.mix import Mixing, _box, draw_mixing
 
 NUM_IMAGES, NUM_CLASSES, SIZE = 5, 4, 12
 IMAGES = torch.rand(NUM_IMAGES, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))

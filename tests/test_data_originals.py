@@ -3,14 +3,14 @@ import pytest
 from images import encode, noise, reference, write
 from PIL import Image
 
+from core.errors import UserError
+from data.batches.originals import OriginalImages
+from data.batches.shards import PreparedImages
 from data.config import DataConfig
-from data.decode import Preprocessing
-from data.errors import UserError
-from data.ingest import ingest
+from data.images.decode import Preprocessing
+from data.ingest.stage import ingest
 from data.manifest import read_manifest
-from data.originals import OriginalImages
-from data.prepare import prepare
-from data.shards import PreparedImages
+from data.preparing.stage import prepare
 
 
 @pytest.fixture(scope="module")

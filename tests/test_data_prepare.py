@@ -7,19 +7,19 @@ import pytest
 from images import encode, files_in, noise, photos, ppm, reference, write
 from PIL import Image
 
-from data import part as part_module
-from data import prepare as prepare_module
-from data import workers
-from data.color import ColorCounter, color_statistics
+from core.errors import UserError
+from data.batches.shards import verify
 from data.config import DataConfig
-from data.decode import Preprocessing, decode
-from data.describe import perceptual_hashes
-from data.errors import UserError
-from data.ingest import ingest
+from data.images.decode import Preprocessing, decode
+from data.ingest.stage import ingest
 from data.manifest import read_manifest
-from data.part import read_part
-from data.prepare import prepare
-from data.shards import verify
+from data.preparing import shard as part_module
+from data.preparing import stage as prepare_module
+from data.preparing import workers
+from data.preparing.color_statistics import ColorCounter, color_statistics
+from data.preparing.shard import read_part
+from data.preparing.stage import prepare
+from data.quality.traits import perceptual_hashes
 
 SIZE = 8
 

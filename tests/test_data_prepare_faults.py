@@ -17,15 +17,15 @@ import pytest
 from images import files_in, noise, photos, ppm, write
 from PIL import Image
 
-from data import prepare as prepare_module
-from data import workers
+from core.errors import UserError
+from data.batches.shards import PreparedImages, verify
 from data.config import DataConfig
-from data.errors import UserError
-from data.ingest import ingest
+from data.ingest.stage import ingest
 from data.manifest import read_manifest
-from data.prepare import prepare
-from data.shards import PreparedImages, verify
-from data.workers import map_files
+from data.preparing import stage as prepare_module
+from data.preparing import workers
+from data.preparing.stage import prepare
+from data.preparing.workers import map_files
 
 ROOT = Path(__file__).parents[1]
 SIZE = 8

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from images import encode, files_in, noise, write
 from PIL import Image
 
-from data import lookalikes, near
+from core.errors import UserError
+from data.batches.shards import PreparedImages, verify
 from data.config import DataConfig
-from data.errors import UserError
-from data.findings import read_quality
-from data.ingest import ingest
-from data.near import near_groups
-from data.part import read_part
-from data.prepare import prepare
-from data.shards import PreparedImages, verify
+from data.ingest.stage import ingest
+from data.preparing.shard import read_part
+from data.preparing.stage import prepare
+from data.quality import near_duplicates, perceptual_hash
+from data.quality.findings import read_quality
+from data.quality.perceptual_hash import near_groups
 
 SIZE = 16
 
@@ -73,7 +73,7 @@ GROUP = [f"cat/copy{index}.png" for index in range(8)]
 
 @pytest.fixture
 def many_shards(monkeypatch):
-    monkeypatch.setattr("data.ingest.MEAN_SHARD_IMAGES", 4)
+    monkeypatch.setattr("data.ingest.stage.MEAN_SHARD_IMAGES", 4)
 
 
 @pytest.mark.usefixtures("many_shards")
@@ -140,7 +140,7 @@ def test_grouping_can_be_switched_on_and_off_without_decoding(tmp_path, monkeypa
     for name, grouped in (("on", True), ("off", False)):
         prepared_from(tmp_path / name, files, group_near_duplicates=grouped)
         made[grouped] = files_in(tmp_path / name / "prepared"), files_in(tmp_path / name / "parts")
-    monkeypatch.setattr("data.part.decode_and_describe", None)
+    monkeypatch.setattr("data.preparing.shard.decode_and_describe", None)
     for grouped in (False, True):
         prepared_from(tmp_path / "on", files, group_near_duplicates=grouped)
         assert (files_in(tmp_path / "on" / "prepared"), files_in(tmp_path / "on" / "parts")) == made[grouped]
@@ -187,18 +187,18 @@ def test_one_large_group_that_empties_a_split_is_told(tmp_path):
 
 def test_pairs_that_are_joined_are_not_compared(monkeypatch):
     """Of 60 equal images with hashes of a few bits, as many pairs are compared as fit into one block, and few more."""
-    monkeypatch.setattr(near, "COMPARED_TOGETHER", 8)
+    monkeypatch.setattr(perceptual_hash, "COMPARED_TOGETHER", 8)
     hashes = np.array([1 << (index % 6) for index in range(60)], dtype=np.uint64) ^ np.arange(60, dtype=np.uint64)
     images, read = np.zeros((60, 16, 16, 3), np.uint8), []
     groups, num_left = near_groups(hashes, lambda indices: read.append(len(indices)) or images[list(indices)])
     assert (groups, num_left) == ([list(range(60))], 0)
-    assert len(near.near_pairs(hashes)) > 500
+    assert len(perceptual_hash.near_pairs(hashes)) > 500
     assert sum(read) < 200
 
 
 def test_too_many_pairs_are_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(near, "MAX_PAIRS", 4)
-    monkeypatch.setattr(near, "COMPARED_TOGETHER", 2)
+    monkeypatch.setattr(perceptual_hash, "MAX_PAIRS", 4)
+    monkeypatch.setattr(perceptual_hash, "COMPARED_TOGETHER", 2)
     alike = [copies((77, group), [f"cat/{group}-{index}.png" for index in range(2)]) for group in range(8)]
     prepared_from(tmp_path, originals(20) | {name: one for some in alike for name, one in some.items()})
     report = json.loads((tmp_path / "prepared" / "quality.json").read_text())
@@ -213,5 +213,5 @@ def test_the_order_of_images_does_not_depend_on_what_was_moved(tmp_path):
     for grouped in (False, True):
         prepared_from(tmp_path, files, group_near_duplicates=grouped)
         parts = [read_part(record) for record in sorted((tmp_path / "parts").glob("*.json"))]
-        orders.append([image.row.origin for part in parts for image in lookalikes._as_drawn(part)])
+        orders.append([image.row.origin for part in parts for image in near_duplicates._as_drawn(part)])
     assert orders[0] == orders[1]

@@ -5,13 +5,13 @@ import pytest
 from images import encode, noise, photos, ppm, reference, write
 from PIL import Image
 
+from core.errors import UserError
+from data.batches.sample import first_test_image
 from data.config import DataConfig
-from data.decode import Preprocessing, decode
-from data.errors import UserError
-from data.ingest import ingest
-from data.prepare import prepare
-from data.report import as_markdown, data_report
-from data.sample import first_test_image
+from data.images.decode import Preprocessing, decode
+from data.ingest.stage import ingest
+from data.preparing.stage import prepare
+from data.quality.report import as_markdown, data_report
 
 SPLITS = ("train", "val", "test")
 

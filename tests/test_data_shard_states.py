@@ -3,9 +3,9 @@ import errno
 import pytest
 from images import photos, write
 
-from data import ingest
 from data.config import DataConfig
-from data.shard_states import ShardState, add_state, read_states
+from data.ingest import stage
+from data.ingest.shard_states import ShardState, add_state, read_states
 
 STATE = ShardState(state="s", written=[1, 2], rejected=[])
 
@@ -23,7 +23,7 @@ def test_a_shard_that_cannot_be_noted_is_not_there(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     config = DataConfig(source="folder", path=write(tmp_path / "source", photos(4)))
-    monkeypatch.setattr(ingest, "add_state", full)
+    monkeypatch.setattr(stage, "add_state", full)
     with pytest.raises(OSError, match="No space"):
-        ingest.ingest(config, tmp_path / "raw", tmp_path / "states.jsonl")
+        stage.ingest(config, tmp_path / "raw", tmp_path / "states.jsonl")
     assert not list((tmp_path / "raw").iterdir())

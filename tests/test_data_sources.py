@@ -7,9 +7,11 @@ import pytest
 from images import write
 from PIL import Image
 
+from core.errors import UserError
 from data.config import DataConfig
-from data.errors import UserError
-from data.sources import FolderSource, Rejected, open_source
+from data.sources.base import Rejected
+from data.sources.folder import FolderSource
+from data.sources.registry import open_source
 
 
 def listed(root):

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from images import noise, photos, ppm, write
 
 from data.config import DataConfig
-from data.ingest import ingest
-from data.prepare import prepare
+from data.ingest.stage import ingest
+from data.preparing.stage import prepare
 from data.splits import split_of
 
 HASHES = [hashlib.sha256(b"%d" % number).hexdigest() for number in range(10_000)]

@@ -5,8 +5,9 @@ import sqlite3
 import pytest
 from images import files_in
 
-from data.errors import UserError
-from data.stage import MESSAGE_FILE, is_disk_full, read_params, remove_unfinished, run_stage, whole_file
+from core.errors import UserError
+from core.files import is_disk_full, remove_unfinished, whole_file
+from data.stages import MESSAGE_FILE, read_params, run_stage
 
 
 def interrupted(path):

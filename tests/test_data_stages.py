@@ -9,7 +9,7 @@ from workspaces import make_workspace
 from core import code
 from data import versioning
 from data.config import DataConfig
-from data.part import Plan
+from data.preparing.shard import Plan
 
 
 def part_key():
@@ -17,7 +17,7 @@ def part_key():
 
 
 def stage_digests():
-    return {stage: code.digest(f"data.{stage}") for stage in versioning.STAGES}
+    return {stage: code.digest(module) for stage, module in versioning.STAGES.items()}
 
 
 def test_a_stage_lists_no_source_file():
@@ -37,7 +37,12 @@ def test_words_change_no_part_and_no_stage(house):
 
 @pytest.mark.parametrize(
     ("module", "constant"),
-    [("decode", "REDUCTION"), ("work_avif", "_MAX_BOXES"), ("describe", "_SIDE"), ("part", "BLOCK_BYTES")],
+    [
+        ("images/decode", "REDUCTION"),
+        ("images/work_avif", "_MAX_BOXES"),
+        ("quality/traits", "_SIDE"),
+        ("preparing/shard", "BLOCK_BYTES"),
+    ],
 )
 def test_a_constant_that_pixels_depend_on_changes_every_part(house, module, constant):
     before, stages = part_key(), stage_digests()
@@ -48,7 +53,7 @@ def test_a_constant_that_pixels_depend_on_changes_every_part(house, module, cons
 
 
 def test_a_module_that_decoding_begins_to_use_changes_every_part(house):
-    decode = house / "data/decode.py"
+    decode = house / "data/images/decode.py"
     decode.write_text(decode.read_text() + "\n\ndef to_gray(pixels):\n    from data.gray import to_gray\n")
     write(house, {"data/gray.py": b"WEIGHT = 1\n"})
     before, stages = part_key(), stage_digests()
@@ -57,7 +62,17 @@ def test_a_module_that_decoding_begins_to_use_changes_every_part(house):
     assert stage_digests() != stages
 
 
-@pytest.mark.parametrize("module", ["source_parquet", "quality", "near", "config", "workers", "augment"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "sources/parquet",
+        "quality/checks",
+        "quality/perceptual_hash",
+        "config",
+        "preparing/workers",
+        "augmentation/augment",
+    ],
+)
 def test_parts_do_not_depend_on_sources_on_checks_or_on_how_they_are_made(house, module):
     before = part_key()
     with (house / f"data/{module}.py").open("a") as file:
@@ -78,8 +93,8 @@ def test_a_stage_runs_again_where_the_meaning_of_its_code_has_changed(house, tmp
     for path in (house / "data").rglob("*.py"):
         reword(path)
     assert reproduce() == []
-    change(house / "data/decode.py", "REDUCTION", "3")
+    change(house / "data/images/decode.py", "REDUCTION", "3")
     assert reproduce() == [("prepare", "the code has changed")]
-    change(house / "data/ingest.py", "MEAN_SHARD_IMAGES", "255")
+    change(house / "data/ingest/stage.py", "MEAN_SHARD_IMAGES", "255")
     assert reproduce() == [("ingest", "the code has changed")]
     assert versioning.data_version(workspace) == version

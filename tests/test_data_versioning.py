@@ -8,9 +8,9 @@ import pytest
 from images import files_in, photos, write
 from workspaces import make_workspace
 
+from core.errors import UserError
 from data import versioning
 from data.config import DataConfig
-from data.errors import UserError
 from data.manifest import read_manifest
 
 UNCHANGED = "source, parameters and code are unchanged"

@@ -13,12 +13,12 @@ import pytest
 from images import photos, write
 from workspaces import make_workspace
 
+from core.errors import UserError
 from data import versioning
 from data.config import DataConfig
-from data.errors import UserError
-from data.ingest import STATE_FILE
+from data.ingest.shard_states import read_states
+from data.ingest.stage import STATE_FILE
 from data.manifest import read_manifest
-from data.shard_states import read_states
 
 DISK_FULL = r"^the disk of .* is full: free some space and run the same command again"
 

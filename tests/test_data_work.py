@@ -12,10 +12,10 @@ from benchmarks.attack import images
 from benchmarks.attack.images import bombs, icon_of, png
 from benchmarks.attack.jpegs import exif_of_fractions, jpeg_segments, progressive_scans
 from benchmarks.attack.pictures import flat
-from data.budget import DEFAULT_SECONDS, Budget, OverBudgetError
 from data.config import DataConfig
-from data.decode import BROKEN, DecodeError, Preprocessing, TooLargeError, decode
-from data.work import count_opening
+from data.images.budget import DEFAULT_SECONDS, Budget, OverBudgetError
+from data.images.decode import BROKEN, DecodeError, Preprocessing, TooLargeError, decode
+from data.images.work import count_opening
 from serving.targets import TARGETS
 
 SPEC = Preprocessing(size=64, crop=56, max_pixels=50_000_000)

@@ -8,9 +8,9 @@ from functools import partial
 import pytest
 from images import write
 
-from data import workers
-from data.errors import UserError
-from data.workers import map_files
+from core.errors import UserError
+from data.preparing import workers
+from data.preparing.workers import map_files
 
 pytestmark = pytest.mark.slow
 

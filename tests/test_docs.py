@@ -12,10 +12,10 @@ from imports import ROOT
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from data.errors import UserError
+from core.errors import UserError
 from docs.hooks import PAGES as SITE_PAGES
 from docs.hooks import parameter_tables
-from pipelines.cli import app
+from pipelines.commands.main import app
 from pipelines.config import describe, load_config
 
 DOCS = ROOT / "docs"

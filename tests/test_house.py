@@ -20,20 +20,20 @@ HOMES = {
     "prefect": ["pipelines/"],
     "prefect_dask": ["pipelines/"],
     "bentoml": ["serving/"],
-    "torch": ["models/", *(f"data/{name}.py" for name in ("augment", "boxes", "crop", "draws", "load", "mix"))],
+    "torch": ["models/", "data/augmentation/", "data/batches/loader.py"],
     # networks; and the one source that leaves downloading and checking published data sets to it
-    "torchvision": ["models/", "data/source_torchvision.py"],
+    "torchvision": ["models/", "data/sources/torchvision_sets.py"],
     "torchmetrics": ["models/"],
     "pytorch_lightning": ["models/"],
     "onnx": ["models/"],
     "onnxscript": ["models/"],
-    "mlflow": ["models/connection.py", "models/tracking.py", "models/registry.py"],
+    "mlflow": ["models/tracking/"],
     "dvc": ["data/versioning.py"],
     # the cluster that `prepare` may run on
-    "dask": ["data/cluster.py"],
-    "distributed": ["data/cluster.py"],
+    "dask": ["data/preparing/cluster.py"],
+    "distributed": ["data/preparing/cluster.py"],
     # our parameters, and the description that BentoML writes of a Bento
-    "yaml": ["pipelines/config.py", "serving/package.py"],
+    "yaml": ["pipelines/config.py", "serving/packaging/bento.py"],
 }
 
 MAX_FILE_LINES = 300

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from data.errors import UserError
-from models.alexnet import PRESETS, AlexNet, feature_side
-from models.alexnet_layers import AdaptiveAverage, LocalResponseNorm
-from models.complexity import measure
+from core.errors import UserError
+from models.networks.alexnet import PRESETS, AlexNet, feature_side
+from models.networks.alexnet_layers import AdaptiveAverage, LocalResponseNorm
+from models.networks.cost import measure
 
 
 def layers(network, kind):

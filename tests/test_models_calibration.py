@@ -6,7 +6,11 @@ import pytest
 import torch
 from test_models_export import CROP, noise, served
 
-from models.calibration import (
+from models.exported.export import ServedNetwork, TorchPredictor, export_onnx, export_program
+from models.exported.manifest import Certainty
+from models.exported.predictor import entropy, is_uncertain
+from models.exported.torch_program import load_program
+from models.judging.calibration import (
     calibrate,
     choose_certainty,
     error_by_chance,
@@ -16,11 +20,7 @@ from models.calibration import (
     reliability_of,
     temper,
 )
-from models.evaluate import Predictions
-from models.export import ServedNetwork, TorchPredictor, export_onnx, export_program
-from models.manifest import Certainty
-from models.predictor import entropy, is_uncertain
-from models.program import load_program
+from models.judging.evaluate import Predictions
 
 CLASSES = tuple("abcde")
 

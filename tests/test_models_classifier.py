@@ -9,11 +9,11 @@ from conftest import tiny_job
 from pytorch_lightning import Callback
 from torch import nn
 
+from data.batches.loader import Batch, Share
 from data.config import AugmentationConfig
-from data.load import Batch, Share
-from models.classifier import ImageClassifier
-from models.counts import Counts
-from models.train import build_classifier, train
+from models.training.classifier import ImageClassifier
+from models.training.counts import Counts
+from models.training.train import build_classifier, train
 
 MIXED = AugmentationConfig(resized_crop=0.3, brightness=0.4, contrast=0.4, erasing=0.25, mixup=0.2, cutmix=1, flip=True)
 
@@ -33,7 +33,7 @@ def test_accuracy_is_counted_against_the_labels_and_the_loss_against_what_was_mi
     for name, value in {"trainer": trainer, "current_epoch": 0, "global_step": 0, "global_rank": 0}.items():
         monkeypatch.setattr(ImageClassifier, name, value)
     draws = SimpleNamespace(beta=lambda *_: 0.25, permutation=lambda count: np.roll(np.arange(count), 1))
-    monkeypatch.setattr("data.mix.np.random.default_rng", lambda _: draws)
+    monkeypatch.setattr("data.augmentation.mix.np.random.default_rng", lambda _: draws)
     loss = classifier.training_step(Batch(images, labels), 1)
     _, hits, count = classifier._counts.sums().tolist()
     assert (hits, count) == (8, 8)

@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import binom
 from sklearn.utils import resample
 
-from models.compare import bootstrap_interval, compare, mcnemar_p, wilson_interval
+from models.judging.compare import bootstrap_interval, compare, mcnemar_p, wilson_interval
 
 ALLOWED = 0.02
 

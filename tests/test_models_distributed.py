@@ -12,12 +12,12 @@ import pytest
 from checkpoints import load, steps_per_epoch
 from conftest import tiny_job
 
-from data.errors import UserError
-from models.distributed import Assignment, train_on_devices
-from models.job import BEST, LAST
-from models.journal import Journal
-from models.logger import RunLogger
-from models.train import train
+from core.errors import UserError
+from models.tracking.journal import Journal
+from models.tracking.logger import RunLogger
+from models.training.distributed import Assignment, train_on_devices
+from models.training.job import BEST, LAST
+from models.training.train import train
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +96,7 @@ def test_torchrun_starts_the_same_processes(job, tmp_path):
     alone, both = assignment(job, tmp_path, "alone"), assignment(of_two(job, max_epochs=1), tmp_path, "both")
     both.write(tmp_path / "job.json")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run([*command, "-m", "models.distributed", tmp_path / "job.json"], check=True, timeout=300)
+    subprocess.run([*command, "-m", "models.training.distributed", tmp_path / "job.json"], check=True, timeout=300)
     train(tiny_job(job.prepared, max_epochs=1), alone.checkpoints)
     assert_close(alone.checkpoints / LAST, both.checkpoints / LAST)
 

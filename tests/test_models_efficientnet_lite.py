@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from data.decode import Preprocessing, decode
+from data.images.decode import Preprocessing, decode
 from models.config import ModelConfig
-from models.efficientnet_lite import LITE, published_name, published_weights
-from models.zoo import build_network, start_from_weights
+from models.networks.efficientnet_lite import LITE, published_name, published_weights
+from models.networks.registry import build_network, start_from_weights
 
 PHOTOGRAPHS = Path(__file__).parents[2] / "shared" / "data" / "clothing10" / "test"
 

@@ -5,12 +5,12 @@ import pytest
 from conftest import tiny_job
 from PIL import Image, ImageOps
 
-from data.shards import PreparedImages, crop_center
+from data.batches.shards import PreparedImages, crop_center
 from models.config import ModelConfig
-from models.evaluate import BATCH_SIZE, Predictions, predict, ten_crop_accuracy, ten_crops
+from models.judging.evaluate import BATCH_SIZE, Predictions, predict, ten_crop_accuracy, ten_crops
 from models.steps import evaluate_run
-from models.tracking import Tracking
-from models.train import train
+from models.tracking.runs import Tracking
+from models.training.train import train
 
 #                         a    b    c    d    e    f
 PROBABILITIES = np.array([[.50, .20, .10, .10, .05, .05],  # a, right

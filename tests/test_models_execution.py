@@ -3,8 +3,8 @@ import torch
 from conftest import tiny_job
 
 from models.config import ModelConfig, TrainingConfig
-from models.execution import settle
-from models.recipes import resolve_training, stages
+from models.training.execution import settle
+from models.training.recipes import resolve_training, stages
 
 
 def test_processors_compute_in_fp32_whatever_they_can_do(prepared, monkeypatch):

@@ -9,9 +9,9 @@ import torch
 from conftest import tiny_job
 from PIL import Image
 
+from core.errors import UserError
 from core.files import file_sha256
-from data.errors import UserError
-from models.export import (
+from models.exported.export import (
     ServedNetwork,
     TorchPredictor,
     export_onnx,
@@ -19,12 +19,12 @@ from models.export import (
     make_golden,
     preprocessing_of,
 )
-from models.manifest import ModelManifest
-from models.predictor import OnnxPredictor
-from models.program import ProgramPredictor
-from models.registry import write_manifest
-from models.train import build_classifier
-from models.weights import IMAGENET
+from models.exported.manifest import ModelManifest
+from models.exported.predictor import OnnxPredictor
+from models.exported.torch_program import ProgramPredictor
+from models.networks.weights import IMAGENET
+from models.tracking.registry import write_manifest
+from models.training.train import build_classifier
 
 NETWORKS = ["lenet5", "alexnet"]
 CROP = 20

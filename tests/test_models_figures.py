@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.figures import (
+from models.tracking.figures import (
     augmentation_preview,
     confusion_matrix,
     learning_curves,

@@ -3,18 +3,18 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from core.errors import UserError
 from core.files import file_sha256
-from data.decode import Preprocessing
-from data.errors import UserError
+from data.batches.shards import PreparedImages
+from data.images.decode import Preprocessing
 from data.manifest import read_manifest
-from data.shards import PreparedImages
 from models.config import GateConfig
-from models.evaluate import Predictions, predict
-from models.export import make_golden
-from models.gate import Rival, judge, measure_model, measure_rival
-from models.manifest import ModelManifest
-from models.predictor import OnnxPredictor
-from models.registry import write_manifest
+from models.exported.export import make_golden
+from models.exported.manifest import ModelManifest
+from models.exported.predictor import OnnxPredictor
+from models.judging.evaluate import Predictions, predict
+from models.judging.gate import Rival, judge, measure_model, measure_rival
+from models.tracking.registry import write_manifest
 
 GATE = GateConfig(min_accuracy=0.5, min_class_accuracy=0.25, max_regression=0.02, max_parity_error=1e-3)
 NONE = Rival(None, "there is none")

@@ -30,11 +30,11 @@ def test_a_new_network_changes_no_training(prepared, house):
 @pytest.mark.parametrize(
     ("module", "constant", "concerned"),
     [
-        ("models/lenet.py", "SMALLEST", ["lenet5"]),
-        ("models/alexnet.py", "GRID", ["alexnet"]),
-        ("models/efficientnet_lite.py", "_STAGES", []),
-        ("models/classifier.py", "DROPOUT", ["alexnet", "lenet5"]),
-        ("data/draws.py", "MORE", ["alexnet", "lenet5"]),
+        ("models/networks/lenet.py", "SMALLEST", ["lenet5"]),
+        ("models/networks/alexnet.py", "GRID", ["alexnet"]),
+        ("models/networks/efficientnet_lite.py", "_STAGES", []),
+        ("models/training/classifier.py", "DROPOUT", ["alexnet", "lenet5"]),
+        ("data/augmentation/draws.py", "MORE", ["alexnet", "lenet5"]),
     ],
 )
 def test_a_training_depends_on_its_own_network_and_on_what_trains_it(prepared, house, module, constant, concerned):
@@ -48,16 +48,34 @@ def test_a_training_depends_on_its_own_network_and_on_what_trains_it(prepared, h
 def test_only_what_starts_from_a_probe_depends_on_how_that_is_made(prepared, house):
     recipes = ("modern", "probe", "finetune")
     before = {recipe: key(prepared, recipe=recipe) for recipe in recipes}
-    change(house / "models/probe.py", "MAX_ITERATIONS", "501")
+    change(house / "models/training/probe.py", "MAX_ITERATIONS", "501")
     assert [recipe for recipe in recipes if key(prepared, recipe=recipe) != before[recipe]] == ["probe", "finetune"]
 
 
 @pytest.mark.parametrize(
     "module",
     [
-        *("data/decode.py", "data/prepare.py", "data/config.py", "data/errors.py", "data/source_parquet.py"),
-        *("models/config.py", "models/job.py", "models/progress.py", "models/interruption.py", "models/tracking.py"),
-        *("models/steps.py", "models/evaluate.py", "models/export.py", "models/manifest.py", "models/predictor.py"),
+        *(
+            "data/images/decode.py",
+            "data/preparing/stage.py",
+            "data/config.py",
+            "core/errors.py",
+            "data/sources/parquet.py",
+        ),
+        *(
+            "models/config.py",
+            "models/training/job.py",
+            "models/training/progress.py",
+            "models/training/interruption.py",
+            "models/tracking/runs.py",
+        ),
+        *(
+            "models/steps.py",
+            "models/judging/evaluate.py",
+            "models/exported/export.py",
+            "models/exported/manifest.py",
+            "models/exported/predictor.py",
+        ),
     ],
 )
 def test_what_makes_no_weights_changes_no_training(prepared, house, module):
@@ -70,7 +88,7 @@ def test_what_makes_no_weights_changes_no_training(prepared, house, module):
 def test_a_changed_module_of_training_is_told(prepared, house):
     job = tiny_job(prepared)
     last = job.data_version, job.params, job.code
-    with (house / "models/counts.py").open("a") as file:
+    with (house / "models/training/counts.py").open("a") as file:
         file.write("\n\nMORE = 7\n")
     assert tiny_job(prepared).changes_since(*last) == ["the code has changed"]
     assert tiny_job(prepared, network="alexnet").changes_since(*last) == ["model.network lenet5 -> alexnet"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.journal import Journal
+from models.tracking.journal import Journal
 
 
 def steps(path, name="loss"):

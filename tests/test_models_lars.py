@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 from models.config import TrainingConfig
-from models.lars import LARS
-from models.optimizers import make_optimizer
-from models.recipes import RECIPES, resolve_recipe
+from models.training.lars import LARS
+from models.training.optimizers import make_optimizer
+from models.training.recipes import RECIPES, resolve_recipe
 
 
 def test_the_papers_algorithm():

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from data.errors import UserError
-from models.complexity import measure
-from models.lenet import PRESETS, LeNet5, LeNetSpec
+from core.errors import UserError
+from models.networks.cost import measure
+from models.networks.lenet import PRESETS, LeNet5, LeNetSpec
 
 
 @pytest.mark.parametrize("preset", PRESETS)

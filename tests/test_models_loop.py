@@ -5,10 +5,10 @@ from checkpoints import Curves, assert_equal, interrupt, load, stop_at
 from conftest import tiny_job
 from pytorch_lightning import Callback
 
-from models import train as train_module
-from models.job import BEST, LAST
-from models.loop import BatchLoop
-from models.train import train
+from models.training import train as train_module
+from models.training.job import BEST, LAST
+from models.training.loop import BatchLoop
+from models.training.train import train
 
 OPTIONS = {
     "modern": {"log_every_n_steps": 3},

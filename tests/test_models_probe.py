@@ -6,16 +6,16 @@ import pytest
 import torch
 from conftest import tiny_job
 
-from data.errors import UserError
-from data.shards import PreparedImages
+from core.errors import UserError
+from data.batches.shards import PreparedImages
 from models.config import ModelConfig
-from models.evaluate import predict
-from models.export import ServedNetwork, TorchPredictor
-from models.features import Backbone, FeatureExtractor, last_linear
-from models.job import BEST
-from models.probe import Labelled, fit_head, train_probe
-from models.train import build_classifier, load_classifier, train
-from models.zoo import build_network
+from models.exported.export import ServedNetwork, TorchPredictor
+from models.judging.evaluate import predict
+from models.networks.registry import build_network
+from models.training.features import Backbone, FeatureExtractor, last_linear
+from models.training.job import BEST
+from models.training.probe import Labelled, fit_head, train_probe
+from models.training.train import build_classifier, load_classifier, train
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from checkpoints import steps_per_epoch, stop_at
 from conftest import tiny_job
 
-from models.train import train
+from models.training.train import train
 
 
 class Terminal(io.StringIO):

@@ -11,10 +11,9 @@ from conftest import tiny_job
 from onnx import numpy_helper
 
 from core.files import file_sha256
-from data.shards import PreparedImages, crop_center
-from models.export import ServedNetwork, export_onnx
-from models.job import BEST
-from models.quantize import (
+from data.batches.shards import PreparedImages, crop_center
+from models.exported.export import ServedNetwork, export_onnx
+from models.exported.quantize import (
     NORMALIZATION,
     Calibrated,
     Medians,
@@ -24,8 +23,9 @@ from models.quantize import (
     time_alternately,
     try_int8,
 )
-from models.session import open_session, run_session
-from models.train import load_classifier, train
+from models.exported.session import open_session, run_session
+from models.training.job import BEST
+from models.training.train import load_classifier, train
 
 CROP = 20
 FASTER: Medians = {"fp32": {1: 0.02, 8: 0.08}, "int8": {1: 0.01, 8: 0.02}}

@@ -6,8 +6,8 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from models.config import TrainingConfig
-from models.optimizers import make_optimizer, make_scheduler
-from models.recipes import RECIPES, Recipe, resolve_recipe
+from models.training.optimizers import make_optimizer, make_scheduler
+from models.training.recipes import RECIPES, Recipe, resolve_recipe
 
 
 def rates(recipe: Recipe, batch_size: int, steps_per_epoch: int, epochs: int) -> list[float]:

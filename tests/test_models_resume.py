@@ -13,11 +13,11 @@ import torch
 from checkpoints import Curves, assert_equal, interrupt, load, steps_per_epoch, stop_at
 from conftest import tiny_job
 
-from models.checkpoints import PREVIOUS, Checkpoints, find_resume_point
-from models.classifier import ImageClassifier
-from models.interruption import Interruption
-from models.job import BEST, LAST
-from models.train import train
+from models.training.checkpoints import PREVIOUS, Checkpoints, find_resume_point
+from models.training.classifier import ImageClassifier
+from models.training.interruption import Interruption
+from models.training.job import BEST, LAST
+from models.training.train import train
 
 EVERY_STEP = 1e-9
 
@@ -192,7 +192,7 @@ def _two_threads():
 def test_a_killed_training_ends_as_one_that_was_not(prepared, tmp_path, seed):
     """SIGKILL, before steps drawn at random; checkpoints some 30 ms apart, wherever that falls."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["models.train"])
+    context.set_forkserver_preload(["models.training.train"])
     job = tiny_job(prepared, "alexnet", checkpoint_minutes=0.0005, seed=seed)
     train(job, tmp_path / "whole")
     steps = np.random.default_rng(seed).choice(np.arange(2, 3 * steps_per_epoch(job)), 4, replace=False)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.errors import UserError
-from models.journal import Journal
-from models.sender import Sender
+from core.errors import UserError
+from models.tracking.journal import Journal
+from models.tracking.sender import Sender
 
 
 class Impatient(Sender):

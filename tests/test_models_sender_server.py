@@ -11,11 +11,11 @@ from collections import Counter
 
 import pytest
 
-from data.errors import UserError
-from models.journal import Journal
-from models.sender import Sender
-from models.tracking import Tracking
-from pipelines.server import HOST, free_port
+from core.errors import UserError
+from models.tracking.journal import Journal
+from models.tracking.runs import Tracking
+from models.tracking.sender import Sender
+from pipelines.prefect_server import HOST, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -124,9 +124,9 @@ def test_a_server_killed_while_metrics_arrive_has_each_of_them_once_when_it_is_b
 TRAINING = """
 import sys, time
 from pathlib import Path
-from models.journal import Journal
-from models.sender import Sender
-from models.tracking import Tracking
+from models.tracking.journal import Journal
+from models.tracking.sender import Sender
+from models.tracking.runs import Tracking
 
 class Frequent(Sender):
     interval = 0.02

@@ -4,16 +4,16 @@ import pytest
 from checkpoints import steps_per_epoch, stop_at
 from conftest import tiny_job
 
-from data.errors import UserError
-from data.shards import PreparedImages
-from models.calibration import reliability_of
+from core.errors import UserError
+from data.batches.shards import PreparedImages
 from models.config import GateConfig
-from models.evaluate import predict
-from models.predictor import OnnxPredictor
-from models.sender import Sender
+from models.exported.predictor import OnnxPredictor
+from models.judging.calibration import reliability_of
+from models.judging.evaluate import predict
 from models.steps import evaluate_run, export_run, train_run
-from models.tracking import Tracking
-from models.unfinished import settle_runs
+from models.tracking.runs import Tracking
+from models.tracking.sender import Sender
+from models.training.unfinished import settle_runs
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_metrics_that_do_not_arrive_fail_the_step_and_the_same_command_sends_the
     job = tiny_job(prepared, max_epochs=1)
     with monkeypatch.context() as patch:
         patch.setattr(Sender, "patience", 0.2)
-        patch.setattr("models.tracking.RunLog.send", away)
+        patch.setattr("models.tracking.runs.RunLog.send", away)
         with pytest.raises(UserError, match=r"does not answer; the training is kept, .* lines of metrics wait in"):
             train_run(tracking, job, tmp_path / "checkpoints", None)
     (run,) = tracking.client.search_runs([tracking.experiment_id])
@@ -85,7 +85,7 @@ def test_metrics_that_arrive_too_slowly_wait_and_the_training_ends_well(prepared
     job = tiny_job(prepared, max_epochs=1)
     with monkeypatch.context() as patch:
         patch.setattr(Sender, "patience", 0.2)
-        patch.setattr("models.tracking.RunLog.send", lambda *_: time.sleep(1))
+        patch.setattr("models.tracking.runs.RunLog.send", lambda *_: time.sleep(1))
         run_id = train_run(tracking, job, tmp_path / "checkpoints", None)
     assert tracking.client.get_run(run_id).info.status == "FINISHED"
     assert tracking.find_trained(job.key).metrics == {}

@@ -8,13 +8,13 @@ from conftest import tiny_job
 from pytorch_lightning import Callback, Trainer
 from torch import nn
 
+from core.errors import UserError
+from data.batches.shards import PreparedImages
 from data.config import AugmentationConfig
-from data.errors import UserError
-from data.shards import PreparedImages
-from models.checkpoints import PREVIOUS
-from models.classifier import ImageClassifier
-from models.job import BEST, LAST
-from models.train import build_classifier, load_classifier, train
+from models.training.checkpoints import PREVIOUS
+from models.training.classifier import ImageClassifier
+from models.training.job import BEST, LAST
+from models.training.train import build_classifier, load_classifier, train
 
 
 def loss_of(classifier, prepared):
@@ -40,7 +40,7 @@ def test_small_batches_train_together_what_they_train_apart(prepared, tmp_path, 
     job = replace(tiny_job(prepared), augmentation=augmentation)
     batch_bytes = job.training.batch_size * job.manifest.size**2 * 3
     for name, num_together in (("together", 4), ("apart", 1)):
-        monkeypatch.setattr("data.load.TOGETHER_BYTES", num_together * batch_bytes)
+        monkeypatch.setattr("data.batches.loader.TOGETHER_BYTES", num_together * batch_bytes)
         train(job, tmp_path / name)
     assert steps_per_epoch(job) % 4
     assert_equal(tmp_path / "together" / LAST, tmp_path / "apart" / LAST)

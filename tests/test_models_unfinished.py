@@ -6,10 +6,10 @@ from uuid import uuid4
 
 import pytest
 
-from data.errors import UserError
-from models.journal import Journal
-from models.tracking import TRAINED, Tracking
-from models.unfinished import journal_file, run_note, settle_runs
+from core.errors import UserError
+from models.tracking.journal import Journal
+from models.tracking.runs import TRAINED, Tracking
+from models.training.unfinished import journal_file, run_note, settle_runs
 from pipelines import workspace
 from pipelines.config import Config
 from pipelines.workspace import open_tracking
@@ -84,7 +84,7 @@ def test_what_cannot_be_settled_stands_in_nobodys_way(tracking, tmp_path, monkey
     def away(*_):
         raise UserError("MLflow at http://localhost does not answer")
 
-    monkeypatch.setattr("models.tracking.RunLog.send", away)
+    monkeypatch.setattr("models.tracking.runs.RunLog.send", away)
     settle_runs(tracking, tmp_path)
     assert caplog.messages == [
         f"train: the metrics in {journal} still wait: MLflow at http://localhost does not answer"

@@ -4,9 +4,9 @@ import shutil
 import pytest
 import torch
 
-from data.errors import UserError
-from models.efficientnet_lite import LITE_SHA256, published_weights
-from models.weights import fetch
+from core.errors import UserError
+from models.networks.efficientnet_lite import LITE_SHA256, published_weights
+from models.networks.weights import fetch
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import UserError
+from core.errors import UserError
 from pipelines.config import Config, describe, load_config, render
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"

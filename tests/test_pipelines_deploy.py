@@ -10,10 +10,10 @@ from rollouts import Load, Stack
 from test_serving_classifier import BLUE, OCTETS, make_model
 
 from core.files import file_sha256
-from models.predictor import read_manifest
-from models.registry import CHAMPION, PREVIOUS, Registry, normalize_file, write_manifest
-from models.tracking import Tracking
-from serving.docker import docker
+from models.exported.predictor import read_manifest
+from models.tracking.registry import CHAMPION, PREVIOUS, Registry, normalize_file, write_manifest
+from models.tracking.runs import Tracking
+from serving.rollout.docker import docker
 
 pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("engine")]
 

@@ -7,12 +7,12 @@ import pytest
 from conftest import draw_classes
 from test_serving_classifier import make_model
 
+from core.errors import UserError
 from core.files import file_sha256
-from data.errors import UserError
 from data.versioning import data_version, reproduce
-from models.predictor import read_manifest
-from models.registry import Registry, normalize_file, write_manifest
-from models.tracking import Tracking
+from models.exported.predictor import read_manifest
+from models.tracking.registry import Registry, normalize_file, write_manifest
+from models.tracking.runs import Tracking
 from pipelines.config import load_config
 from pipelines.settings import Settings
 from pipelines.workspace import ROOT, pack_champion
@@ -41,7 +41,7 @@ def test_they_are_packed_with_a_champion_of_the_same_data(workspace, tmp_path, c
     photos = draw_classes(tmp_path / "photos", ["cat", "dog", "emu"], 12)
     options = ["data.source=folder", f"data.path={photos}", "data.size=24"]
     plain = load_config(Path("params.yaml"), options)
-    config = load_config(Path("params.yaml"), [*options, "serving.examples=2"])
+    config = load_config(Path("params.yaml"), [*options, "serving.packaging.examples=2"])
     register(tmp_path / "none", "another")
     with pytest.raises(UserError, match="prepare it with `convoy data prepare`"):
         pack_champion(config)

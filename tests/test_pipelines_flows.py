@@ -13,7 +13,7 @@ import pytest
 from conftest import draw_classes
 from mlflow import MlflowClient
 
-from models.recipes import RECIPES
+from models.training.recipes import RECIPES
 
 CONVOY = Path(sys.executable).with_name("convoy")
 # Two dozen test images are too few to be surely better than guessing, and to say much about calibration.

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 from test_models_gate import strongest_color
-from test_pipelines_cli import convoy, told
+from test_pipelines_commands import convoy, told
 
+from core.errors import UserError
 from core.files import file_sha256
 from data.config import DataConfig
-from data.errors import UserError
 from data.manifest import read_manifest
-from models.predictor import read_manifest as read_model
-from models.registry import CHALLENGER, CHAMPION, PREVIOUS, normalize_file, write_manifest
-from models.tracking import PARITY_METRIC, VERDICT
+from models.exported.predictor import read_manifest as read_model
+from models.tracking.registry import CHALLENGER, CHAMPION, PREVIOUS, normalize_file, write_manifest
+from models.tracking.runs import PARITY_METRIC, VERDICT
 from pipelines import tasks
 from pipelines.config import Config
 from pipelines.workspace import open_registry, open_tracking
-from serving.ledger import read
+from serving.rollout.ledger import read
 
 # Two dozen test images of three classes: what the gate asks of one model is tested elsewhere.
 CONFIG = Config.model_validate(

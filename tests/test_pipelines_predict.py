@@ -6,8 +6,8 @@ import json
 import pytest
 from test_serving_classifier import make_model, picture
 
-from data.errors import UserError
-from pipelines.predict import AHEAD, BATCH, check_table, find_images, predict_files
+from core.errors import UserError
+from pipelines.commands.predict import AHEAD, BATCH, check_table, find_images, predict_files
 
 COLORS = {"red": (240, 20, 10), "green": (10, 240, 20), "blue": (10, 20, 240)}
 

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 from conftest import draw_classes
-from test_pipelines_cli import convoy, told
+from test_pipelines_commands import convoy, told
 
 from pipelines.config import Config, load_config
 

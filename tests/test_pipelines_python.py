@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import convoy
-from data.errors import UserError
+from core.errors import UserError
 
 EXAMPLE = (ROOT / "docs" / "python.md").read_text().split("```python\n")[1].split("```")[0]
 REST = """

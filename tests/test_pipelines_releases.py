@@ -6,18 +6,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.errors import UserError
-from models.connection import connect
-from models.registry import CHAMPION, PREVIOUS, Registry
+from core.errors import UserError
+from models.tracking.connection import connect
+from models.tracking.registry import CHAMPION, PREVIOUS, Registry
 from pipelines import releases
 from pipelines.config import Config
-from serving import deploy
-from serving.canary import RolloutConfig
 from serving.config import ServingConfig
-from serving.containers import Container
-from serving.deploy import Site
-from serving.gateway import GatewayConfig, Routes
-from serving.ledger import Release
+from serving.rollout import deploy
+from serving.rollout.canary import RolloutConfig
+from serving.rollout.containers import Container
+from serving.rollout.deploy import Site
+from serving.rollout.gateway import GatewayConfig, Routes
+from serving.rollout.ledger import Release
 
 NUM_VERSIONS = 4
 CONFIG = Config()

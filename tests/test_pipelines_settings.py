@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from data.errors import UserError
+from core.errors import UserError
 from pipelines.settings import Settings, Stack, use_stack
 
 

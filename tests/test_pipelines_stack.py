@@ -9,11 +9,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from data.errors import UserError
-from pipelines.cli import app
-from pipelines.server import HOST, free_port
-from pipelines.worker import wait_until_it_answers
-from serving.auth import read_tokens
+from core.errors import UserError
+from pipelines.commands.main import app
+from pipelines.commands.worker import wait_until_it_answers
+from pipelines.prefect_server import HOST, free_port
+from serving.endpoint.auth import read_tokens
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docker-compose.yml").read_text()

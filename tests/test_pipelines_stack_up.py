@@ -16,8 +16,8 @@ import pytest
 from rollouts import STAND_INS, stand_in
 from stacks import ROOT, Stack, ask, clone, make_env, options, status, wait_until
 
-from pipelines.server import HOST
-from pipelines.worker import ZOMBIES
+from pipelines.commands.worker import ZOMBIES
+from pipelines.prefect_server import HOST
 
 pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("engine")]
 

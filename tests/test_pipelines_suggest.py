@@ -3,8 +3,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from models import suggestions
-from pipelines.cli import app
+from models.training import suggestions
+from pipelines.commands.main import app
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def with_photos(workspace, tmp_path):
     from conftest import draw_classes
 
     from data.config import DataConfig
-    from data.ingest import ingest
-    from data.prepare import prepare
+    from data.ingest.stage import ingest
+    from data.preparing.stage import prepare
 
     def make(size):
         config = DataConfig(source="folder", path=draw_classes(tmp_path / "photos", ["cat", "dog"], 20, size), size=32)

@@ -9,7 +9,7 @@ from threading import Thread
 
 import pytest
 
-from pipelines.server import HOST, free_port
+from pipelines.prefect_server import HOST, free_port
 
 ROOT = Path(__file__).parents[1]
 COMPOSE = """

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from data.errors import UserError
+from core.errors import UserError
 from pipelines import workspace
 from pipelines.workspace import exclusive
 

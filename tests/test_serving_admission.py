@@ -12,15 +12,15 @@ from starlette.responses import Response
 from test_serving_app import ANYONE, LIMITS, Send, sender
 from test_serving_classifier import BLUE, OCTETS, make_model
 
-from serving import admission
-from serving.admission import Asks, Bucket, Quotas, Room, Visit
-from serving.app import create_app
-from serving.auth import Tokens, new_token
-from serving.batching import OverloadedError
-from serving.classifier import Classifier
 from serving.config import ServingConfig
-from serving.front import VISIT, Front, Route
-from serving.metrics import Metrics
+from serving.endpoint import admission
+from serving.endpoint.admission import Asks, Bucket, Quotas, Room, Visit
+from serving.endpoint.app import create_app
+from serving.endpoint.auth import Tokens, new_token
+from serving.endpoint.batching import OverloadedError
+from serving.endpoint.classifier import Classifier
+from serving.endpoint.metrics import Metrics
+from serving.endpoint.middleware import VISIT, Front, Route
 
 METRICS = Metrics()
 

@@ -55,7 +55,7 @@ def test_every_alert_says_what_to_look_at_and_has_its_case():
 
 
 def test_alerts_name_metrics_that_there_are():
-    metrics = (Path(__file__).parents[1] / "serving/metrics.py").read_text()
+    metrics = (Path(__file__).parents[1] / "serving/endpoint/metrics.py").read_text()
     for name in set(re.findall(r"\bconvoy_\w+", str(RULES))):
         assert f'"{name.removesuffix("_bucket")}"' in metrics
 

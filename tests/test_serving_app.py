@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from test_serving_classifier import BLUE, OCTETS, make_model, picture, softmax_of_means
 
-from models.manifest import ModelManifest
-from serving import app as app_module
-from serving.answers import Examples
-from serving.app import create_app
-from serving.auth import Tokens
-from serving.batching import Limits
-from serving.classifier import Classifier
+from models.exported.manifest import ModelManifest
 from serving.config import ServingConfig
-from serving.front import ERRORS
+from serving.endpoint import app as app_module
+from serving.endpoint.answers import Examples
+from serving.endpoint.app import create_app
+from serving.endpoint.auth import Tokens
+from serving.endpoint.batching import Limits
+from serving.endpoint.classifier import Classifier
+from serving.endpoint.middleware import ERRORS
 
 Send = Callable[..., httpx.Response]
 ANYONE = Tokens()

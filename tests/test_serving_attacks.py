@@ -11,8 +11,8 @@ from test_serving_classifier import make_model
 from benchmarks.attack.invalid import INVALID, ask
 from benchmarks.attack.watch import Watch
 from serving.config import ServingConfig
-from serving.endpoint import Endpoint
-from serving.package import build_bento
+from serving.packaging.bento import build_bento
+from serving.packaging.local_endpoint import Endpoint
 
 pytestmark = pytest.mark.slow
 

@@ -4,10 +4,10 @@ import pytest
 from test_serving_app import sender
 from test_serving_classifier import BLUE, OCTETS, make_model
 
-from data.errors import UserError
-from serving import auth
-from serving.auth import Tokens, new_token, read_tokens, require_protection
-from serving.classifier import Classifier
+from core.errors import UserError
+from serving.endpoint import auth
+from serving.endpoint.auth import Tokens, new_token, read_tokens, require_protection
+from serving.endpoint.classifier import Classifier
 
 NOT_ASCII = {b"authorization": b"Bearer \xff\xfe"}
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from test_serving_classifier import make_model, picture
 
-from data.decode import DecodeError
-from serving.batching import Batcher, GoneError, Limits, OverloadedError
-from serving.classifier import Classifier
+from data.images.decode import DecodeError
+from serving.endpoint.batching import Batcher, GoneError, Limits, OverloadedError
+from serving.endpoint.classifier import Classifier
 
 COLORS = [(5 * number, 100, 250 - 5 * number) for number in range(40)]
 

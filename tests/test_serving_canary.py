@@ -1,6 +1,6 @@
 import pytest
 
-from serving.canary import Answered, Figures, RolloutConfig, judge
+from serving.rollout.canary import Answered, Figures, RolloutConfig, judge
 
 CONFIG = RolloutConfig(canary_min_requests=100, canary_seconds=30, canary_max_seconds=300)
 

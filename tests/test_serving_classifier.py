@@ -11,13 +11,13 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
+from core.errors import UserError
 from core.files import file_sha256
-from data.decode import DecodeError, Preprocessing, TooLargeError
-from data.errors import UserError
-from models.manifest import Certainty, Golden, Int8, ModelManifest
-from models.predictor import read_manifest
-from models.registry import write_manifest
-from serving.classifier import Classifier, Room
+from data.images.decode import DecodeError, Preprocessing, TooLargeError
+from models.exported.manifest import Certainty, Golden, Int8, ModelManifest
+from models.exported.predictor import read_manifest
+from models.tracking.registry import write_manifest
+from serving.endpoint.classifier import Classifier, Room
 from serving.targets import ONNXRUNTIME_INT8
 
 SIZE, CROP, MAX_PIXELS = 10, 8, 10_000
@@ -156,7 +156,7 @@ def test_a_model_that_answers_otherwise_than_measured_is_not_loaded(tmp_path):
 def test_a_golden_answer_must_name_the_same_class(tmp_path, monkeypatch, answered):
     model = make_model(tmp_path, golden=(0.3330, 0.3335, 0.3335))
     probabilities = np.array([answered], dtype=np.float32)
-    monkeypatch.setattr("models.predictor.OnnxPredictor.__call__", lambda *_: probabilities)
+    monkeypatch.setattr("models.exported.predictor.OnnxPredictor.__call__", lambda *_: probabilities)
     with pytest.raises(UserError, match="golden image"):
         Classifier(model)
 

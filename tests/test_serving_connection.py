@@ -10,11 +10,11 @@ from listening import all_of, connect, listening
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving import deadlines as deadlines_module
-from serving.auth import Tokens
-from serving.deadlines import MAX_CONNECTIONS, RESERVED_FILES, Deadlines, connection_limit
-from serving.front import Front, Route
-from serving.metrics import Metrics
+from serving.endpoint import deadlines as deadlines_module
+from serving.endpoint.auth import Tokens
+from serving.endpoint.deadlines import MAX_CONNECTIONS, RESERVED_FILES, Deadlines, connection_limit
+from serving.endpoint.metrics import Metrics
+from serving.endpoint.middleware import Front, Route
 
 METRICS = Metrics()
 GET = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -231,7 +231,7 @@ def test_requests_that_are_answered_keep_their_connections():
 
 
 def test_the_heads_of_all_connections_are_held_together(monkeypatch):
-    monkeypatch.setattr("serving.wire.MAX_HEADS", 50_000)
+    monkeypatch.setattr("serving.endpoint.wire.MAX_HEADS", 50_000)
     head = b"GET / HTTP/1.1\r\nA: " + b"a" * 15_000 + b"\r\nA: " + b"a" * 14_000 + b"\r\n"
     deadlines = hasty()
     with listening(front(), deadlines) as port:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from rollouts import Load, Stack, wait_for
 
-from data.errors import UserError
-from serving import ledger
-from serving.deploy import roll_back, roll_out
+from core.errors import UserError
+from serving.rollout import ledger
+from serving.rollout.deploy import roll_back, roll_out
 
 pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("engine")]
 
@@ -165,8 +165,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from rollouts import site
-from serving.containers import read_release
-from serving.deploy import roll_out
+from serving.rollout.containers import read_release
+from serving.rollout.deploy import roll_out
 percent = float(sys.argv[3]) or None
 roll_out(site(Path()), read_release(sys.argv[2], "cpu"), why="a test", figures={}, percent=percent)
 """

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import UserError
-from serving.docker import docker, explain
+from core.errors import UserError
+from serving.rollout.docker import docker, explain
 
 BUILD = """\
 #20 [packages 2/8] RUN something else

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.errors import UserError
+from core.errors import UserError
+from data.batches.shards import PreparedImages
 from data.manifest import read_manifest
-from data.shards import PreparedImages
-from serving.examples import choose_examples
+from serving.packaging.examples import choose_examples
 
 
 def pixels(example):

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from test_serving_app import Send, sender
 from test_serving_classifier import make_model, picture
 
-from serving.classifier import Classifier
+from serving.endpoint.classifier import Classifier
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data.errors import UserError
+from core.errors import UserError
 from serving.config import ServingConfig
-from serving.gateway import Gateway, GatewayConfig, Route, Routes, render
+from serving.rollout.gateway import Gateway, GatewayConfig, Route, Routes, render
 from serving.targets import TARGETS
 
 ROOT = Path(__file__).parents[1]

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from rollouts import Load, Stack, wait_for
 
-from serving.deploy import roll_out
-from serving.gateway import GatewayConfig
+from serving.rollout.deploy import roll_out
+from serving.rollout.gateway import GatewayConfig
 
 pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("engine")]
 

@@ -5,18 +5,18 @@ from dataclasses import replace
 import pytest
 from conftest import tiny_job
 from houses import sources_for
-from test_models_program import make_program
+from test_models_torch_program import make_program
 from test_serving_classifier import make_model
 
-from data.errors import UserError
+from core.errors import UserError
 from models.config import GateConfig
-from models.manifest import PROGRAM_FILE
-from models.registry import Registry
+from models.exported.manifest import PROGRAM_FILE
 from models.steps import export_run, train_run
-from models.tracking import Tracking
-from serving.classifier import Classifier
+from models.tracking.registry import Registry
+from models.tracking.runs import Tracking
 from serving.config import ServingConfig
-from serving.package import build_bento
+from serving.endpoint.classifier import Classifier
+from serving.packaging.bento import build_bento
 from serving.targets import TARGETS, TORCH
 
 GPU = ServingConfig(target="gpu")
@@ -47,10 +47,10 @@ def test_a_bento_for_a_gpu_holds_the_program_and_loads_without_onnxruntime(prepa
     source = bento.path / "src"
     files = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
     packed = {"model/model.pt2", "model/manifest.json", "serving.json", "packing.json", "bentofile.yaml"}
-    assert files == {*sources_for("models.program"), *packed}
+    assert files == {*sources_for("models.exported.torch_program"), *packed}
     program = """
 import asyncio, sys
-from serving.service import ConvoyService
+from serving.endpoint.service import ConvoyService
 assert "torch" not in sys.modules, "`bentoml build` pays for it"
 service = ConvoyService.inner()
 assert asyncio.run(service.__is_ready__())

@@ -7,10 +7,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from pipelines.server import HOST, free_port
-from serving import healthcheck
-from serving.containers import Container
-from serving.front import NotReadyError, explain
+from pipelines.prefect_server import HOST, free_port
+from serving.endpoint import healthcheck
+from serving.endpoint.middleware import NotReadyError, explain
+from serving.rollout.containers import Container
 
 REFUSAL = json.dumps(explain(NotReadyError()).problem)
 

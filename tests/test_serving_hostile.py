@@ -16,11 +16,11 @@ import pytest
 from test_serving_classifier import BLUE, OCTETS, make_model, picture
 
 from benchmarks.attack.watch import Watch
-from data.decode import DecodeError, Preprocessing, TooLargeError, decode
-from serving.body import FULL_BODIES, READ_SECONDS
+from data.images.decode import DecodeError, Preprocessing, TooLargeError, decode
 from serving.config import ServingConfig
-from serving.endpoint import Endpoint
-from serving.package import Bento, build_bento
+from serving.endpoint.request_body import FULL_BODIES, READ_SECONDS
+from serving.packaging.bento import Bento, build_bento
+from serving.packaging.local_endpoint import Endpoint
 from serving.targets import TARGETS
 
 pytestmark = pytest.mark.slow

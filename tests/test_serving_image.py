@@ -16,16 +16,16 @@ from test_serving_classifier import BLUE, OCTETS, make_model, picture
 
 from benchmarks.serve_container import OPEN, Container, container
 from benchmarks.serve_load import answers
-from data.errors import UserError
-from models.predictor import OnnxPredictor, read_manifest
-from models.registry import write_manifest
-from serving.auth import new_token
+from core.errors import UserError
+from models.exported.predictor import OnnxPredictor, read_manifest
+from models.tracking.registry import write_manifest
 from serving.config import ServingConfig
-from serving.containers import Container as Classifier
-from serving.containers import wait_until_ready
-from serving.docker import docker
-from serving.image import SBOM_FILE, SBOM_PATH, Image, build_image, find_image, image_tag, inspect_image
-from serving.package import Bento, build_bento
+from serving.endpoint.auth import new_token
+from serving.packaging.bento import Bento, build_bento
+from serving.packaging.image import SBOM_FILE, SBOM_PATH, Image, build_image, find_image, image_tag, inspect_image
+from serving.rollout.containers import Container as Classifier
+from serving.rollout.containers import wait_until_ready
+from serving.rollout.docker import docker
 from serving.targets import TARGETS
 
 pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("engine")]
@@ -138,7 +138,7 @@ def test_it_holds_no_tools(started):
 def test_it_starts_from_bytecode(started):
     program = """
 import sys, importlib.util, pathlib
-import serving.server, serving.packed, serving.classifier, onnxruntime, uvloop
+import serving.endpoint.server, serving.endpoint.setup, serving.endpoint.classifier, onnxruntime, uvloop
 specs = [module.__spec__ for module in list(sys.modules.values()) if getattr(module, "__spec__", None)]
 print([spec.origin for spec in specs if spec.has_location and spec.cached and not pathlib.Path(spec.cached).exists()])
 """
@@ -147,7 +147,7 @@ print([spec.origin for spec in specs if spec.has_location and spec.cached and no
 
 def test_an_altered_source_is_what_runs(image, tmp_path):
     (tmp_path / "server.py").write_text("raise SystemExit('this is altered')\n")
-    mount = ("--volume", f"{tmp_path}/server.py:/app/serving/server.py:ro")
+    mount = ("--volume", f"{tmp_path}/server.py:/app/serving/endpoint/server.py:ro")
     with container(image, EDGE, *OPEN, *mount, ready=False) as ended:
         until(lambda: ended.state()["Status"] == "exited")
         assert ended.log() == "this is altered"

@@ -8,12 +8,12 @@ import pytest
 from test_serving_classifier import make_model
 
 from benchmarks.serve_container import OPEN, Container, container
-from models.predictor import read_manifest
-from models.registry import write_manifest
+from models.exported.predictor import read_manifest
+from models.tracking.registry import write_manifest
 from serving.config import ServingConfig
-from serving.docker import docker
-from serving.image import build_image
-from serving.package import build_bento
+from serving.packaging.bento import build_bento
+from serving.packaging.image import build_image
+from serving.rollout.docker import docker
 from serving.targets import TARGETS
 
 pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("engine")]

@@ -111,7 +111,7 @@ def test_a_pod_gets_what_its_target_asks_for(target):
 
 def test_a_pod_has_time_to_end():
     # Longer than it waits before its end and than the server may take for requests in flight.
-    from serving.server import DRAIN_SECONDS
+    from serving.endpoint.server import DRAIN_SECONDS
 
     (base,) = documents((FOLDER / "base/deployment.yaml").read_text())
     pod = base["spec"]["template"]["spec"]

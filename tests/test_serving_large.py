@@ -13,11 +13,11 @@ from test_serving_app import ANYONE
 from test_serving_batching import Model, batcher, run, until
 from test_serving_classifier import BLUE, make_model, picture
 
-from data.decode import DecodeError
-from serving.app import create_app
-from serving.batching import NICENESS, Limits, OverloadedError
-from serving.classifier import Classifier
+from data.images.decode import DecodeError
 from serving.config import ServingConfig
+from serving.endpoint.app import create_app
+from serving.endpoint.batching import NICENESS, Limits, OverloadedError
+from serving.endpoint.classifier import Classifier
 
 LARGE = picture((10, 20, 240), side=1000)
 

@@ -4,7 +4,7 @@ import threading
 import pytest
 from pydantic import ValidationError
 
-from serving.ledger import Entry, Release, append, history, read
+from serving.rollout.ledger import Entry, Release, append, history, read
 
 
 def release(version):

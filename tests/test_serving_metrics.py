@@ -2,8 +2,8 @@ from pathlib import Path
 
 from test_serving_classifier import make_model
 
-from models.predictor import read_manifest
-from serving.metrics import Metrics
+from models.exported.predictor import read_manifest
+from serving.endpoint.metrics import Metrics
 
 
 def test_batches_and_waits_are_counted_under_the_model(tmp_path: Path):

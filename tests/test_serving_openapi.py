@@ -8,13 +8,13 @@ from pydantic import TypeAdapter
 from test_serving_app import ANYONE, sender
 from test_serving_classifier import BLUE, OCTETS, make_model
 
-from serving.answers import Answer, BatchAnswer, Examples, Explanation, Problem
-from serving.app import create_app
-from serving.auth import read_tokens
-from serving.batching import Limits
-from serving.classifier import Classifier
 from serving.config import ServingConfig
-from serving.openapi import EXAMPLES, describe_api
+from serving.endpoint.answers import Answer, BatchAnswer, Examples, Explanation, Problem
+from serving.endpoint.app import create_app
+from serving.endpoint.auth import read_tokens
+from serving.endpoint.batching import Limits
+from serving.endpoint.classifier import Classifier
+from serving.endpoint.openapi import EXAMPLES, describe_api
 
 PAGE = {"/", "/page.js", "/tiles.js", "/page.css"}
 

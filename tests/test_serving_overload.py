@@ -8,10 +8,10 @@ import pytest
 from test_serving_app import ANYONE
 from test_serving_classifier import BLUE, OCTETS, make_model
 
-from serving.app import create_app
-from serving.batching import Limits
-from serving.classifier import Classifier
 from serving.config import ServingConfig
+from serving.endpoint.app import create_app
+from serving.endpoint.batching import Limits
+from serving.endpoint.classifier import Classifier
 
 
 @pytest.fixture

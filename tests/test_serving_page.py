@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from test_serving_classifier import BLUE, CERTAINTY, GREY, make_model, picture
 
-from serving.answers import Examples
-from serving.auth import new_token
 from serving.config import ServingConfig
-from serving.endpoint import Endpoint
-from serving.package import build_bento
+from serving.endpoint.answers import Examples
+from serving.endpoint.auth import new_token
+from serving.packaging.bento import build_bento
+from serving.packaging.local_endpoint import Endpoint
 
 playwright = pytest.importorskip("playwright.sync_api")
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from serving.saliency import CELLS, weigh_evidence
+from serving.endpoint.saliency import CELLS, weigh_evidence
 
 
 def sigmoid(score):

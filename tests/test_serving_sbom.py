@@ -13,13 +13,13 @@ import pytest
 from PIL import features
 from test_serving_classifier import make_model
 
-from data.errors import UserError
-from models.predictor import read_manifest
-from serving import image as image_module
-from serving import sbom, slim
-from serving.image import build_image, labels
-from serving.package import Bento
-from serving.sbom import describe
+from core.errors import UserError
+from models.exported.predictor import read_manifest
+from serving.packaging import image as image_module
+from serving.packaging import sbom, slim
+from serving.packaging.bento import Bento
+from serving.packaging.image import build_image, labels
+from serving.packaging.sbom import describe
 
 
 def make_bento(path: Path, **changes: object) -> Bento:

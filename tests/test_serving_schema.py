@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from test_serving_classifier import make_model
 
-from serving.auth import TOKENS, new_token
 from serving.config import ServingConfig
-from serving.endpoint import Endpoint
-from serving.package import build_bento
+from serving.endpoint.auth import TOKENS, new_token
+from serving.packaging.bento import build_bento
+from serving.packaging.local_endpoint import Endpoint
 
 # No schema says which bytes are an image, or which classes a model has: these are refused although they fit.
 CONFIG = """

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_serving_batching import Model, batcher, run, until
 
-from serving.batching import GoneError, OverloadedError
+from serving.endpoint.batching import GoneError, OverloadedError
 
 
 @pytest.mark.parametrize("leaves", ["cancelled", "closed", "late"])

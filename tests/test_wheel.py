@@ -63,7 +63,7 @@ def test_the_wheel_holds_all_that_is_no_code(wheel):
 
 
 def test_a_project_runs_from_the_wheel(tool, tmp_path):
-    where = "import pipelines.cli; print(pipelines.cli.__file__)"
+    where = "import pipelines.commands.main; print(pipelines.commands.main.__file__)"
     place = subprocess.check_output([tool / "bin" / "python", "-c", where], cwd=tmp_path, text=True)
     assert place.startswith(str(tool))
     said(tool, "init", "digits", "--set", "model.network=lenet5", "--set", "training.max_epochs=2", folder=tmp_path)

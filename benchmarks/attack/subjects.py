@@ -10,11 +10,11 @@ from benchmarks.attack.watch import Watch
 from benchmarks.serve_container import OPEN, container
 from benchmarks.serve_load import Call, answers
 from benchmarks.serve_servers import Running, Server, convoy, peers, running
-from data.errors import UserError
+from core.errors import UserError
 from serving.config import ServingConfig
-from serving.docker import docker
-from serving.image import Image, build_image
-from serving.package import build_bento
+from serving.packaging.bento import build_bento
+from serving.packaging.image import Image, build_image
+from serving.rollout.docker import docker
 from serving.targets import TARGETS
 
 CONVOY, CONTAINER, BENTOML, FLOOR = "Convoy", "Convoy in 256 MB", "BentoML", "Starlette + onnxruntime"

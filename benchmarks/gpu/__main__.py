@@ -9,7 +9,7 @@ from time import monotonic
 import torch
 
 from benchmarks.gpu.record import SIZES, OutOfTimeError, Record
-from data.errors import UserError
+from core.errors import UserError
 
 ITEMS = {"ceilings": 0.03, "synthetic": 0.45, "fed": 0.14, "cifar": 0.2, "serving": 0.08, "resume": 0.1}
 """Modules in the order in which they measure, and the share of the time that each may take."""

@@ -14,7 +14,7 @@ from benchmarks.gpu.device import free_memory, synchronize
 from benchmarks.gpu.record import CIFAR, CIFAR_SECONDS, Record
 from benchmarks.gpu.sheets import Split, read_sheets
 from benchmarks.gpu.synthetic import matrix_precision
-from models.alexnet import PRESETS, AlexNet
+from models.networks.alexnet import PRESETS, AlexNet
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 """Of the training pixels, scaled to 0..1."""

@@ -16,12 +16,12 @@ from benchmarks.gpu.device import free_memory, seconds_of, synchronize
 from benchmarks.gpu.record import AUGMENTATION, BUSY, FED, FED_SHARE, Record
 from benchmarks.gpu.shards import Shape, make_job, make_prepared
 from benchmarks.gpu.synthetic import NUM_CLASSES, matrix_precision
-from models.job import TrainingJob
-from models.journal import Journal
-from models.logger import RunLogger
-from models.optimizers import make_optimizer
-from models.recipes import resolve_recipe
-from models.train import build_classifier, train
+from models.tracking.journal import Journal
+from models.tracking.logger import RunLogger
+from models.training.job import TrainingJob
+from models.training.optimizers import make_optimizer
+from models.training.recipes import resolve_recipe
+from models.training.train import build_classifier, train
 
 RESIDENT = "fed, AlexNet bn, resident"
 NUM_WARM_STEPS = 5

@@ -12,8 +12,8 @@ import torch
 
 from benchmarks.gpu.device import Timing, conditions, name_of, roof_of
 from benchmarks.report import Row, machine, markdown_table, versions
-from data.errors import UserError
-from data.stage import whole_file
+from core.errors import UserError
+from core.files import whole_file
 
 
 class OutOfTimeError(Exception):

@@ -14,8 +14,8 @@ from pytorch_lightning import Callback, Trainer
 
 from benchmarks.gpu.record import RESUMED, RESUMED_CLOSE, OutOfTimeError, Record
 from benchmarks.gpu.shards import Shape, make_job, make_prepared
-from models.job import LAST
-from models.train import train
+from models.training.job import LAST
+from models.training.train import train
 
 NUM_STEPS, KILLED_AFTER = 12, 7
 BATCH_SIZE = 8

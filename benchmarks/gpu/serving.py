@@ -14,13 +14,13 @@ from benchmarks.gpu.record import Record
 from benchmarks.gpu.shards import Shape, make_job, make_prepared
 from benchmarks.photos import make_photo
 from core.files import file_sha256
-from data.decode import Preprocessing, decode
-from data.stage import num_cores
-from models.export import ServedNetwork, export_program, make_golden, preprocessing_of
-from models.manifest import ModelManifest
-from models.predictor import MANIFEST_FILE
-from models.program import ProgramPredictor
-from models.train import build_classifier
+from core.machine import num_cores
+from data.images.decode import Preprocessing, decode
+from models.exported.export import ServedNetwork, export_program, make_golden, preprocessing_of
+from models.exported.manifest import ModelManifest
+from models.exported.predictor import MANIFEST_FILE
+from models.exported.torch_program import ProgramPredictor
+from models.training.train import build_classifier
 
 DECODED = "JPEG decoding, all cores of the host"
 

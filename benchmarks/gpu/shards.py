@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.checksum import file_checksum
+from core.checksum import file_checksum
 from data.config import AugmentationConfig
 from data.manifest import MANIFEST_FILE, ColorStatistics, DataManifest, Shard, labels_file
 from data.splits import Split
 from models.config import ModelConfig, TrainingConfig
-from models.job import TrainingJob
+from models.training.job import TrainingJob
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from data.decode import Pixels
-from data.errors import UserError
+from core.errors import UserError
+from data.images.decode import Pixels
 
 SIDE, COLUMNS, ROWS = 32, 40, 25
 LABELS_FILE = "labels.csv"

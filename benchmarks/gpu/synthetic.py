@@ -11,8 +11,8 @@ from torch.optim import SGD
 
 from benchmarks.gpu.device import free_memory, seconds_of
 from benchmarks.gpu.record import BEST, BEST_SHARE, Record
-from models.alexnet import PRESETS, AlexNet
-from models.train import is_out_of_memory
+from models.networks.alexnet import PRESETS, AlexNet
+from models.training.train import is_out_of_memory
 
 FLOPS = 4.29e9
 """Of an image at 224 pixels, forward and backward: 714 million multiply-adds, each two operations, three times."""

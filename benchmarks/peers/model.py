@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from onnxruntime import InferenceSession
 
-from data.decode import decode
-from models.manifest import ModelManifest
-from models.predictor import read_manifest
+from data.images.decode import decode
+from models.exported.manifest import ModelManifest
+from models.exported.predictor import read_manifest
 from serving.targets import TARGETS, Runtime
 
 TOP_K = 5

@@ -1,0 +1,101 @@
+"""The colours of the training pixels: what normalization and the AlexNet paper's colour augmentation need."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from data.images.decode import Pixels
+from data.manifest import ColorStatistics, Model
+
+DIGITS = 6
+"""Statistics are rounded to this, so that another version of a linear algebra library makes no other data version."""
+
+Sums = tuple[int, int, int]
+
+
+class ColorSums(Model):
+    """Sums over pixels, 0..255: whole numbers, which add up to the same in whatever order."""
+
+    num_pixels: int
+    sums: Sums
+    products: tuple[Sums, Sums, Sums]
+
+
+_ROWS, _ABREAST = 256, 4
+"""Pixels are multiplied in blocks of so many rows, each so many pixels long: a product of one pixel with another is
+256 x 255 x 255 at most in a block, below the 2**24 up to which float32 is exact, and a matrix of 12 columns is faster
+than one of 3 and still too small for threads."""
+
+
+_SIDE = 32
+"""Pixels a side that are looked at: what lies between says the same, as do other images of the set."""
+
+
+class ColorCounter:
+    """Adds up the colours of images."""
+
+    def __init__(self) -> None:
+        """Start from nothing."""
+        self._num_pixels = 0
+        # Of the 4 x 3 columns; sums of whole numbers below 2**53 are exact in float64.
+        self._sums, self._products = np.zeros(3 * _ABREAST), np.zeros((3 * _ABREAST, 3 * _ABREAST))
+
+    def add(self, images: Pixels) -> None:
+        """Add images, uint8 [N, H, W, 3]; of those larger than `_SIDE`, pixels at equal distances."""
+        step = max(1, min(images.shape[1:3]) // _SIDE)
+        looked_at = images[:, ::step, ::step]
+        pixels = np.empty(looked_at.shape, dtype=np.uint8)
+        for color in range(3):  # NumPy takes three times as long for all of them at once
+            pixels[..., color] = looked_at[..., color]
+        values = pixels.ravel()
+        num_blocks = -(-len(values) // (_ROWS * _ABREAST * 3))
+        blocks = np.zeros((num_blocks, _ROWS, _ABREAST * 3), dtype=np.float32)
+        blocks.ravel()[: len(values)] = values
+        self._sums += (_ONES @ blocks).sum(axis=(0, 1), dtype=np.float64)
+        self._products += (blocks.transpose(0, 2, 1) @ blocks).sum(axis=0, dtype=np.float64)
+        self._num_pixels += len(values) // 3
+
+    @property
+    def sums(self) -> ColorSums:
+        """What has been added up so far."""
+        sums = self._sums.reshape(_ABREAST, 3).sum(axis=0)
+        products = np.einsum("iaib->ab", self._products.reshape(_ABREAST, 3, _ABREAST, 3))
+        return ColorSums.model_validate(
+            {
+                "num_pixels": self._num_pixels,
+                "sums": sums.astype(np.int64).tolist(),
+                "products": products.astype(np.int64).tolist(),
+            }
+        )
+
+
+_ONES = np.ones((1, _ROWS), dtype=np.float32)
+
+
+def color_statistics(parts: Iterable[ColorSums]) -> ColorStatistics:
+    """Mean, deviation and principal axes of all pixels of `parts`, scaled to 0..1."""
+    parts = list(parts)
+    num_pixels = sum(part.num_pixels for part in parts)
+    mean = np.sum([part.sums for part in parts], axis=0) / num_pixels / 255
+    products = np.sum([part.products for part in parts], axis=0) / num_pixels / 255**2
+    covariance = products - np.outer(mean, mean)
+    eigenvalues, eigenvectors = np.linalg.eigh(covariance)
+    values = {
+        "mean": mean,
+        # Pixels that are all alike have no deviation to divide by.
+        "std": np.sqrt(np.diag(covariance).clip(0)).clip(1e-3),
+        "eigenvalues": eigenvalues.clip(0),
+        "eigenvectors": _with_fixed_signs(eigenvectors) * (eigenvalues > 10**-DIGITS),
+    }
+    # Adding 0 turns -0 into 0.
+    return ColorStatistics.model_validate(
+        {name: (value.round(DIGITS) + 0.0).tolist() for name, value in values.items()}
+    )
+
+
+def _with_fixed_signs(eigenvectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Let the largest component of each column be positive: its sign is up to the library."""
+    largest = np.abs(eigenvectors).round(DIGITS).argmax(axis=0)
+    signs: npt.NDArray[np.float64] = np.sign(eigenvectors[largest, np.arange(3)])
+    return eigenvectors * signs

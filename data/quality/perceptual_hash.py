@@ -1,0 +1,165 @@
+"""Images that look alike though their bytes differ: found by a perceptual hash, confirmed by their pixels.
+
+Shapes: N images, P pairs, S stored pixels a side, F values of a reduced image.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import combinations, pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from data.images.decode import Pixels
+from data.quality.traits import shrink
+
+Hashes = npt.NDArray[np.uint64]
+Keys = npt.NDArray[np.unsignedinteger]
+Pairs = npt.NDArray[np.int64]
+Reduced = npt.NDArray[np.float64]
+
+MAX_BITS = 6
+"""Hashes that differ in more of their 64 bits are not looked at: of photographs that were scaled, compressed anew or
+made brighter, half differ in 2 at most."""
+
+MAX_NEIGHBOURS = 500
+"""With so many of those that share a key a hash is compared: without a bound, a hundred thousand scans of nearly empty
+pages would be compared each with each."""
+
+MAX_PAIRS = 100_000
+"""So many pairs are compared by their pixels, some 0.1 ms each."""
+
+COMPARED_TOGETHER = 1024
+"""Pairs, whose images are in memory at the same time, reduced."""
+
+READ_TOGETHER = 16
+"""Images, whose pixels are in memory at the same time."""
+
+SIDE = 16
+"""Pixels a side at which two images are compared: what a compression has changed is averaged out."""
+
+MIN_CORRELATION = 0.99
+"""Of the 1,797 digits of scikit-learn, whose classes are simple shapes, the nearest two reach 0.9892; a JPEG of quality
+50 keeps a photograph above 0.995."""
+
+MAX_DIFFERENCE = 3.0
+"""Grey levels of 255, root mean square: nearly uniform images hold too little for a correlation."""
+
+
+def near_groups(hashes: Hashes, pixels_of: Callable[[Sequence[int]], Pixels]) -> tuple[list[list[int]], int]:
+    """Group images that look alike, each group and all of them in order.
+
+    A pair that earlier pairs have joined is not compared: of the frames of a film, few pairs are.
+
+    Args:
+        hashes: uint64 [N], of `data.quality.traits`.
+        pixels_of: gives the prepared images of ascending indices, uint8 [len(indices), S, S, 3].
+
+    Returns:
+        The groups, and the number of pairs with near hashes that were not compared, as there are more than MAX_PAIRS.
+
+    """
+    pairs, groups, num_compared = near_pairs(hashes), Groups(), 0
+    for start in range(0, len(pairs), COMPARED_TOGETHER):
+        if num_compared >= MAX_PAIRS:
+            return groups.members(), len(pairs) - start
+        block = pairs[start : start + COMPARED_TOGETHER]
+        block = block[[groups.root(one) != groups.root(other) for one, other in block.tolist()]]
+        num_compared += len(block)
+        for one, other in _confirmed(block, pixels_of).tolist() if len(block) else ():
+            groups.join(one, other)
+    return groups.members(), 0
+
+
+def _confirmed(pairs: Pairs, pixels_of: Callable[[Sequence[int]], Pixels]) -> Pairs:
+    """Keep the pairs that look alike; each of their images is read once."""
+    members, places = np.unique(pairs, return_inverse=True)
+    groups = (members[start : start + READ_TOGETHER].tolist() for start in range(0, len(members), READ_TOGETHER))
+    looks = np.concatenate([reduced(pixels_of(group)) for group in groups])
+    return pairs[look_alike(*looks[places.reshape(pairs.shape).T])]
+
+
+def near_pairs(hashes: Hashes, max_bits: int = MAX_BITS) -> Pairs:
+    """Find the pairs of hashes, uint64 [N], that differ in at most `max_bits` bits; int64 [P, 2], in order.
+
+    The bits are cut into `max_bits + 2` bands: as each difference spoils one band at most, two bands stay equal. So it
+    is enough to sort by every two bands and to compare what falls together, as in multi-index hashing (Norouzi, Punjani
+    and Fleet, CVPR 2012). Equal hashes are paired with the first of them only.
+    """
+    unique, first, group = np.unique(hashes, return_index=True, return_inverse=True)
+    found = [first[pair] for key in _keys(unique, max_bits) for pair in _pairs_of_equal_keys(unique, key, max_bits)]
+    others = np.flatnonzero(first[group] != np.arange(len(hashes)))
+    found.append(np.stack([first[group[others]], others], axis=1))
+    return np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
+
+
+def _keys(hashes: Hashes, max_bits: int) -> Iterator[Keys]:
+    """Every two bands of each hash as one number: of 16 bits, as those of `MAX_BITS` are, which NumPy sorts fastest."""
+    edges = np.linspace(0, 64, max_bits + 3).round().astype(np.uint64)
+    width = np.diff(edges).max()
+    kind = np.uint16 if width <= 8 else np.uint64
+    bands = [hashes >> start & (2 ** (end - start) - 1) for start, end in pairwise(edges)]
+    for one, other in combinations(bands, 2):
+        yield (one << width | other).astype(kind)
+
+
+def _pairs_of_equal_keys(hashes: Hashes, keys: Keys, max_bits: int) -> Iterator[Pairs]:
+    """Compare each hash with the next one of equal key, then with the next but one, until no two keys are equal."""
+    order = np.argsort(keys, kind="stable")  # the hashes are sorted: among equal keys, neighbours are alike
+    keys, hashes = keys[order], hashes[order]
+    left = np.arange(len(keys))
+    for step in range(1, MAX_NEIGHBOURS + 1):
+        left = left[left + step < len(keys)]
+        left = left[keys[left] == keys[left + step]]
+        if not len(left):
+            return
+        near = left[np.bitwise_count(hashes[left] ^ hashes[left + step]) <= max_bits]
+        yield np.stack([order[near], order[near + step]], axis=1)
+
+
+def look_alike(left: Reduced, right: Reduced) -> npt.NDArray[np.bool_]:
+    """Compare reduced images [..., F] whatever their brightness and contrast; bool [...]."""
+    is_close = np.sqrt(np.square(left - right).mean(axis=-1)) <= MAX_DIFFERENCE
+    left, right = left - left.mean(axis=-1, keepdims=True), right - right.mean(axis=-1, keepdims=True)
+    scale = np.sqrt(np.square(left).sum(axis=-1) * np.square(right).sum(axis=-1))
+    alike: npt.NDArray[np.bool_] = is_close | ((scale > 0) & ((left * right).sum(axis=-1) >= MIN_CORRELATION * scale))
+    return alike
+
+
+def reduced(images: Pixels) -> Reduced:
+    """Reduce images, uint8 [N, S, S, 3], to [N, F] values, at which they are compared."""
+    return shrink(images, SIDE).reshape(len(images), -1).astype(np.float64)
+
+
+class Groups:
+    """Joins pairs that share a member into groups (union-find)."""
+
+    def __init__(self) -> None:
+        """Begin with each index by itself."""
+        self._parent: dict[int, int] = {}
+
+    def root(self, index: int) -> int:
+        """Name the group of an index by its smallest member."""
+        while (parent := self._parent.get(index, index)) != index:
+            self._parent[index] = self._parent.get(parent, parent)
+            index = parent
+        return index
+
+    def join(self, one: int, other: int) -> None:
+        """Make one group of two."""
+        low, high = sorted((self.root(one), self.root(other)))
+        self._parent |= {low: low, high: low}
+
+    def members(self) -> list[list[int]]:
+        """List the groups of two or more, each group and all of them in order."""
+        groups: dict[int, list[int]] = {}
+        for index in sorted(self._parent):
+            groups.setdefault(self.root(index), []).append(index)
+        return list(groups.values())
+
+
+def connected(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Join pairs that share a member into groups, each group and all of them in order."""
+    groups = Groups()
+    for one, other in pairs:
+        groups.join(one, other)
+    return groups.members()

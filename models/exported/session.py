@@ -1,0 +1,36 @@
+"""ONNX files run by onnxruntime."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from data.images.decode import Pixels
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+Probabilities = npt.NDArray[np.float32]
+
+
+def open_session(model: Path, num_threads: int = 0) -> "InferenceSession":
+    """Load an ONNX file, which nobody has checked; 0 threads means one for each core."""
+    # From 1.29 on, onnxruntime reports its use to its makers, and only this, before it is imported, keeps it from that.
+    # Here and not above: who runs a program of torch has no onnxruntime.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.log_severity_level = 3
+    # Its threads look for work all the time, which is soonest, but between predictions takes the cores from decoding.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run_session(session: "InferenceSession", images: Pixels) -> Probabilities:
+    """Classify images, uint8 [N, crop, crop, 3], into probabilities, float32 [N, num_classes]."""
+    (probabilities,) = session.run(["probabilities"], {"image": images})
+    return np.asarray(probabilities, dtype=np.float32)

@@ -1,0 +1,213 @@
+"""Whether a challenger may become the champion."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from core.errors import UserError
+from data.batches.originals import OriginalImages
+from data.batches.shards import PreparedImages
+from data.manifest import read_manifest
+from models.config import GateConfig
+from models.exported.predictor import OnnxPredictor
+from models.judging.calibration import error_by_chance, reliability_of
+from models.judging.compare import Comparison, compare, wilson_interval
+from models.judging.evaluate import Predictions, predict
+
+ROUNDING = 1e-9
+"""Less than one image among any test images: 0.1 - 0.01 is more than 0.09 to a computer."""
+
+Comparator = Literal[">=", "<=", ">"]
+Outcome = Literal["passed", "failed", "waits"]
+OPPOSITES = {">=": "<", "<=": ">", ">": "<="}
+
+
+class Check(BaseModel):
+    """One figure against its limit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    value: float
+    comparison: Comparator
+    limit: float
+    passed: bool
+    note: str = ""
+
+    def __str__(self) -> str:
+        sign = self.comparison if self.passed else OPPOSITES[self.comparison]
+        return f"{self.name} {self.value:.4g} {sign} {self.limit:.4g}{f' ({self.note})' if self.note else ''}"
+
+
+class Verdict(BaseModel):
+    """Whether a challenger may become champion, with every figure that says so."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    checks: tuple[Check, ...]
+    comparison: Comparison | None = None
+    """with the champion, where there is one of the same classes"""
+    waits_for: str = ""
+    """why a person has to decide; empty: nobody has to"""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def outcome(self) -> Outcome:
+        """A failed check outweighs all else."""
+        if self.failures:
+            return "failed"
+        return "waits" if self.waits_for else "passed"
+
+    @property
+    def failures(self) -> str:
+        """What speaks against the challenger, in words."""
+        failed = [str(check) for check in self.checks if not check.passed]
+        if self.comparison and self.comparison.verdict == "worse":
+            failed.append(f"against the champion {self.comparison}")
+        return "; ".join(failed)
+
+    @property
+    def why(self) -> str:
+        """The reason for the outcome, in one line."""
+        if self.outcome != "passed":
+            return self.failures or self.waits_for
+        return str(self.comparison) if self.comparison else "; ".join(map(str, self.checks))
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """All figures by their names."""
+        figures = {f"gate/{check.name.replace(' ', '_')}": check.value for check in self.checks}
+        return figures | (self.comparison.figures if self.comparison else {})
+
+
+@dataclass(frozen=True)
+class Rival:
+    """The champion's predictions for today's test images, or why there are none."""
+
+    predictions: Predictions | None
+    why_none: str = ""
+    is_incomparable: bool = False
+    """there is a champion, but of other classes"""
+
+
+def measure_model(folder: Path, raw: Path, prepared: Path) -> Predictions:
+    """Let an exported model predict today's test images.
+
+    The images are prepared as the model wants them: from the originals in `raw`, unless `prepared` holds that size.
+
+    Raises:
+        UserError: the model knows other classes, or an original is missing.
+
+    """
+    predictor, today = OnnxPredictor(folder), read_manifest(prepared)
+    model, spec = predictor.manifest, predictor.manifest.preprocessing
+    if why := _other_classes(model.classes, today.classes):
+        raise UserError(f"{model.name} v{model.version} {why}: it cannot be measured on the images in {prepared}")
+    if spec.size == today.size:
+        return predict(predictor, PreparedImages(prepared, today, "test"), today.classes, spec.crop)
+    # Which images are test images, and so which are too large, was decided when today's data was prepared.
+    spec = spec.model_copy(update={"max_pixels": today.max_pixels})
+    return predict(predictor, OriginalImages(raw, prepared, "test", spec), today.classes, spec.crop)
+
+
+def measure_rival(folder: Path | None, raw: Path, prepared: Path) -> Rival:
+    """Let the champion in `folder` predict today's test images, if there is one and it knows their classes."""
+    if folder is None:
+        return Rival(None, "there is none")
+    model = OnnxPredictor(folder).manifest
+    if why := _other_classes(model.classes, read_manifest(prepared).classes):
+        return Rival(None, f"v{model.version} {why}", is_incomparable=True)
+    return Rival(measure_model(folder, raw, prepared))
+
+
+def _other_classes(model: tuple[str, ...], today: tuple[str, ...]) -> str | None:
+    if model == today:
+        return None
+    differences = [
+        f"{word} {', '.join(map(repr, names[:5]))}{' and others' if len(names) > 5 else ''}"
+        for word, names in (("has", sorted({*model} - {*today})), ("lacks", sorted({*today} - {*model})))
+        if names
+    ]
+    return f"knows other classes ({'; '.join(differences) or 'in another order'})"
+
+
+def judge(challenger: Predictions, parity_error: float, rival: Rival, config: GateConfig) -> Verdict:
+    """Hold a challenger's predictions against the gates.
+
+    Args:
+        challenger: its predictions for today's test images.
+        parity_error: largest difference of a probability between the exported model and the trained one.
+        rival: the champion's predictions for the same images.
+        config: the limits.
+
+    """
+    checks = [_at_least("test/accuracy", float(challenger.hits.mean()), config.min_accuracy)]
+    if config.better_than_guessing:
+        checks.append(_better_than_guessing(challenger))
+    class_checks, notes = _judge_classes(challenger, config)
+    checks += [*class_checks, _calibrated(challenger, config.max_calibration_error)]
+    checks.append(_at_most("ONNX against torch", parity_error, config.max_parity_error))
+    if rival.predictions is None:
+        waits = f"it cannot be compared with the champion: {rival.why_none}" if rival.is_incomparable else ""
+        notes.append(f"not compared with a champion: {rival.why_none}")
+        return Verdict(checks=tuple(checks), waits_for=waits, notes=tuple(notes))
+    comparison = compare(rival.predictions.hits, challenger.hits, config.max_regression)
+    return Verdict(
+        checks=tuple(checks), comparison=comparison, waits_for=_unsure(comparison, config), notes=tuple(notes)
+    )
+
+
+def _unsure(comparison: Comparison, config: GateConfig) -> str:
+    """Say why a person has to decide between the two, if so."""
+    if comparison.verdict != "too few images to tell":
+        return ""
+    return "" if config.when_unsure == "measured" and comparison.difference >= 0 else f"{comparison}"
+
+
+def _better_than_guessing(predictions: Predictions) -> Check:
+    """A small test set shows less: the lower end of the accuracy's interval counts."""
+    counts = np.bincount(predictions.labels, minlength=len(predictions.classes))
+    largest, num_images = int(counts.argmax()), len(predictions.labels)
+    low, share = wilson_interval(int(predictions.hits.sum()), num_images)[0], float(counts.max() / num_images)
+    note = f"lower end of the 95 % interval; always guessing '{predictions.classes[largest]}' gets {share:.4g}"
+    return Check(name="better than guessing", value=low, comparison=">", limit=share, passed=low > share, note=note)
+
+
+def _calibrated(predictions: Predictions, limit: float) -> Check:
+    """Few images show an error by chance: what a perfectly calibrated model would show is not held against a model."""
+    by_chance = error_by_chance(predictions)
+    note = f"of so few images up to {by_chance:.4g} come by chance" if by_chance > limit else ""
+    return _at_most("calibration error", reliability_of(predictions).error, max(limit, by_chance), note)
+
+
+def _judge_classes(predictions: Predictions, config: GateConfig) -> tuple[list[Check], list[str]]:
+    """Judge the worst of the classes that have enough test images."""
+    floor = config.min_class_accuracy
+    if floor is None:
+        return [], []
+    counts = np.bincount(predictions.labels, minlength=len(predictions.classes))
+    accuracy = predictions.summarize().class_accuracy
+    by_name = dict(zip(predictions.classes, counts.tolist(), strict=True))
+    judged = {name: value for name, value in accuracy.items() if by_name[name] >= config.min_class_images}
+    small = [f"'{name}' ({count})" for name, count in by_name.items() if count < config.min_class_images]
+    shown = f"{', '.join(small[:10])}{f' and {len(small) - 10} more' if len(small) > 10 else ''}"
+    notes = [f"fewer than {config.min_class_images} test images, not judged by class: {shown}"] if small else []
+    if not judged:
+        return [], notes
+    worst, value = min(judged.items(), key=lambda item: item[1])
+    note = f"class '{worst}', {by_name[worst]} images"
+    if floor:
+        return [_at_least("worst class", value, floor, note)], notes
+    return [Check(name="worst class", value=value, comparison=">", limit=0, passed=value > 0, note=note)], notes
+
+
+def _at_least(name: str, value: float, limit: float, note: str = "") -> Check:
+    passed = value >= limit - ROUNDING
+    return Check(name=name, value=value, comparison=">=", limit=limit, passed=passed, note=note)
+
+
+def _at_most(name: str, value: float, limit: float, note: str = "") -> Check:
+    return Check(name=name, value=value, comparison="<=", limit=limit, passed=value <= limit, note=note)

@@ -1,0 +1,231 @@
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.errors import UserError
+from data.augmentation.augment import Augmentation, Augmented, Normalize, center_crop
+from data.augmentation.draws import seed_of
+from data.batches.loader import Batch, Share, Together
+from models.networks.weights import NORMALIZATION
+from models.training.counts import Counts
+from models.training.optimizers import make_optimizer, make_scheduler
+from models.training.recipes import Recipe
+
+_logger = logging.getLogger("convoy")
+
+CHECK_EVERY_N_STEPS = 50
+DROPOUT = 16
+"""Stream of random numbers, the first of one for each process, that dropout draws from."""
+
+
+class ImageClassifier(LightningModule):
+    """A network and how it learns. Batches are stored images, uint8 [N, S, S, 3], and labels, int64 [N].
+
+    Metrics go to the loggers directly, under the number of steps done: Lightning's own averages are neither kept in its
+    checkpoints nor cheap enough for networks whose step takes a few milliseconds.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self, network: nn.Module, augmentation: Augmentation, recipe: Recipe, class_weights: Sequence[float] = ()
+    ) -> None:
+        """Train `network` on augmented images; validation images are cropped at the centre.
+
+        `class_weights` multiply the loss of each class's training images; empty: all classes count the same.
+        """
+        super().__init__()
+        self.register_buffer("class_weights", torch.tensor(class_weights) if class_weights else None, persistent=False)
+        self.network, self.augmentation, self.recipe = network, augmentation, recipe
+        self.shown: dict[str, float] = {}
+        """what the progress bar shows besides the metrics of epochs"""
+        self._counts = Counts()
+        self._augmented: dict[tuple[int, int], Augmented] = {}
+
+    @property
+    def normalize(self) -> Normalize:
+        """The same for images that are trained on, measured and served."""
+        return self.augmentation.normalize
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify stored images, uint8 [N, S, S, 3], into logits [N, num_classes]."""
+        return self._logits(self.normalize(center_crop(images, self.augmentation.crop)))
+
+    def _logits(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images)
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one augmented batch.
+
+        Raises:
+            UserError: the loss is no finite number; looked at every `CHECK_EVERY_N_STEPS` steps, because looking makes
+                a GPU wait.
+
+        """
+        labels = batch.labels
+        self._draw_from(batch_idx)
+        augmented = self._augment(batch, batch_idx)
+        logits = self._logits(augmented.pixels).float()
+        loss = self._loss(logits, augmented.targets)
+        self._counts.add(loss, logits, labels)
+        if batch_idx % CHECK_EVERY_N_STEPS == 0:
+            self._require_finite(loss)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.shown = {"train/step_loss": loss.item()}
+            self._log(self.shown, self.global_step + 1)
+        return loss
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy; with class weights, an image weighs as much as the classes of its target."""
+        if self.class_weights is None:
+            return F.cross_entropy(logits, targets)
+        shares = targets if targets.is_floating_point() else F.one_hot(targets, self.augmentation.num_classes).float()
+        return (F.cross_entropy(logits, targets, reduction="none") * (shares @ self.class_weights)).mean()
+
+    def _augment(self, batch: Batch, step: int) -> Augmented:
+        """Augment a batch, and with it those that it was read together with: they come next."""
+        place = self.current_epoch, step
+        images, labels, first, number = batch.together or Together(batch.images, batch.labels, step, 1)
+        if place not in self._augmented:
+            augmented: Augmented = self.augmentation(images, labels, self.current_epoch, first, number)
+            batches = augmented._replace(targets=self._smoothed(augmented.targets)).batches(number)
+            self._augmented = {(self.current_epoch, first + index): each for index, each in enumerate(batches)}
+        return self._augmented.pop(place)
+
+    def _smoothed(self, targets: Tensor) -> Tensor:
+        """Give each class, of K, a K-th of the smoothed share: for many batches, what each step would do by itself.
+
+        Args:
+            targets: labels, int64 [N], or the share of each class, float [N, K].
+
+        """
+        smoothing, num_classes = self.recipe.label_smoothing, self.augmentation.num_classes
+        if not smoothing:
+            return targets
+        shares = targets if targets.is_floating_point() else F.one_hot(targets, num_classes)
+        return shares * (1 - smoothing) + smoothing / num_classes
+
+    def _draw_from(self, batch_idx: int) -> None:
+        """Let what dropout draws follow from seed, epoch, step and process alone.
+
+        Not by `torch.manual_seed`, which seeds all kinds of devices: one that is not used costs it 1.5 ms.
+        """
+        seed = seed_of(self.augmentation.seed, self.current_epoch, batch_idx, stream=DROPOUT + self.global_rank)
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
+
+    def _require_finite(self, value: Tensor) -> None:
+        if not torch.isfinite(value):
+            rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+            raise UserError(
+                f"the loss is {value.item()} at epoch {self.current_epoch + 1}, step {self.global_step}, learning rate "
+                f"{rate:.3g}: lower training.learning_rate; the last good checkpoint is kept",
+                exit_code=1,
+            )
+
+    def require_finite_weights(self) -> None:
+        """Let no checkpoint be made of weights that the last step has spoilt.
+
+        Raises:
+            UserError: a weight is no finite number.
+
+        """
+        for parameter in self.parameters():
+            self._require_finite(parameter.detach().sum())
+
+    def validation_step(self, batch: Batch, _batch_idx: int) -> None:
+        """Loss and accuracy on images that are not trained on."""
+        images, labels, _ = batch
+        if len(labels):  # one of several processes may have got none of the last few
+            logits = self(images).float()
+            self._counts.add(F.cross_entropy(logits, labels), logits, labels)
+
+    def on_train_start(self) -> None:
+        """Count on the device that computes, and draw for this process's share of each batch."""
+        self._counts = Counts(self._counts.sums().to(self.device))
+        self.augmentation.share = Share(self.global_rank, self.trainer.world_size)
+
+    def on_train_epoch_start(self) -> None:
+        """Let the order of the images follow from seed and epoch."""
+        self._count_anew()
+        loader = self.trainer.train_dataloader
+        assert loader is not None
+        loader.epoch = self.current_epoch
+
+    def on_validation_epoch_start(self) -> None:
+        """All training steps of the epoch are done: tell what they have brought, and count anew."""
+        metrics = self._metrics("train")
+        self._tell(metrics, self.global_step)
+        if self.current_epoch >= self.recipe.warmup_epochs:
+            self._warn_of_guessing(metrics["train/loss"])
+
+    def _warn_of_guessing(self, loss: float) -> None:
+        """Say so where the network does no better than one that knows nothing."""
+        guessing = math.log(self.augmentation.num_classes)
+        if loss > guessing and self.trainer.is_global_zero:
+            _logger.warning(
+                "train: the loss of epoch %d is %.3f, above that of guessing (%.3f): try training.learning_rate=%.2g",
+                *(self.current_epoch + 1, loss, guessing, self.recipe.learning_rate / 4),
+            )
+
+    def on_validation_epoch_end(self) -> None:
+        """Tell what the epoch is worth.
+
+        Raises:
+            UserError: the loss is no finite number.
+
+        """
+        metrics = self._metrics("val")
+        self._require_finite(torch.tensor(metrics["val/loss"]))
+        self._tell(metrics | {"epoch": float(self.current_epoch)}, self.global_step)
+
+    def _metrics(self, split: str) -> dict[str, float]:
+        """Mean loss and accuracy over what was counted by all processes since the last call."""
+        loss, hits, count = self.trainer.strategy.reduce(self._counts.sums(), reduce_op="sum").tolist()
+        self._count_anew()
+        return {f"{split}/loss": loss / max(count, 1), f"{split}/accuracy": hits / max(count, 1)}
+
+    def _count_anew(self) -> None:
+        self._counts = Counts(torch.zeros(3, device=self.device))
+
+    def _tell(self, metrics: Mapping[str, float], step: int) -> None:
+        """Tell loggers, progress bar, callbacks and schedule."""
+        self._log(metrics, step)
+        self.log_dict(dict(metrics), prog_bar=True, logger=False, batch_size=1)
+
+    def _log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Tell loggers alone: Lightning takes several times as long for the rest."""
+        if self.trainer.is_global_zero:
+            for logger in self.trainer.loggers:
+                logger.log_metrics(dict(metrics), step)
+
+    def portable_state(self) -> dict[str, Any]:
+        """Give what another process needs to compute the same: the weights, and how pixels are normalized."""
+        return {"state_dict": self.state_dict(), NORMALIZATION: self.normalize.spec.model_dump()}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the normalization, and what was counted of an epoch that is not over."""
+        checkpoint[NORMALIZATION] = self.normalize.spec.model_dump()
+        checkpoint["sums"] = self._counts.sums().tolist()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting."""
+        self._counts = Counts(torch.tensor(checkpoint["sums"]))
+
+    def configure_optimizers(self) -> Any:
+        """Take optimizer and schedule from the recipe."""
+        loader = self.trainer.train_dataloader or self.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
+        optimizer = make_optimizer(self.recipe, self.network, loader.batch_size)
+        epochs = self.trainer.max_epochs or 1
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": make_scheduler(self.recipe, optimizer, len(loader), epochs),
+        }

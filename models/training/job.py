@@ -1,0 +1,145 @@
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from core.code import digest
+from core.errors import UserError
+from data.config import AugmentationConfig
+from data.manifest import DataManifest, read_manifest
+from models.config import ModelConfig, TrainingConfig, module_of
+from models.training.class_balance import Balance, class_weights, resolve_balance
+from models.training.recipes import FINETUNE, PROBE, Recipe, resolve_recipe, resolve_training
+
+IN_NO_KEY = "Names trainings by what their weights follow from."
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+"""The newest checkpoint, and that of the epoch with the highest validation accuracy."""
+START = "start.ckpt"
+"""What a training starts from, where that is neither nothing nor `model.weights`: the network of a probe."""
+
+NOT_IN_WEIGHTS = ("training.checkpoint_minutes", "training.log_every_n_steps", "training.resident")
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """Everything that the weights of a network follow from."""
+
+    prepared: Path
+    data_version: str
+    model: ModelConfig
+    augmentation: AugmentationConfig
+    training: TrainingConfig
+
+    def __post_init__(self) -> None:
+        """Replace what the configuration leaves open by the values of its recipe."""
+        object.__setattr__(self, "training", resolve_training(self.training, self.model))
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "TrainingJob":
+        """Read what `as_json` has given."""
+        return cls(
+            Path(content["prepared"]),
+            content["data_version"],
+            ModelConfig.model_validate(content["model"]),
+            AugmentationConfig.model_validate(content["augmentation"]),
+            TrainingConfig.model_validate(content["training"]),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Give all of it in a form that goes into a file."""
+        return {"prepared": str(self.prepared), "data_version": self.data_version} | self._sections
+
+    @property
+    def _sections(self) -> dict[str, dict[str, Any]]:
+        sections = {"model": self.model, "augmentation": self.augmentation, "training": self.training}
+        return {name: section.model_dump(mode="json") for name, section in sections.items()}
+
+    @property
+    def probe(self) -> "TrainingJob":
+        """The probe of the same network on the same data, which fine-tuning starts from."""
+        return replace(self, training=self.training.model_copy(update={"recipe": PROBE}))
+
+    @property
+    def recipe(self) -> Recipe:
+        """All values of the training."""
+        return resolve_recipe(self.training)
+
+    @property
+    def manifest(self) -> DataManifest:
+        """What the prepared folder holds."""
+        return read_manifest(self.prepared)
+
+    @property
+    def input_size(self) -> int:
+        """Pixels on each side of what the network sees.
+
+        Raises:
+            UserError: more than are stored.
+
+        """
+        stored = self.manifest.size
+        if self.model.input_size and self.model.input_size > stored:
+            raise UserError(
+                f"model.input_size={self.model.input_size}, and the images are prepared at {stored} px: "
+                "prepare them with a larger data.size, or lower model.input_size"
+            )
+        return self.model.input_size or stored
+
+    @property
+    def class_balance(self) -> Balance:
+        """What is done about classes of different size."""
+        return resolve_balance(self.training, self._counts)
+
+    def weights_of(self, balance: Balance) -> list[float]:
+        """Weight of each class, where `balance` is how this job balances them; else none."""
+        return class_weights(self._counts, balance) if self.class_balance == balance else []
+
+    @property
+    def _counts(self) -> list[int]:
+        """Training images of each class."""
+        manifest = self.manifest
+        return [manifest.splits["train"][name] for name in manifest.classes]
+
+    @property
+    def params(self) -> dict[str, str]:
+        """Every parameter by its path in params.yaml, as text."""
+        return {
+            f"{section}.{name}": str(value)
+            for section, values in self._sections.items()
+            for name, value in values.items()
+        }
+
+    @cached_property
+    def code(self) -> str:
+        """Digest of the code that the weights depend on: training and this network, but not what has made the data."""
+        return digest(*_entries(self.model.network, self.training.recipe), without=["data.preparing.stage"])
+
+    @property
+    def key(self) -> str:
+        """Names the job: equal exactly where data, parameters and code are equal."""
+        params = {name: value for name, value in self.params.items() if name not in NOT_IN_WEIGHTS}
+        return hashlib.sha256(json.dumps([self.data_version, params, self.code]).encode()).hexdigest()[:16]
+
+    def changes_since(self, data_version: str, params: dict[str, str], code: str) -> list[str]:
+        """Say in words what differs from an earlier job."""
+        words = [f"data {data_version[:8]} -> {self.data_version[:8]}"] if data_version != self.data_version else []
+        words += [
+            f"{name} {params[name]} -> {value}"
+            for name, value in self.params.items()
+            if params.get(name, value) != value
+        ]
+        now = _entries(self.model.network, self.training.recipe)
+        before = _entries(params.get("model.network", ""), params.get("training.recipe", ""))
+        return words + (["the code has changed"] if before == now and code != self.code else [])
+
+
+def _entries(network: str, recipe: str) -> list[str]:
+    """Name the modules that compute the weights; all that they import follows."""
+    return [
+        "models.training.train",
+        module_of(network),
+        *(["models.training.probe"] if recipe in (PROBE, FINETUNE) else []),
+    ]

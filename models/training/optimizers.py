@@ -1,0 +1,89 @@
+"""Optimizers and schedules of the recipes."""
+
+from collections.abc import Iterable
+from math import cos, pi, sqrt
+from typing import Any
+
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+
+from models.training.lars import LARS
+from models.training.recipes import Recipe
+
+BASE_BATCH_SIZE = 128
+"""The batch size of the AlexNet paper, for which learning rates are given."""
+NUM_DEPTHS = 8
+"""Groups of layers with a rate of their own, where earlier layers learn more slowly."""
+
+
+def make_optimizer(recipe: Recipe, network: nn.Module, batch_size: int) -> Optimizer:
+    """SGD with momentum, LARS, or AdamW.
+
+    With SGD, the rate grows in proportion to the batch (Goyal et al. 2017); with the others, with its root, as the
+    variance of the mean gradient shrinks (Krizhevsky 2014).
+    """
+    share = batch_size / BASE_BATCH_SIZE
+    rate = recipe.learning_rate * (share if recipe.optimizer == "sgd" else sqrt(share))
+    groups = list(_groups(recipe, network, rate))
+    is_fused = _can_fuse(network.parameters())
+    match recipe.optimizer:
+        case "lars":
+            return LARS(groups, rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        case "adamw":
+            betas = (recipe.momentum, 0.999)
+            return AdamW(groups, lr=rate, betas=betas, weight_decay=recipe.weight_decay, fused=is_fused)
+    return SGD(
+        groups,
+        lr=rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        # There is none without momentum, and torch says so with a traceback.
+        nesterov=recipe.nesterov and recipe.momentum > 0,
+        fused=is_fused,
+    )
+
+
+def _groups(recipe: Recipe, network: nn.Module, rate: float) -> Iterable[dict[str, Any]]:
+    """Parameters by depth; of each, those that decay and those that do not."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    num_depths = 1 if recipe.lowest_rate == 1 else min(NUM_DEPTHS, len(parameters))
+    for depth in range(num_depths):
+        here = parameters[depth * len(parameters) // num_depths : (depth + 1) * len(parameters) // num_depths]
+        lr = rate * recipe.lowest_rate ** (1 - depth / max(num_depths - 1, 1)) if num_depths > 1 else rate
+        decayed = [parameter for parameter in here if recipe.decay_all or parameter.ndim > 1]
+        plain = [parameter for parameter in here if not recipe.decay_all and parameter.ndim <= 1]
+        if decayed:
+            yield {"params": decayed, "lr": lr}
+        if plain:
+            adapt = {"adapt": False} if recipe.optimizer == "lars" else {}
+            yield {"params": plain, "lr": lr, "weight_decay": 0.0, **adapt}
+
+
+def make_scheduler(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int, max_epochs: int) -> dict[str, Any]:
+    """Make Lightning's description of the schedule: by step for cosine, by epoch and validation loss for plateau."""
+    if recipe.schedule == "plateau":
+        # The paper divides by 10 when the validation error stops improving; how long to wait is left open there.
+        plateau = ReduceLROnPlateau(optimizer, factor=0.1, patience=3)
+        # At the last step of an epoch: at the end of the epoch it would come after the checkpoint, and would be missing
+        # from a training that goes on from there.
+        return {"scheduler": plateau, "interval": "step", "frequency": steps_per_epoch, "monitor": "val/loss"}
+    cosine = _cosine(optimizer, round(recipe.warmup_epochs * steps_per_epoch), max_epochs * steps_per_epoch)
+    return {"scheduler": cosine, "interval": "step"}
+
+
+def _cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> LRScheduler:
+    """Linear from 0 to the peak over the warm-up, half a cosine from there to 0."""
+    warmup_steps = min(warmup_steps, total_steps // 2)
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        return (1 + cos(pi * (step - warmup_steps) / max(total_steps - warmup_steps, 1))) / 2
+
+    return LambdaLR(optimizer, factor)
+
+
+def _can_fuse(parameters: Iterable[nn.Parameter]) -> bool:
+    """One pass over the memory in place of several, where every parameter is a plain float tensor."""
+    return all(parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda") for parameter in parameters)

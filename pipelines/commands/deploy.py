@@ -1,0 +1,84 @@
+"""The commands that change the champion and what is live, and the one that tells how it came to be."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.options import AsJson, Overrides, Target, start
+
+Why = Annotated[str, typer.Option(help="The reason, for the ledger.")]
+
+
+def promote(
+    version: Annotated[str, typer.Argument(help="Version of the model, such as 3.")],
+    why: Annotated[str, typer.Option(help="The reason, for the ledger.")],
+    overrides: Overrides = None,
+) -> None:
+    """Make a version the champion, whatever the gate says."""
+    config = start(overrides, says="promote: asks MLflow for the version")
+    from pipelines.promotions import promote_version
+
+    print(promote_version(config, version, why))
+
+
+def deploy(
+    target: Target = None,
+    version: Annotated[int | None, typer.Option(help="Version of the model; else the champion.")] = None,
+    canary: Annotated[
+        float | None,
+        typer.Option(min=1, max=99, metavar="PERCENT", help="Try it on this share of the requests first."),
+    ] = None,
+    why: Why = "",
+    overrides: Overrides = None,
+) -> None:
+    """Put a model behind the gateway, in place of the one there, without a failed request."""
+    config = start(overrides, target, says="deploy: asks MLflow for the model")
+    from pipelines.settings import use_stack
+    from pipelines.workspace import ROOT, open_site
+
+    open_site(config)
+    use_stack(ROOT)
+    from pipelines.session import run_flow
+
+    asked = str(version) if version is not None else None
+    run_flow("deploy_model", config, asked, canary, why)
+    _tell_where(config.serving.target)
+
+
+def rollback(target: Target = None, why: Why = "", overrides: Overrides = None) -> None:
+    """Bring back what was live before, without a failed request."""
+    config = start(overrides, target, says="rollback: asks Docker for what is live")
+    from pipelines.releases import roll_back
+    from pipelines.settings import use_stack
+    from pipelines.workspace import ROOT
+
+    use_stack(ROOT)
+    roll_back(config, why)
+    _tell_where(config.serving.target)
+
+
+def ledger(target: Target = None, as_json: AsJson = False, overrides: Overrides = None) -> None:
+    """Print every change of the champion and of what is live: when, what, from, to, why, by whom."""
+    start(overrides)
+    from pipelines.workspace import LEDGER
+    from serving.rollout.ledger import read
+
+    entries = read(LEDGER, target)
+    if as_json:
+        print(json.dumps([entry.model_dump(mode="json") for entry in entries], indent=1, ensure_ascii=False))
+        return
+    if not entries:
+        on_it = f" for {target}" if target else ""
+        print(f"the ledger is empty: nothing has been promoted or deployed{on_it} yet")
+    for entry in entries:
+        print(entry)
+
+
+def _tell_where(target: str) -> None:
+    from pipelines.settings import Stack
+
+    stack = Stack()
+    header = "" if stack.convoy_allow_anonymous else "-H 'Authorization: Bearer TOKEN' "
+    print(f"{target} is live on {stack.address(stack.gateway_port)}/{target}/")
+    print(f"  curl {header}-F image=@some.png {stack.address(stack.gateway_port)}/{target}/classify")

@@ -1,0 +1,274 @@
+"""The `convoy` command. Nothing heavy is imported before a command needs it: `convoy --help` answers at once."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from core.errors import UserError
+from pipelines.commands.data import data_app
+from pipelines.commands.deploy import deploy, ledger, promote, rollback
+from pipelines.commands.help import MODELS, PIPELINE, PROJECT, SERVERS, SERVING, GroupedCommands, examples
+from pipelines.commands.options import (
+    AsJson,
+    Overrides,
+    Target,
+    all_typed_here,
+    enter_project,
+    start,
+    start_with_images,
+    typed_here,
+)
+from pipelines.commands.project import init, params
+
+
+class Guarded(GroupedCommands):
+    """Ends in one line, without a traceback, whatever a person can mend."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; SIGTERM, which a system sends when it shuts down, ends it as Ctrl-C does."""
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _fail("stopped; what was finished is kept: the same command goes on from there")
+        except UserError as error:
+            _fail(str(error), error.exit_code)
+        except BaseException as error:
+            if _is_signal(error):
+                _fail("stopped; what was finished is kept: the same command goes on from there")
+            from core.files import is_disk_full
+
+            if not is_disk_full(error):
+                raise
+            _fail(f"the disk of {Path.cwd()} is full: free some space, and the same command goes on")
+
+
+def _fail(message: str, exit_code: int = 1) -> None:
+    print(f"convoy: {message}", file=sys.stderr)
+    raise typer.Exit(exit_code)
+
+
+def _is_signal(error: BaseException) -> bool:
+    """Prefect turns SIGTERM into an exception of its own."""
+    return type(error).__name__ == "TerminationSignal"
+
+
+app = typer.Typer(
+    cls=Guarded,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Labelled images in; a versioned, tested, measured endpoint out.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"convoy {version('convoy')}")
+        except PackageNotFoundError:
+            # In the image of the worker the code lies in a folder.
+            print("convoy, not installed as a package")
+        raise typer.Exit
+
+
+@app.callback(epilog=examples("convoy init birds --path ~/photos", "convoy --project birds run", "convoy run --help"))
+def options(
+    context: typer.Context,
+    project: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The project to work in; else the current folder.", show_default=False),
+    ] = None,
+    version: Annotated[  # noqa: ARG001 - its callback ends the command
+        bool, typer.Option("--version", help="Print the version of Convoy.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+    if project:
+        enter_project(context, project)
+
+
+app.add_typer(data_app, name="data", rich_help_panel=PIPELINE)
+
+
+@app.command(
+    rich_help_panel=PIPELINE,
+    epilog=examples(
+        "convoy run",
+        "convoy run --set training.max_epochs=3",
+        "convoy run --set data.source=folder --set data.path=~/photos",
+    ),
+)
+def run(overrides: Overrides = None) -> None:
+    """Prepare, train, evaluate, register, judge, package and verify: whatever is not up to date."""
+    config = start_with_images(overrides, "run: looks for what is not up to date")
+    from pipelines.commands.status import print_run
+    from pipelines.session import run_flow
+
+    print_run(run_flow("run_pipeline", config), config)
+
+
+@app.command(rich_help_panel=PIPELINE)
+def suggest(as_json: AsJson = False, overrides: Overrides = None) -> None:
+    """Suggest settings for the prepared images on this machine, with the time that each training would take."""
+    start(overrides, says="suggest: times a few batches on this machine")
+    from pipelines.commands.suggest import print_suggestions
+
+    print_suggestions(overrides or [], as_json=as_json)
+
+
+@app.command(rich_help_panel=PIPELINE, epilog=examples("convoy train --set model.network=resnet18"))
+def train(overrides: Overrides = None) -> None:
+    """Train on the prepared data and let the model through the gate."""
+    config = start(overrides, says="train: looks for what is not up to date")
+    from pipelines.session import run_flow
+    from pipelines.workspace import require_data_version
+
+    run_flow("train_model", config, require_data_version())
+
+
+@app.command(rich_help_panel=MODELS, epilog=examples("convoy evaluate --json"))
+def evaluate(as_json: AsJson = False, overrides: Overrides = None) -> None:
+    """Measure the champion on today's test images."""
+    config = start(overrides, says="evaluate: asks MLflow for the champion")
+    from models.judging.gate import measure_model
+    from pipelines.workspace import PREPARED, RAW, require_champion
+
+    _, folder = require_champion(config)
+    evaluation = measure_model(folder, RAW, PREPARED).summarize()
+    if as_json:
+        print(evaluation.model_dump_json(indent=1))
+        return
+    for name, value in evaluation.metrics.items():
+        print(f"{name:28} {value:.4f}")
+
+
+@app.command(rich_help_panel=PIPELINE, epilog=examples("convoy package --target edge --containerize"))
+def package(
+    target: Target = None,
+    containerize: Annotated[bool, typer.Option("--containerize", help="Build its container image too.")] = False,
+    platform: Annotated[str | None, typer.Option(help="Of the image: linux/amd64 or linux/arm64.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Pack the champion as a Bento, and let its endpoint answer a test image."""
+    if platform and not containerize:
+        raise UserError("--platform is of a container image: say --containerize too")
+    config = start(overrides, target, says="package: asks MLflow for the champion")
+    from pipelines.session import run_flow, run_task
+
+    bento = run_flow("package_model", config)
+    print(bento.tag)
+    if containerize:
+        print(run_task("containerize", config, bento, platform).tag)
+
+
+@app.command(
+    rich_help_panel=SERVING,
+    epilog=examples("convoy serve --port 3000", "curl -F image=@photo.jpg http://127.0.0.1:3000/classify"),
+)
+def serve(
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0: any free one.")] = None,
+    target: Target = None,
+    overrides: Overrides = None,
+) -> None:
+    """Serve the champion until Ctrl-C."""
+    values = [*(overrides or []), *([] if port is None else [f"serving.port={port}"])]
+    config = start(values, target, says="serve: asks MLflow for the champion")
+    from pipelines.workspace import pack_champion
+    from serving.packaging.local_endpoint import serve as serve_bento
+
+    raise typer.Exit(serve_bento(pack_champion(config), config.serving))
+
+
+@app.command(rich_help_panel=SERVING)
+def token(
+    name: Annotated[str, typer.Argument(help="Whose it is; a note for the tokens file.")] = "",
+) -> None:
+    """Make a token for endpoints: its bearer gets the first line, a tokens file the second."""
+    from serving.endpoint.auth import TOKENS_FILE, new_token
+
+    secret, line = new_token(name)
+    print(f"token: {secret}")
+    print(f"line for the file that {TOKENS_FILE} names: {line}")
+
+
+@app.command(
+    rich_help_panel=MODELS, epilog=examples("convoy predict photo.jpg", "convoy predict ~/photos --csv answers.csv")
+)
+def predict(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE|FOLDER...", help="Images, or folders of them.", callback=all_typed_here),
+    ],
+    as_json: AsJson = False,
+    table: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="The table to write instead.", callback=typed_here)
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Classify images with the champion, without an endpoint."""
+    if as_json and table:
+        raise UserError("--json and --csv are two forms of one answer: say one of them")
+    config = start(overrides, says="predict: asks MLflow for the champion")
+    from pipelines.commands.predict import check_table, find_images, predict_files
+    from pipelines.workspace import require_champion
+
+    if table:
+        check_table(table)
+    files = find_images(paths)
+    _, folder = require_champion(config)
+    raise typer.Exit(predict_files(folder, files, config.serving.top_k, as_json=as_json, table=table))
+
+
+@app.command(rich_help_panel=PROJECT, epilog=examples("convoy status --json"))
+def status(as_json: AsJson = False, overrides: Overrides = None) -> None:
+    """Say what there is: data, champion, Bentos."""
+    config = start(overrides)
+    from pipelines.commands.status import collect_status, print_status
+
+    found = collect_status(config)
+    if as_json:
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+    else:
+        print_status(found)
+
+
+app.command(rich_help_panel=MODELS, epilog=examples('convoy promote 3 --why "checked by hand"'))(promote)
+app.command(rich_help_panel=SERVING, epilog=examples("convoy deploy --target cpu --canary 10"))(deploy)
+app.command(rich_help_panel=SERVING, epilog=examples('convoy rollback --why "too slow"'))(rollback)
+app.command(rich_help_panel=SERVING, epilog=examples("convoy ledger --target cpu --json"))(ledger)
+app.command(rich_help_panel=PROJECT, epilog=examples("convoy init birds --path ~/photos"))(init)
+app.command(rich_help_panel=PROJECT, epilog=examples("convoy params", "convoy params --changed"))(params)
+
+
+@app.command(rich_help_panel=SERVERS, epilog=examples("convoy up --mlflow-port 5001"))
+def up(
+    prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Of Prefect's page.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Of MLflow's page.")] = 5000,
+    overrides: Overrides = None,
+) -> None:
+    """Start MLflow's and Prefect's servers, with the flows ready to be triggered there, until Ctrl-C."""
+    config = start(overrides, says="up: starts the servers, which takes some seconds")
+    from pipelines.commands.up import run_servers
+
+    run_servers(config, prefect_port, mlflow_port)
+
+
+@app.command(rich_help_panel=SERVERS)
+def worker(overrides: Overrides = None) -> None:
+    """Run the flows that are triggered on the Prefect server that PREFECT_API_URL names, until SIGTERM."""
+    config = start(overrides, says="worker: loads Prefect")
+    from pipelines.commands.worker import run_worker
+
+    run_worker(config)
+
+
+def main() -> None:
+    """Enter from the command line."""
+    app(prog_name="convoy")

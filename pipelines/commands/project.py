@@ -1,0 +1,45 @@
+"""The commands about a project as a whole: making one, and its parameters."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from core.errors import UserError
+from pipelines.commands.options import Overrides, start, typed_here
+
+
+def init(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The folder to make the project in.", callback=typed_here)
+    ],
+    source: Annotated[str | None, typer.Option(help="Where the images come from: data.source.")] = None,
+    path: Annotated[
+        Path | None, typer.Option(metavar="PHOTOS", help="The folder of the images: data.path.", callback=typed_here)
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Make a project: a folder that holds parameters, data and runs, apart from the tool."""
+    from pipelines.config import default_config
+    from pipelines.project import init_project
+
+    if path and not source:
+        source = "folder"
+    values = [f"data.source={source}"] if source else []
+    values += [f"data.path={json.dumps(str(path.expanduser().resolve()))}"] if path else []
+    config = default_config([*values, *(overrides or [])])
+    if config.data.source in ("folder", "parquet") and not config.data.path:
+        raise UserError(f"--source {config.data.source} needs the folder of the images: say --path PHOTOS too")
+    init_project(folder, config)
+    print(f"{folder} is a project: cd {folder}, then convoy run")
+
+
+def params(
+    changed: Annotated[bool, typer.Option("--changed", help="Only those that differ from the defaults.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Print every parameter with its meaning, as params.yaml with the overrides applied."""
+    from pipelines.config import render
+
+    print(render(start(overrides), only_changed=changed), end="")

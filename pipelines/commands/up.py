@@ -1,0 +1,78 @@
+"""`convoy up`: the two servers whose pages a team looks at, and the flows that can be triggered there."""
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from core.files import whole_file
+from pipelines.config import Config
+from pipelines.prefect_server import PREFECT_FOLDER, Server, next_free_port
+from pipelines.session import SERVERS_FILE
+from pipelines.settings import Settings
+from pipelines.workspace import ROOT, open_tracking, settle_runs
+
+
+def run_servers(config: Config, prefect_port: int, mlflow_port: int) -> None:
+    """Start the servers, on these ports or the next free ones, offer the flows, and wait for Ctrl-C."""
+    # Prefect's runner ends so on SIGTERM; its processes are gone by then.
+    warnings.filterwarnings("ignore", message="coroutine 'Runner.astop' was never awaited")
+    with suppress(KeyboardInterrupt), ExitStack() as stack:
+        start = ["prefect", "server", "start"]
+        prefect_port = next_free_port("Prefect", prefect_port)
+        prefect = stack.enter_context(Server("prefect", start, prefect_port, "/api/health", folder=PREFECT_FOLDER))
+        mlflow_url = Settings().tracking_uri(ROOT)
+        if artifacts := Settings().artifacts(ROOT):
+            # Both would create the tables of a new database, and one of them would fail.
+            open_tracking(config)
+            mlflow_port = next_free_port("MLflow", mlflow_port, taken=prefect_port)
+            mlflow = stack.enter_context(
+                Server("mlflow", _mlflow_arguments(mlflow_url, artifacts), mlflow_port, "/health")
+            )
+            mlflow.wait_until_healthy()
+            mlflow_url = mlflow.url
+        prefect.wait_until_healthy()
+        os.environ["PREFECT_API_URL"] = f"{prefect.url}/api"
+        stack.enter_context(_announced(f"{prefect.url}/api"))
+        print(f"Prefect  {prefect.url}    trigger run-pipeline under Deployments")
+        print(f"MLflow   {mlflow_url}    runs, metrics, models")
+        print("Ctrl-C stops both; `convoy run` in another terminal shows up here.", flush=True)
+        offer_flows(config)
+
+
+def _mlflow_arguments(database: str, artifacts: Path) -> list[str]:
+    location = ["--default-artifact-root", artifacts.resolve().as_uri(), "--no-serve-artifacts"]
+    return ["mlflow", "server", "--backend-store-uri", database, *location, "--workers", "1"]
+
+
+def offer_flows(config: Config, **runner: Any) -> None:
+    """Serve the flows with the current configuration as defaults, until interrupted; `runner` is for Prefect's."""
+    settle_runs(config)
+    from prefect import serve
+    from prefect.types.entrypoint import EntrypointType
+
+    from pipelines import flows
+
+    parameters = {"config": config.model_dump(mode="json")}
+    offered = (flows.run_pipeline, flows.prepare_data, flows.train_model, flows.package_model, flows.deploy_model)
+    # By module: the tool's files are not in the project's folder.
+    place = EntrypointType.MODULE_PATH
+    deployments: list[Any] = [
+        flow.to_deployment(flow.name, parameters=parameters, entrypoint_type=place) for flow in offered
+    ]
+    # One at a time: a workspace has one set of files.
+    serve(*deployments, print_starting_message=False, limit=1, **runner)
+
+
+@contextmanager
+def _announced(prefect_api_url: str) -> Iterator[None]:
+    """Let other commands in this workspace find the server."""
+    with whole_file(SERVERS_FILE) as temporary:
+        temporary.write_text(json.dumps({"pid": os.getpid(), "prefect_api_url": prefect_api_url}), encoding="utf-8")
+    try:
+        yield
+    finally:
+        SERVERS_FILE.unlink(missing_ok=True)

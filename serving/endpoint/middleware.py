@@ -1,0 +1,225 @@
+"""What every request passes, on its way in and out: the token, the route, the metrics, and the form of errors."""
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocketClose
+
+from data.images.decode import DecodeError, TooLargeError
+from serving.endpoint.access_log import AccessLog
+from serving.endpoint.admission import Asks, Quotas, Room, Visit
+from serving.endpoint.answers import NOT_READY, Problem
+from serving.endpoint.auth import Tokens
+from serving.endpoint.batching import GoneError, OverloadedError
+from serving.endpoint.metrics import ModelMetrics
+from serving.endpoint.request_body import RETRY
+
+ERRORS = {
+    400: "bad_request",
+    401: "unauthorized",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: "too_large",
+    414: "uri_too_long",
+    415: "unsupported_media_type",
+    422: "invalid_request",
+    429: "too_many_requests",
+    431: "headers_too_large",
+    500: "internal_error",
+    503: "overloaded",
+}
+"""The field `error` of a refusal, by its status."""
+OTHER = "other"
+"""The route of every path that is not one of the app's: strangers try thousands, and each would be kept for ever."""
+VISIT = "convoy.visit"
+"""The key of a request's `Visit` in its ASGI scope."""
+NOSNIFF = (b"x-content-type-options", b"nosniff")
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
+
+logger = logging.getLogger("convoy")
+
+
+class NotReadyError(Exception):
+    """No model is loaded. The endpoint of an image loads its model before it listens, and will never have one."""
+
+
+class Refusal(NamedTuple):
+    """Why there is no answer."""
+
+    status: int
+    problem: Problem
+    headers: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Route:
+    """What answers at a path."""
+
+    method: str
+    answer: Callable[[Request], Awaitable[Response]]
+    is_open: bool = False
+    """whether it needs no token"""
+    is_probe: bool = False
+    """whether it is asked by whoever runs the endpoint: it is not counted and not logged"""
+    asks: Asks = Asks.NOTHING
+    """what it costs"""
+    room: Room | None = None
+    """where it waits for its turn"""
+
+
+class Front:
+    """The ASGI app: gives each request to its route; what is refused, or fails, becomes `{"error", "detail"}`.
+
+    A table and one `try` in place of Starlette's router and its layers of middleware: with metrics and tokens it costs
+    a request hardly more than those do without.
+    """
+
+    def __init__(
+        self,
+        routes: Mapping[str, Route],
+        tokens: Tokens,
+        get_metrics: Callable[[], ModelMetrics],
+        quotas: Quotas | None = None,
+        log: AccessLog | None = None,
+    ) -> None:
+        """Answer at `routes`; `get_metrics` gives those of the model that answers, `log` gets a line for each."""
+        self.routes = routes
+        self._tokens, self._quotas, self._log = tokens, quotas, log
+        self._get_metrics = get_metrics
+
+    def admit(self, scope: Scope) -> Response | None:
+        """Let a request in whose head has been read, or give the answer that refuses it.
+
+        A server that asks this before the body arrives spares itself the body of what is refused; of any other server
+        this app asks it itself.
+        """
+        visit = scope[VISIT] = Visit(find_id(scope["headers"]), time.perf_counter())
+        try:
+            self._let_in(scope, visit)
+        except Exception as error:
+            response = self._explain(error, visit)
+            self._leave(scope, visit, response.status_code)
+            return response
+        return None
+
+    def refuse(self, error: HTTPException) -> Response:
+        """Give the answer to what is no request, and count it."""
+        visit = Visit(find_id(()), time.perf_counter())
+        response = self._explain(error, visit)
+        self._leave({"path": "", "method": ""}, visit, response.status_code)
+        return response
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, and count it; one that took too long, and is broken off by BentoML, as its 504."""
+        if scope["type"] != "http":
+            await WebSocketClose()(scope, receive, send)
+            return
+        if VISIT not in scope and (refusal := self.admit(scope)):
+            await refusal(scope, receive, send)
+            return
+        visit, status = scope[VISIT], 504
+        try:
+            response = await self._respond(Request(scope, receive), visit)
+            status = response.status_code
+            await response(scope, receive, send)
+        finally:
+            self._leave(scope, visit, status)
+
+    async def _respond(self, request: Request, visit: Visit) -> Response:
+        try:
+            response = await self.routes[request.scope["path"]].answer(request)
+        except Exception as error:
+            return self._explain(error, visit)
+        milliseconds = 1000 * (time.perf_counter() - (visit.arrived_at or visit.started))
+        response.raw_headers += (
+            NOSNIFF,
+            (b"x-request-id", visit.id),
+            (b"server-timing", b"app;dur=%.1f" % milliseconds),
+        )
+        return response
+
+    def _explain(self, error: Exception, visit: Visit) -> Response:
+        refusal = explain(error)
+        self._get_metrics().rejected(refusal.problem["error"])
+        response = JSONResponse(refusal.problem, refusal.status, refusal.headers)
+        response.raw_headers += (NOSNIFF, (b"x-request-id", visit.id))
+        return response
+
+    def _let_in(self, scope: Scope, visit: Visit) -> None:
+        route = self.routes.get(scope["path"])
+        if self._tokens and not (route and route.is_open):
+            visit.client = self._find_client(scope)
+        if route is None:
+            raise HTTPException(404, "nothing is here: POST an image to /classify, or GET /model")
+        method = scope["method"]
+        # Of the answer to HEAD the server leaves out the body.
+        if route.method != ("GET" if method == "HEAD" else method):
+            raise HTTPException(405, f"{method[:20]} is not allowed here, but {route.method}", {"Allow": route.method})
+        if self._quotas and visit.client is not None:
+            self._quotas.check(visit, route.asks)
+        if route.room:
+            route.room.enter(visit)
+
+    def _find_client(self, scope: Scope) -> str:
+        authorization = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        client = self._tokens.find(authorization)
+        if client is None:
+            detail = "send one of this endpoint's tokens, as the header `Authorization: Bearer TOKEN`"
+            raise HTTPException(401, detail, {"WWW-Authenticate": "Bearer"})
+        return client
+
+    def _leave(self, scope: Scope, visit: Visit, status: int) -> None:
+        visit.leave()
+        path, seconds = scope["path"], time.perf_counter() - visit.started
+        route = self.routes.get(path)
+        if route and route.is_probe:
+            return
+        metrics = self._get_metrics()
+        metrics.answered(path if route else OTHER, status, seconds)
+        if visit.client is not None:
+            metrics.asked(visit.client, status, visit.num_images)
+        if self._log:
+            self._log.write(scope, visit, status, seconds)
+
+
+def find_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Give the id of a request: its client's own where that looks like one, else a new one."""
+    for name, value in headers:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return value
+    return secrets.token_hex(16).encode()
+
+
+def explain(error: Exception) -> Refusal:
+    """Put an error into words for whoever sent the request; of one not foreseen nothing is told, the log has it."""
+    match error:
+        case HTTPException():
+            return Refusal(error.status_code, _problem(error.status_code, error.detail), error.headers)
+        case NotReadyError():
+            detail = "no model is ready: the endpoint's log says why"
+            return Refusal(503, {"error": NOT_READY, "detail": detail}, RETRY)
+        case OverloadedError():
+            return Refusal(503, _problem(503, str(error)), RETRY)
+        case GoneError():
+            return Refusal(400, _problem(400, str(error)))
+        case TooLargeError():
+            return Refusal(413, _problem(413, str(error)))
+        case DecodeError():
+            return Refusal(400, _problem(400, str(error)))
+    logger.error("a request failed", exc_info=error)
+    return Refusal(500, _problem(500, "the endpoint failed: its log says why"))
+
+
+def _problem(status: int, detail: str) -> Problem:
+    return {"error": ERRORS[status], "detail": detail}

@@ -1,0 +1,75 @@
+"""What is packed around this file: the settings of an endpoint, its model, and the app that answers by them."""
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.errors import UserError
+from serving.config import ServingConfig
+from serving.endpoint.answers import Examples
+from serving.endpoint.app import create_app
+from serving.endpoint.auth import read_tokens
+from serving.endpoint.batching import Limits
+from serving.endpoint.middleware import Front
+from serving.packaging.tuning import EXAMPLES_FILE, PACKING_FILE, Packing
+from serving.targets import RUNTIMES, TARGETS
+
+if TYPE_CHECKING:
+    from serving.endpoint.classifier import Classifier
+
+ENVIRONMENT = {"BENTOML_DO_NOT_TRACK": "true", "ORT_DISABLE_TELEMETRY": "1"}
+"""BentoML and onnxruntime both report their use to their makers unless told otherwise."""
+
+logger = logging.getLogger("convoy")
+
+# Read at import, here and nowhere else: BentoML wants its settings when its service is made.
+FOLDER = Path(__file__).resolve().parents[2]
+config = ServingConfig.model_validate_json((FOLDER / "serving.json").read_text(encoding="utf-8"))
+packing = Packing.model_validate_json((FOLDER / PACKING_FILE).read_text(encoding="utf-8"))
+target = TARGETS[config.target]
+config = config.model_copy(update={"max_body_mb": min(config.max_body_mb, target.max_body_mb)})
+
+
+def make_app(get_classifier: "Callable[[], Classifier | None]") -> Front:
+    """Make the app, which asks for the tokens that the environment names."""
+    limits = Limits(
+        max_batch=packing.max_batch,
+        threads=target.threads,
+        streams=target.streams(packing.num_cores),
+        patience_seconds=target.patience_ms / 1000,
+        max_queue=config.max_queue,
+        deadline_seconds=config.deadline_seconds,
+    )
+    return create_app(get_classifier, config, limits=limits, tokens=read_tokens(os.environ), examples=_examples())
+
+
+def _examples() -> Examples | None:
+    path = FOLDER / EXAMPLES_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def load_classifier() -> "Classifier | None":
+    """Load the model; where that fails log why, and leave an endpoint that lives but is never ready.
+
+    An endpoint that ended instead would be started again and again, and nobody would see a reason.
+    """
+    # Here and not above: `bentoml build` imports this module too, and can do without onnxruntime.
+    from serving.endpoint.classifier import Classifier
+
+    runtime = RUNTIMES[packing.precision]
+    try:
+        return Classifier(
+            FOLDER / "model",
+            runtime,
+            num_threads=packing.num_cores,
+            decoding_mb=target.decoding_mb,
+            decoding_seconds=target.decoding_seconds,
+        )
+    except UserError as error:
+        logger.critical("the model cannot be served: %s", error)
+    except Exception:
+        logger.exception("the model cannot be served")
+    return None

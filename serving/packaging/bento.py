@@ -1,0 +1,227 @@
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import yaml
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from core import code
+from core.errors import UserError
+from core.files import file_sha256
+from serving.config import ServingConfig
+from serving.endpoint.answers import Examples
+from serving.packaging.tuning import EXAMPLES_FILE, PACKING_FILE, Packing, check_memory, choose_runtime, measure_packing
+from serving.targets import TARGETS, Runtime, requirements
+
+if TYPE_CHECKING:
+    from models.exported.manifest import ModelManifest
+
+SERVICE = "serving.endpoint.service:ConvoyService"
+ENTRIES = ("serving.endpoint.service", "serving.endpoint.server")
+"""What is started in a Bento: it holds these modules, the one that computes the model, and all that they import."""
+MODEL_FOLDER = "model"
+SETTINGS_FILE = "serving.json"
+BENTO_FILE = "bento.yaml"
+
+logger = logging.getLogger("convoy")
+
+
+class Bento(BaseModel):
+    """A packed model in a store: code, model and settings, all that an endpoint needs but its packages."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tag: str
+    """name:version, as BentoML names it"""
+    target: str
+    precision: str
+    path: Path
+    model_name: str
+    model_version: str
+    run_id: str
+    data_version: str
+    git_commit: str | None = None
+    created: AwareDatetime
+
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """Read the Bento in the folder `path`; None where there is none, or a damaged one, or one that is not ours."""
+        try:
+            info = yaml.safe_load((path / BENTO_FILE).read_text(encoding="utf-8"))
+            tag = f"{info['name']}:{info['version']}"
+            return cls(tag=tag, path=path.absolute(), created=info["creation_time"], **info["labels"])
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+            return None
+
+
+def list_bentos(store: Path) -> list[Bento]:
+    """List the Bentos in the folder `store`, the newest first; what is damaged or not ours is left out.
+
+    Reads their descriptions only, 3 ms each, and does not import bentoml.
+    """
+    found = (Bento.read(file.parent) for file in (store / "bentos").glob(f"*/*/{BENTO_FILE}"))
+    return sorted((bento for bento in found if bento), key=lambda bento: bento.created, reverse=True)
+
+
+def find_bento(store: Path, model_name: str, model_version: str, target: str) -> Bento | None:
+    """Give the newest Bento of a registered model for a target."""
+    wanted = (model_name, model_version, target)
+    found = (bento for bento in list_bentos(store) if (bento.model_name, bento.model_version, bento.target) == wanted)
+    return next(found, None)
+
+
+def build_bento(model: Path, config: ServingConfig, store: Path, examples: Examples | None = None) -> Bento:
+    """Pack the model in the folder `model` for `config.target` into the folder `store`, a BENTOML_HOME.
+
+    The version names model version, target and contents, `3-cpu-1f0c9a7e`: the same model, settings, code and packages
+    give the Bento that is already there. A Bento appears in the store whole or not at all. `examples` are for its page.
+
+    Raises:
+        UserError: the model is incomplete, altered or not registered, or BentoML refuses to build.
+
+    """
+    target = TARGETS[config.target]
+    manifest, runtime = _check_model(model, config.target)
+    files = _files(model, runtime)
+    # Where it listens is decided when it is started: another port makes no other Bento.
+    # The number of examples is that of `examples`.
+    settings = config.model_dump_json(indent=2, exclude={"host", "port", "allow_anonymous", "examples"})
+    written = {SETTINGS_FILE: settings} | ({EXAMPLES_FILE: json.dumps(examples, indent=2)} if examples else {})
+    build_file = _describe(manifest, config.target, runtime, [*files, *written, PACKING_FILE])
+    version = (
+        f"{_slug(build_file['labels']['model_version'])}-{config.target}-{_hash(files, runtime, written, build_file)}"
+    )
+    path = store.absolute() / "bentos" / build_file["name"] / version
+    if bento := Bento.read(path):
+        logger.info("%s is already packed", bento.tag)
+        return bento
+    scratch = store.absolute() / "tmp"
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="build-", dir=scratch) as folder, _staging(scratch) as staging:
+        home = Path(folder, "home")
+        for name, origin in files.items():
+            (staging / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(origin, staging / name)
+        packing = {PACKING_FILE: measure_packing(model, runtime, target).model_dump_json(indent=2)}
+        for name, text in (written | packing).items():
+            (staging / name).write_text(text, encoding="utf-8")
+        (staging / "bentofile.yaml").write_text(json.dumps(build_file), encoding="utf-8")
+        _run_build(staging, home, version)
+        return _move(home / path.relative_to(store.absolute()), path)
+
+
+@contextmanager
+def _staging(scratch: Path) -> Iterator[Path]:
+    """Give a folder to build from: in `scratch`, unless a name above it begins with a dot, which BentoML refuses."""
+    hidden = any(part.startswith(".") for part in scratch.resolve().parts)
+    with tempfile.TemporaryDirectory(prefix="convoy-", dir=None if hidden else scratch) as folder:
+        yield Path(folder)
+
+
+def read_packing(bento: Bento) -> Packing:
+    """Read how the model of a Bento is run."""
+    return Packing.model_validate_json((bento.path / "src" / PACKING_FILE).read_text(encoding="utf-8"))
+
+
+def _check_model(model: Path, target: str) -> "tuple[ModelManifest, Runtime]":
+    # Here and not above: listing Bentos must be quick, and has no use for numpy.
+    from models.exported.predictor import read_manifest
+
+    manifest = read_manifest(model)
+    if manifest.version is None:
+        raise UserError(f"the model in {model} has no version: register it before packing it")
+    runtime = choose_runtime(manifest, TARGETS[target], target)
+    path = model / runtime.model_file
+    if not path.is_file():
+        raise UserError(f"{path} is missing: export the model again")
+    if file_sha256(path) != manifest.files[runtime.model_file]:
+        raise UserError(f"{path} is not the file that its manifest describes: export the model again")
+    check_memory(model, runtime, TARGETS[target], target)
+    return manifest, runtime
+
+
+def _files(model: Path, runtime: Runtime) -> dict[str, Path]:
+    """Find what goes into the Bento: the name that it has there, and where it is now."""
+    from models.exported.predictor import MANIFEST_FILE
+
+    modules = (*ENTRIES, runtime.predictor.partition(":")[0])
+    sources = [*code.closure(*modules).values(), *code.package_data(*modules)]
+    return {path.relative_to(code.ROOT).as_posix(): path for path in sources} | {
+        f"{MODEL_FOLDER}/{name}": model / name for name in (runtime.model_file, MANIFEST_FILE)
+    }
+
+
+def _describe(manifest: "ModelManifest", target: str, runtime: Runtime, files: list[str]) -> dict[str, Any]:
+    """Make the content of bentofile.yaml."""
+    labels = {
+        "target": target,
+        "precision": runtime.precision,
+        "model_name": manifest.name,
+        "model_version": manifest.version,
+        "run_id": manifest.run_id,
+        "data_version": manifest.data_version,
+        "git_commit": manifest.git_commit,
+    }
+    return {
+        "service": SERVICE,
+        "name": _slug(manifest.name),
+        "description": f"{manifest.name} v{manifest.version} ({manifest.network}) for {target}, packed by Convoy",
+        "labels": {key: value for key, value in labels.items() if value is not None},
+        "include": files,
+        # Locking asks a package index, and writes its address into the Bento; what is installed here is locked already.
+        "python": {"packages": requirements(TARGETS[target]), "lock_packages": False},
+        "docker": {"python_version": f"{sys.version_info.major}.{sys.version_info.minor}"},
+    }
+
+
+def _hash(files: dict[str, Path], runtime: Runtime, written: dict[str, str], build_file: dict[str, Any]) -> str:
+    # The hash of the model itself is in its manifest, and was compared a moment ago.
+    contents = {
+        name: code.meaning(origin) if origin.suffix == ".py" else file_sha256(origin)
+        for name, origin in files.items()
+        if origin.name != runtime.model_file
+    }
+    return hashlib.sha256(json.dumps([build_file, written, contents], sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _slug(text: str) -> str:
+    """Turn `text` into what BentoML takes as a name or as the start of a version."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or "model"
+
+
+def _run_build(staging: Path, home: Path, version: str) -> None:
+    """Build in a process of its own: BentoML changes the folder, module path and logging of the one it runs in."""
+    home.mkdir()
+    environment = os.environ | {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "true"}
+    command = [sys.executable, "-m", "bentoml", "build", "--version", version, "--output", "tag", str(staging)]
+    result = subprocess.run(
+        command, cwd=staging, env=environment, capture_output=True, text=True, errors="replace", check=False
+    )
+    logger.debug("bentoml build: %s%s", result.stdout, result.stderr)
+    if result.returncode != 0:
+        last = " ".join((result.stderr or result.stdout).split())[-500:]
+        raise UserError(f"BentoML could not pack the model: {last}", exit_code=1)
+
+
+def _move(built: Path, path: Path) -> Bento:
+    """Put a finished Bento into the store in one step, in place of a damaged one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if Bento.read(path) is None:
+        shutil.rmtree(path, ignore_errors=True)
+        built.rename(path)
+        latest = built.parent / "latest"
+        latest.replace(path.parent / "latest")
+    bento = Bento.read(path)
+    if bento is None:
+        raise UserError(f"{path} cannot be read back: remove it and pack the model again", exit_code=1)
+    return bento

@@ -1,0 +1,47 @@
+import json
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
+
+from core.errors import UserError
+from core.files import whole_file
+from serving.packaging.bento import MODEL_FOLDER, Bento
+from serving.packaging.local_endpoint import Endpoint
+from serving.targets import RUNTIMES
+
+if TYPE_CHECKING:
+    from data.batches.sample import Sample
+
+TOLERANCE = 1e-3
+EVIDENCE_FILE = "verified.json"
+
+
+def verified_answer(bento: Bento) -> dict[str, Any] | None:
+    """Give the answer that a Bento has been verified by, or None."""
+    path = bento.path / EVIDENCE_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def verify_bento(bento: Bento, sample: "Sample") -> dict[str, Any]:
+    """Serve a Bento as a user would, post an original image, and hold the answer against the prepared pixels.
+
+    That the answers agree shows that the endpoint decodes, resizes and crops as the preparation of the data did.
+
+    Raises:
+        UserError: the endpoint does not start, or answers otherwise.
+
+    """
+    predictor = resolve_name(RUNTIMES[bento.precision].predictor)(bento.path / "src" / MODEL_FOLDER)
+    (expected,) = predictor(sample.prepared[None])
+    with Endpoint(bento) as endpoint:
+        answer = endpoint.classify(sample.image)
+    best = answer["predictions"][0]
+    expected_label = predictor.manifest.classes[int(expected.argmax())]
+    if best["label"] != expected_label or abs(best["probability"] - float(expected.max())) > TOLERANCE:
+        raise UserError(
+            f"{bento.tag} answers {sample.origin} with '{best['label']}' ({best['probability']:.4f}), the model itself "
+            f"with '{expected_label}' ({float(expected.max()):.4f}): it must not be deployed",
+            exit_code=1,
+        )
+    with whole_file(bento.path / EVIDENCE_FILE) as temporary:
+        temporary.write_text(json.dumps({"image": sample.origin, **answer}, indent=1), encoding="utf-8")
+    return answer
