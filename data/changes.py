@@ -1,10 +1,11 @@
 """What has changed for a stage since it last ran, in words. DVC says it in structures of its own."""
 
-import json
+from collections import Counter
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
+from data.config import DataConfig
 from data.quality.decisions import DECISIONS_FILE
 
 WHOLE_INPUTS = {
@@ -16,14 +17,13 @@ WHOLE_INPUTS = {
 """What stands behind a parameter that is one digest."""
 
 
-def changed_params(stage: Any) -> list[str]:
-    """Parameters whose value differs from the one in dvc.lock, one by one."""
+def changed_params(stage: Any, content: dict[str, Any]) -> list[str]:
+    """Parameters whose value in `content` differs from the one in dvc.lock, one by one."""
     words = []
     for dependency in stage.deps:
         before = getattr(dependency.hash_info, "value", None)
         if not isinstance(before, dict):
             continue
-        content = json.loads(Path(dependency.fs_path).read_text(encoding="utf-8"))
         for section, values in before.items():
             now = reduce(dict.__getitem__, section.split("."), content)
             if not isinstance(values, dict):
@@ -46,3 +46,18 @@ def changed_files(changes: list[Any]) -> list[str]:
             named = [name for name, state in files.items() if isinstance(state, str) and not name.endswith(".json")]
             words += [f"{name} {files[name] if 'deps' in kind else 'is missing or altered'}" for name in named]
     return words
+
+
+def changed_counts(config: DataConfig, raw: Path) -> str:
+    """Say how the images of the source differ in number from those in `raw`, by class; "" where they do not."""
+    import pyarrow.parquet as pq
+
+    from data.ingest.raw_shards import raw_shards
+    from data.sources.registry import open_source
+
+    now = Counter(image.label for image in open_source(config).list_images().images)
+    before = Counter[str]()
+    for shard in raw_shards(raw):
+        before.update(pq.read_table(shard, columns=["label"])["label"].to_pylist())
+    changed = [name for name in sorted(now | before) if now[name] != before[name]]
+    return ", ".join(f"{name} {before[name]:,} -> {now[name]:,}" for name in changed)

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,11 +58,26 @@ def reproduce(
         _whole_lock_file(repo, workspace / LOCK_FILE),
     ):
         _drop_cut_off_rwlock(repo)
-        _write_params(workspace, config, fingerprint, digest_of_decisions(workspace / DECISIONS_FILE))
-        if (reasons := _reasons(repo, workspace, target)) and meanwhile:
+        inputs = _inputs(workspace, config, fingerprint)
+        _write_params(workspace, inputs)
+        if (reasons := _reasons(repo, workspace, wanted, inputs)) and meanwhile:
             meanwhile()
         ran = {stage.name for stage in repo.reproduce(targets=[_address(workspace, target)])}
     return [_outcome(stage, ran=stage in ran, changes=reasons.get(stage, [])) for stage in wanted]
+
+
+def explain(workspace: Path, config: DataConfig) -> tuple[str | None, dict[str, list[str]]]:
+    """Give the data version, and for each stage what has changed since it last ran, in words. Writes nothing.
+
+    Raises:
+        UserError: the source cannot be used, a decision is malformed, or the workspace is not under version control.
+
+    """
+    source = config.model_copy(update={"path": workspace / config.path}) if config.path else config
+    inputs = _inputs(workspace, config, open_source(source).fingerprint())
+    with _repo(workspace) as repo, _readable_errors(workspace):
+        reasons = _reasons(repo, workspace, list(STAGES), inputs)
+        return _version(repo, workspace), {stage: reasons.get(stage, []) for stage in STAGES}
 
 
 def push(workspace: Path) -> int:
@@ -81,8 +96,12 @@ def data_version(workspace: Path) -> str | None:
     if not (workspace / LOCK_FILE).is_file():
         return None
     with _repo(workspace) as repo, _readable_errors(workspace):
-        (out,) = _load_stage(repo, workspace, "prepare").outs
-        return str(out.hash_info.value).removesuffix(".dir") if out.hash_info else None
+        return _version(repo, workspace)
+
+
+def _version(repo: Any, workspace: Path) -> str | None:
+    (out,) = _load_stage(repo, workspace, "prepare").outs
+    return str(out.hash_info.value).removesuffix(".dir") if out.hash_info else None
 
 
 def _address(workspace: Path, stage: str) -> str:
@@ -93,21 +112,25 @@ def _load_stage(repo: Any, workspace: Path, stage: str) -> Any:
     return repo.stage.load_one(path=str(workspace / "dvc.yaml"), name=stage)
 
 
-def _write_params(workspace: Path, config: DataConfig, fingerprint: str, decisions: str) -> None:
-    """Write what each stage depends on, so that DVC sees overrides too, and nothing that it does not depend on."""
+def _inputs(workspace: Path, config: DataConfig, fingerprint: str) -> dict[str, Any]:
+    """Give what each stage depends on, overrides included, and nothing that it does not depend on."""
     fields = config.model_dump(mode="json")
     ingest = {name: fields[name] for name in ("source", "path", "max_file_mb")}
     untracked = {"prepare": {"scheduler": fields.pop("scheduler")}}
     prepare = {name: value for name, value in fields.items() if name not in ("path", "max_file_mb")}
-    sections = {
+    return {
         "fingerprint": fingerprint,
         "ingest": ingest,
-        "decisions": decisions,
+        "decisions": digest_of_decisions(workspace / DECISIONS_FILE),
         "prepare": prepare,
         "code": {stage: code.digest(module) for stage, module in STAGES.items()},
         UNTRACKED: untracked,
     }
-    content = json.dumps(sections, indent=1)
+
+
+def _write_params(workspace: Path, inputs: dict[str, Any]) -> None:
+    """Write the inputs of the stages, so that DVC sees them."""
+    content = json.dumps(inputs, indent=1)
     path = workspace / PARAMS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary:
@@ -261,12 +284,15 @@ def _outcome(stage: str, *, ran: bool, changes: list[str]) -> StageOutcome:
     return StageOutcome(stage, ran, unchanged)
 
 
-def _reasons(repo: Any, workspace: Path, target: str) -> dict[str, list[str]]:
-    """What has changed for each stage since it last ran."""
+def _reasons(repo: Any, workspace: Path, stages: Sequence[str], inputs: dict[str, Any]) -> dict[str, list[str]]:
+    """What has changed for each stage since it last ran; stages for which nothing has are left out."""
+    found = repo.status(targets=[_address(workspace, stages[-1])], with_deps=True)
+    changes = {address.rpartition(":")[2]: changes for address, changes in found.items()}
     reasons = {}
-    for address, changes in repo.status(targets=[_address(workspace, target)], with_deps=True).items():
-        name = address.rpartition(":")[2]
+    for name in stages:
         stage = _load_stage(repo, workspace, name)
         never_ran = not any(dependency.hash_info for dependency in stage.deps)
-        reasons[name] = ["it has not run before"] if never_ran else [*changed_params(stage), *changed_files(changes)]
+        words = [*changed_params(stage, inputs), *changed_files(changes.get(name, []))]
+        if never_ran or words:
+            reasons[name] = ["it has not run before"] if never_ran else words
     return reasons

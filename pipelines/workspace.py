@@ -16,7 +16,7 @@ from models.training import unfinished
 from models.training.job import TrainingJob
 from pipelines.config import Config
 from pipelines.settings import OUTPUTS, Settings
-from serving.packaging.bento import Bento, build_bento
+from serving.packaging.bento import Bento, build_bento, packed_bento
 
 if TYPE_CHECKING:
     from models.tracking.registry import ModelVersion, Registry
@@ -133,10 +133,20 @@ def require_model(config: Config, version: str | None) -> "tuple[ModelVersion, P
 def pack_champion(config: Config, version: str | None = None) -> Bento:
     """Pack the champion, or a version, for the configured target, or give the Bento that holds it."""
     model, folder = require_model(config, version)
-    return build_bento(folder, config.serving, Settings().bento_store(ROOT), _choose_examples(config, model))
+    examples = _choose_examples(config, model.data_version, str(model))
+    return build_bento(folder, config.serving, Settings().bento_store(ROOT), examples)
 
 
-def _choose_examples(config: Config, model: "ModelVersion") -> "Examples | None":
+def packed_model(config: Config, folder: Path) -> Bento | None:
+    """Give the Bento that packing the model in `folder` would make, where it has been made."""
+    from models.exported.predictor import read_manifest
+
+    model = read_manifest(folder)
+    examples = _choose_examples(config, model.data_version, f"{model.name} v{model.version}")
+    return packed_bento(folder, config.serving, Settings().bento_store(ROOT), examples)
+
+
+def _choose_examples(config: Config, data_version: str, model: str) -> "Examples | None":
     """Give the configured number of test images; none where the images prepared here are not the model's.
 
     Another split may have put what is a test image here among the images that the model was trained on.
@@ -145,7 +155,7 @@ def _choose_examples(config: Config, model: "ModelVersion") -> "Examples | None"
         return None
     from serving.packaging.examples import choose_examples
 
-    if require_data_version() != model.data_version:
+    if require_data_version() != data_version:
         why = f"the images prepared here are not those of {model}"
         _log.warning("package: no examples on the page: %s; `convoy data prepare` may bring them back", why)
         return None

@@ -7,6 +7,7 @@ from conftest import draw_classes
 from test_pipelines_commands import convoy, told
 
 from pipelines.config import Config, load_config
+from serving.rollout.ledger import Entry, append
 
 
 @pytest.fixture(autouse=True)
@@ -104,3 +105,10 @@ def test_changed_parameters_are_those_that_differ(tmp_path):
         *("training:", "  max_epochs: 3"),
         *("serving:", "  port: 4000"),
     ]
+
+
+def test_a_project_without_a_stack_is_not_asked_what_is_live(elsewhere):
+    convoy("init", "made")
+    append(elsewhere / "made" / "outputs" / "ledger.jsonl", Entry(what="promote", why="by hand", by="me"))
+    result = convoy("--project", "made", "status")
+    assert (result.exit_code, "live" in result.output) == (0, False)

@@ -75,6 +75,11 @@ class Registry:
         found = self._client.search_model_versions(f"name = '{self.name}' and run_id = '{run_id}'")
         return self.get(found[0].version) if found else None
 
+    def versions(self) -> dict[str, str]:
+        """Give the version that each run has registered."""
+        found = self._client.search_model_versions(f"name = '{self.name}'")
+        return {one.run_id: str(one.version) for one in found}
+
     def find(self, version: str) -> ModelVersion | None:
         """Look a version up that may not be there."""
         try:

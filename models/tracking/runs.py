@@ -95,6 +95,12 @@ class Tracking:
         """Find the latest finished training, whatever its job."""
         return self._latest(f"tags.`{TRAINED}` = 'true'")
 
+    def all_trained(self) -> list[TrainedRun]:
+        """List the finished trainings, the latest first; of many, the latest thousand."""
+        order, trained = ["attributes.start_time DESC"], f"tags.`{TRAINED}` = 'true'"
+        found = self.client.search_runs([self.experiment_id], trained, order_by=order, max_results=1000)
+        return [_as_trained(run) for run in found]
+
     def get(self, run_id: str) -> TrainedRun:
         """Look a run up."""
         return _as_trained(self.client.get_run(run_id))

@@ -22,7 +22,7 @@ from pipelines.commands.options import (
     start_with_images,
     typed_here,
 )
-from pipelines.commands.project import init, params
+from pipelines.commands.project import explain, init, params
 
 
 class Guarded(GroupedCommands):
@@ -244,6 +244,9 @@ app.command(rich_help_panel=SERVING, epilog=examples("convoy deploy --target cpu
 app.command(rich_help_panel=SERVING, epilog=examples('convoy rollback --why "too slow"'))(rollback)
 app.command(rich_help_panel=SERVING, epilog=examples("convoy ledger --target cpu --json"))(ledger)
 app.command(rich_help_panel=PROJECT, epilog=examples("convoy init birds --path ~/photos"))(init)
+app.command(
+    rich_help_panel=PIPELINE, epilog=examples("convoy explain", "convoy explain --set training.max_epochs=3 --json")
+)(explain)
 app.command(rich_help_panel=PROJECT, epilog=examples("convoy params", "convoy params --changed"))(params)
 
 

@@ -1,13 +1,15 @@
 """The commands about a project as a whole: making one, and its parameters."""
 
 import json
+import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from core.errors import UserError
-from pipelines.commands.options import Overrides, start, typed_here
+from pipelines.commands.options import AsJson, Overrides, start, typed_here
 
 
 def init(
@@ -33,6 +35,21 @@ def init(
         raise UserError(f"--source {config.data.source} needs the folder of the images: say --path PHOTOS too")
     init_project(folder, config)
     print(f"{folder} is a project: cd {folder}, then convoy run")
+
+
+def explain(as_json: AsJson = False, overrides: Overrides = None) -> None:
+    """Say of each step of the next run whether it would run, and because of what. Nothing runs."""
+    config = start(overrides)
+    # What the steps say while they look is not asked for.
+    logging.getLogger("convoy").setLevel(logging.WARNING)
+    from pipelines.explain import explain as explain_steps
+
+    steps = explain_steps(config)
+    if as_json:
+        print(json.dumps([asdict(step) for step in steps], indent=1, ensure_ascii=False))
+        return
+    for step in steps:
+        print(f"{step.name:9} {step.answer:8} {step.reason}")
 
 
 def params(

@@ -11,10 +11,12 @@ from core.errors import UserError
 from core.files import whole_file
 from data.manifest import read_manifest
 from pipelines.config import Config
+from pipelines.known import database_of, database_state, known_models
 from pipelines.settings import OUTPUTS, Settings
 from pipelines.workspace import LEDGER, PREPARED, ROOT, open_registry, open_tracking
 from serving.packaging.bento import Bento, list_bentos
 from serving.packaging.verify import verified_answer
+from serving.rollout.ledger import read
 
 CHAMPION_NOTE = OUTPUTS / "champion.json"
 """MLflow's last answer about the champion, with the state of the database that it was read from."""
@@ -41,12 +43,12 @@ def _data_status() -> dict[str, Any] | None:
 
 def _champion_status(config: Config) -> dict[str, Any] | None:
     """Ask MLflow, whose import takes seconds, for the champion; not again while its database stays as it is."""
-    database = _database()
+    database = database_of()
     if database is None:
         return _ask_for_champion(config)
     if not database.is_file():
         return None
-    state = _state(database, config)
+    state = database_state(database, config)
     if CHAMPION_NOTE.is_file():
         note = json.loads(CHAMPION_NOTE.read_text(encoding="utf-8"))
         if note["state"] == state:
@@ -54,24 +56,10 @@ def _champion_status(config: Config) -> dict[str, Any] | None:
             return known
     champion = _ask_for_champion(config)
     # A database that was written meanwhile may hold another answer by now.
-    if _state(database, config) == state:
+    if database_state(database, config) == state:
         with whole_file(CHAMPION_NOTE) as temporary:
             temporary.write_text(json.dumps({"state": state, "champion": champion}), encoding="utf-8")
     return champion
-
-
-def _database() -> Path | None:
-    """The file of the registry; None where a server has it."""
-    uri = Settings().tracking_uri(ROOT)
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-
-
-def _state(database: Path, config: Config) -> list[Any]:
-    """Name what the answer depends on. Each write changes the size or the time of the database, or of its log."""
-    log = database.with_name(f"{database.name}-wal")
-    files = [path.stat() for path in (database, log) if path.is_file()]
-    times = [[status.st_size, status.st_mtime_ns] for status in files]
-    return [str(database), config.registry.experiment, config.registry.model_name, times]
 
 
 def _ask_for_champion(config: Config) -> dict[str, Any] | None:
@@ -93,7 +81,7 @@ def _ask_for_champion(config: Config) -> dict[str, Any] | None:
 
 def _live_status() -> dict[str, Any]:
     """Ask the engine what the gateway leads to, where something has been deployed from here."""
-    if not LEDGER.is_file():
+    if not any(entry.target for entry in read(LEDGER)):
         return {}
     from serving.rollout.containers import Project
     from serving.rollout.deploy import find_live
@@ -138,7 +126,9 @@ def print_run(bento: Bento, config: Config) -> None:
     # As it can be typed here: an environment that is not activated has it under its own path only.
     convoy = "convoy" if shutil.which("convoy") else sys.argv[0]
     uri = Settings().tracking_uri(Path(ROOT))
-    _champion_status(config)  # while MLflow is loaded, for the next `convoy status`
+    # While MLflow is loaded, for the next `convoy status` and `convoy explain`.
+    _champion_status(config)
+    known_models(config)
     print(
         f"\n{bento.model_name} v{bento.model_version} is the champion, packed as {bento.tag}.\n"
         f"Asked about {answer['image']!r}, its endpoint answered '{best['label']}' ({best['probability']:.3f}).\n\n"

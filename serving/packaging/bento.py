@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -90,7 +91,48 @@ def build_bento(model: Path, config: ServingConfig, store: Path, examples: Examp
         UserError: the model is incomplete, altered or not registered, or BentoML refuses to build.
 
     """
-    target = TARGETS[config.target]
+    plan = _plan(model, config, store, examples)
+    if bento := Bento.read(plan.path):
+        logger.info("%s is already packed", bento.tag)
+        return bento
+    scratch = store.absolute() / "tmp"
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="build-", dir=scratch) as folder, _staging(scratch) as staging:
+        home = Path(folder, "home")
+        for name, origin in plan.files.items():
+            (staging / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(origin, staging / name)
+        packing = {PACKING_FILE: measure_packing(model, plan.runtime, TARGETS[config.target]).model_dump_json(indent=2)}
+        for name, text in (plan.written | packing).items():
+            (staging / name).write_text(text, encoding="utf-8")
+        (staging / "bentofile.yaml").write_text(json.dumps(plan.build_file), encoding="utf-8")
+        _run_build(staging, home, plan.path.name)
+        return _move(home / plan.path.relative_to(store.absolute()), plan.path)
+
+
+def packed_bento(model: Path, config: ServingConfig, store: Path, examples: Examples | None = None) -> Bento | None:
+    """Give the Bento that `build_bento` would make, where it has been made.
+
+    Raises:
+        UserError: the model is incomplete, altered or not registered.
+
+    """
+    return Bento.read(_plan(model, config, store, examples).path)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a Bento will hold, and where it will be."""
+
+    runtime: Runtime
+    files: dict[str, Path]
+    written: dict[str, str]
+    """name and text of what is written for it"""
+    build_file: dict[str, Any]
+    path: Path
+
+
+def _plan(model: Path, config: ServingConfig, store: Path, examples: Examples | None) -> _Plan:
     manifest, runtime = _check_model(model, config.target)
     files = _files(model, runtime)
     # Where it listens is decided when it is started: another port makes no other Bento.
@@ -98,26 +140,9 @@ def build_bento(model: Path, config: ServingConfig, store: Path, examples: Examp
     settings = config.model_dump_json(indent=2, exclude={"host", "port", "allow_anonymous", "examples"})
     written = {SETTINGS_FILE: settings} | ({EXAMPLES_FILE: json.dumps(examples, indent=2)} if examples else {})
     build_file = _describe(manifest, config.target, runtime, [*files, *written, PACKING_FILE])
-    version = (
-        f"{_slug(build_file['labels']['model_version'])}-{config.target}-{_hash(files, runtime, written, build_file)}"
-    )
-    path = store.absolute() / "bentos" / build_file["name"] / version
-    if bento := Bento.read(path):
-        logger.info("%s is already packed", bento.tag)
-        return bento
-    scratch = store.absolute() / "tmp"
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="build-", dir=scratch) as folder, _staging(scratch) as staging:
-        home = Path(folder, "home")
-        for name, origin in files.items():
-            (staging / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(origin, staging / name)
-        packing = {PACKING_FILE: measure_packing(model, runtime, target).model_dump_json(indent=2)}
-        for name, text in (written | packing).items():
-            (staging / name).write_text(text, encoding="utf-8")
-        (staging / "bentofile.yaml").write_text(json.dumps(build_file), encoding="utf-8")
-        _run_build(staging, home, version)
-        return _move(home / path.relative_to(store.absolute()), path)
+    contents = _hash(files, runtime, written, build_file)
+    version = f"{_slug(build_file['labels']['model_version'])}-{config.target}-{contents}"
+    return _Plan(runtime, files, written, build_file, store.absolute() / "bentos" / build_file["name"] / version)
 
 
 @contextmanager
