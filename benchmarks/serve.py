@@ -24,7 +24,7 @@ from benchmarks.serve_servers import Running, convoy, peers, running
 from core.errors import UserError
 from core.machine import num_cores
 from data.images.decode import Pixels, Preprocessing, decode
-from models.exported.predictor import read_manifest
+from models.exported.predictor import read_model_manifest
 from models.exported.session import Probabilities
 
 NUM_IMAGES = 16
@@ -203,7 +203,7 @@ class _Comparison:
 
     def _measure_memory(self, model: Path) -> None:
         together(self._servers[CONVOY].call(self._images), NUM_CLIENTS, 1000)
-        model_bytes = (model / served_on_cpu(read_manifest(model)).model_file).stat().st_size
+        model_bytes = (model / served_on_cpu(read_model_manifest(model)).model_file).stat().st_size
         over = (self._servers[CONVOY].memory_bytes() - model_bytes) / 1e6
         reference = "after 1,000 requests of 16 clients, all processes"
         self._add(f"{CONVOY}: memory over the model", over, "MB", at_most=200, reference=reference)
@@ -250,7 +250,7 @@ def batch_limit(model: Path, images: Sequence[bytes], number: int) -> float:
 
 
 def _open(model: Path) -> tuple[Callable[[Pixels], Probabilities], Preprocessing]:
-    manifest = read_manifest(model)
+    manifest = read_model_manifest(model)
     return resolve_name(served_on_cpu(manifest).predictor)(model), manifest.preprocessing
 
 

@@ -88,7 +88,7 @@ def labels_file(split: Split) -> str:
     return f"{split}-labels.npy"
 
 
-def read_manifest(prepared: Path) -> DataManifest:
+def read_data_manifest(prepared: Path) -> DataManifest:
     """Read the manifest of a prepared folder.
 
     Raises:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from core.files import file_sha256, whole_file
-from data.batches.shards import PreparedImages, crop_center
+from data.batches.shards import PreparedImages, center_crop
 from data.images.decode import Preprocessing
 from data.quality.findings import read_quality
 from data.quality.page import quality_page
@@ -257,7 +257,7 @@ def export_run(
     images, classes = PreparedImages(job.prepared, job.manifest, "test"), job.manifest.classes
     expected = predict(TorchPredictor(network), images, classes, job.input_size, limit=NUM_PARITY_IMAGES).probabilities
     surest = int(expected.max(axis=1).argmax())
-    golden_image = crop_center(images.gather(np.array([surest])), job.input_size)[0]
+    golden_image = center_crop(images.gather(np.array([surest])), job.input_size)[0]
     golden = make_golden(golden_image, expected[surest])
     manifest = _model_manifest(job, run, preprocessing, (path, program), golden, name)
     tried = try_int8(folder, Calibrated(job.prepared, job.input_size), golden_image, gate.max_int8_accuracy_drop)

@@ -1,7 +1,7 @@
 """Probably wrong labels, by the features of a pretrained network: whatever network the project itself trains."""
 
 from data.batches.shards import PreparedImages
-from data.manifest import read_manifest
+from data.manifest import read_data_manifest
 from data.quality.decisions import DECISIONS_FILE, read_decisions
 from data.quality.findings import Finding
 from data.quality.label_errors import wrong_labels
@@ -24,7 +24,7 @@ def find_wrong_labels(config: Config) -> Finding:
         UserError: nothing has been prepared.
 
     """
-    manifest = read_manifest(PREPARED)
+    manifest = read_data_manifest(PREPARED)
     job = training_job(config.model_copy(update={"model": MODEL}), require_data_version())
     extract = FeatureExtractor(build_classifier(job), FEATURES)
     features = {split: extract(PreparedImages(PREPARED, manifest, split), split) for split in SPLITS}

@@ -108,13 +108,13 @@ def prepare(config: Config, project: str | os.PathLike[str] = ".") -> PreparedDa
 
     """
     with _inside(project):
-        from data.manifest import read_manifest
+        from data.manifest import read_data_manifest
         from data.quality.report import data_report
         from pipelines.session import run_flow
         from pipelines.workspace import PREPARED
 
         version: str = run_flow("prepare_data", config)
-        manifest = read_manifest(PREPARED)
+        manifest = read_data_manifest(PREPARED)
         warnings = tuple(data_report(PREPARED)["warnings"])
     splits = {str(split): dict(manifest.splits[split]) for split in manifest.splits}
     return PreparedData(version, splits, len(manifest.rejected), warnings)

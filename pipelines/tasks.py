@@ -216,13 +216,13 @@ _ENTRIES: dict[str, What] = {"passed": "promote", "waits": "wait", "failed": "re
 
 
 def _judge(config: Config, registry: Registry, challenger: ModelVersion, champion: ModelVersion | None) -> "Verdict":
-    from models.judging.gate import judge, measure_model, measure_rival
+    from models.judging.gate import judge_challenger, measure_model, measure_rival
 
     tracking = open_tracking(config)
     parity_error = tracking.get(challenger.run_id).metrics[PARITY_METRIC]
     rival = measure_rival(registry.download(champion, MODELS) if champion else None, RAW, PREPARED)
     predictions = measure_model(registry.download(challenger, MODELS), RAW, PREPARED)
-    verdict = judge(predictions, parity_error, rival, config.gate)
+    verdict = judge_challenger(predictions, parity_error, rival, config.gate)
     tracking.log(challenger.run_id).verdict(verdict)
     rows = [f"| {check.name} | {check} | {'passed' if check.passed else 'failed'} |" for check in verdict.checks]
     against = [f"against the champion: {verdict.comparison}"] if verdict.comparison else []
@@ -267,9 +267,9 @@ def verify(bento: Bento) -> dict[str, Any]:
         _tell("verify", ran=False, reason=f"{bento.tag} has answered as measured")
         return answer
     from data.batches.sample import first_test_image
-    from models.exported.predictor import read_manifest
+    from models.exported.predictor import read_model_manifest
 
-    crop = read_manifest(bento.path / "src" / "model").preprocessing.crop
+    crop = read_model_manifest(bento.path / "src" / "model").preprocessing.crop
     answer = verify_bento(bento, first_test_image(RAW, PREPARED, crop))
     _tell("verify", ran=True, reason=f"{bento.tag} was served and answered a test image as measured")
     return answer

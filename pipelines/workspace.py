@@ -139,9 +139,9 @@ def pack_champion(config: Config, version: str | None = None) -> Bento:
 
 def packed_model(config: Config, folder: Path) -> Bento | None:
     """Give the Bento that packing the model in `folder` would make, where it has been made."""
-    from models.exported.predictor import read_manifest
+    from models.exported.predictor import read_model_manifest
 
-    model = read_manifest(folder)
+    model = read_model_manifest(folder)
     examples = _choose_examples(config, model.data_version, f"{model.name} v{model.version}")
     return packed_bento(folder, config.serving, Settings().bento_store(ROOT), examples)
 

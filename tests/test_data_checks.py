@@ -13,7 +13,7 @@ from core.errors import UserError
 from data.batches.shards import PreparedImages
 from data.config import DataConfig
 from data.ingest.stage import ingest
-from data.manifest import read_manifest
+from data.manifest import read_data_manifest
 from data.preparing import shard as part_module
 from data.preparing.stage import INDEX_FILE, prepare
 from data.quality.findings import read_quality
@@ -176,7 +176,7 @@ def test_conflicts_and_leaks_are_refused_with_some_of_them_and_where_all_are(ref
         "leakage",
     }
     with pytest.raises(UserError, match="manifest"):
-        read_manifest(workshop.prepared)
+        read_data_manifest(workshop.prepared)
 
 
 def test_notes_say_what_is_meant(refused):

@@ -11,7 +11,7 @@ from images import noise, photos, ppm, write
 from core.errors import UserError
 from data.config import DataConfig
 from data.ingest.stage import ingest
-from data.manifest import read_manifest
+from data.manifest import read_data_manifest
 from data.preparing.shard import prepare_part
 from data.preparing.stage import prepare
 from data.quality.decisions import read_decisions
@@ -278,4 +278,4 @@ def test_a_manifest_is_there_after_it_was_settled(tmp_path):
     with pytest.raises(UserError):
         workshop.run()
     workshop.run(f"{sha256(COPY)},cat")
-    assert read_manifest(workshop.prepared).splits["train"]["cat"] == 7
+    assert read_data_manifest(workshop.prepared).splits["train"]["cat"] == 7

@@ -9,7 +9,7 @@ from data.batches.shards import PreparedImages
 from data.config import DataConfig
 from data.images.decode import Preprocessing
 from data.ingest.stage import ingest
-from data.manifest import read_manifest
+from data.manifest import read_data_manifest
 from data.preparing.stage import prepare
 
 
@@ -37,7 +37,7 @@ def originals(folder, size, crop):
 
 
 def prepared(folder):
-    return PreparedImages(folder / "prepared", read_manifest(folder / "prepared"), "test")
+    return PreparedImages(folder / "prepared", read_data_manifest(folder / "prepared"), "test")
 
 
 def test_in_the_size_of_the_preparation_they_are_the_prepared_images(folder):

@@ -12,7 +12,7 @@ from data.batches.shards import verify
 from data.config import DataConfig
 from data.images.decode import Preprocessing, decode
 from data.ingest.stage import ingest
-from data.manifest import read_manifest
+from data.manifest import read_data_manifest
 from data.preparing import shard as part_module
 from data.preparing import stage as prepare_module
 from data.preparing import workers
@@ -42,7 +42,7 @@ def prepared(folder, files, **options):
 
 
 def arrays(folder, split):
-    shards = [shard.name for shard in read_manifest(folder).shards if shard.split == split]
+    shards = [shard.name for shard in read_data_manifest(folder).shards if shard.split == split]
     return np.concatenate([np.load(folder / name) for name in shards]), np.load(folder / f"{split}-labels.npy")
 
 
@@ -53,7 +53,7 @@ def index_of(folder):
 def test_arrays_labels_and_index_agree(tmp_path):
     files = given_splits()
     folder = prepared(tmp_path, files)
-    manifest = read_manifest(folder)
+    manifest = read_data_manifest(folder)
     assert manifest.classes == ("cat", "dog")
     for split in ("train", "val", "test"):
         images, labels = arrays(folder, split)
@@ -72,7 +72,7 @@ def test_the_manifest_counts_every_image(tmp_path):
     files = given_splits()
     broken = {"train/cat/broken.jpg": b"not an image", "val/dog/empty.jpg": b"", "stray.txt": b"x"}
     folder = prepared(tmp_path, {**files, **broken})
-    manifest = read_manifest(folder)
+    manifest = read_data_manifest(folder)
     assert manifest.num_images == 24
     assert {split: manifest.num_in(split) for split in manifest.splits} == {"train": 8, "val": 8, "test": 8}
     assert manifest.splits == {split: {"cat": 4, "dog": 4} for split in ("train", "val", "test")}
@@ -91,7 +91,7 @@ def test_color_statistics_are_those_of_all_training_pixels(tmp_path):
     folder = prepared(tmp_path, given_splits(num_images=20))
     images, _ = arrays(folder, "train")
     pixels = images.reshape(-1, 3) / 255
-    color = read_manifest(folder).color
+    color = read_data_manifest(folder).color
     np.testing.assert_allclose(color.mean, pixels.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(color.std, pixels.std(axis=0), atol=1e-6)
     covariance, vectors = np.cov(pixels.T, bias=True), np.array(color.eigenvectors)
@@ -234,13 +234,13 @@ def test_a_missing_split_is_taken_from_train(tmp_path):
 
 def test_a_manifest_that_is_missing_or_foreign(tmp_path):
     with pytest.raises(UserError, match=r"manifest.json is missing: prepare the images with `convoy data prepare`$"):
-        read_manifest(tmp_path)
+        read_data_manifest(tmp_path)
     folder = prepared(tmp_path, given_splits())
     path = folder / "manifest.json"
     for content in (b"", b"{", json.dumps({**json.loads(path.read_bytes()), "of tomorrow": 1}).encode()):
         path.write_bytes(content)
         with pytest.raises(UserError, match="is damaged or of another version of Convoy: prepare the images again"):
-            read_manifest(folder)
+            read_data_manifest(folder)
 
 
 def test_half_ingested_images_are_not_prepared(tmp_path):
@@ -258,6 +258,6 @@ def test_photographs_of_all_kinds_in_one_folder(tmp_path):
         for name in ("cat", "dog")
         for number, (file_format, kind) in enumerate(kinds.items(), start=100 * (name == "dog"))
     }
-    manifest = read_manifest(prepared(tmp_path, files))
+    manifest = read_data_manifest(prepared(tmp_path, files))
     assert manifest.rejected == ()
     assert manifest.num_images == len(files) == 3 * 2 * 6

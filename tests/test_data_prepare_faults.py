@@ -21,7 +21,7 @@ from core.errors import UserError
 from data.batches.shards import PreparedImages, verify
 from data.config import DataConfig
 from data.ingest.stage import ingest
-from data.manifest import read_manifest
+from data.manifest import read_data_manifest
 from data.preparing import stage as prepare_module
 from data.preparing import workers
 from data.preparing.stage import prepare
@@ -282,4 +282,4 @@ def test_a_stopped_stage_takes_its_processes_along_and_goes_on_where_it_was(tmp_
     workplace.prepared, workplace.parts = tmp_path / "data" / "prepared", finished
     verify(workplace.prepared, workplace.prepare())
     assert kept.items() <= {path.name: path.stat().st_mtime_ns for path in finished.glob("*.json")}.items()
-    assert read_manifest(workplace.prepared).num_images == workplace.num_images
+    assert read_data_manifest(workplace.prepared).num_images == workplace.num_images

@@ -11,7 +11,7 @@ from workspaces import make_workspace
 from core.errors import UserError
 from data import versioning
 from data.config import DataConfig
-from data.manifest import read_manifest
+from data.manifest import read_data_manifest
 
 UNCHANGED = "source, parameters and code are unchanged"
 
@@ -51,7 +51,7 @@ def said(outcomes):
 def test_the_first_run(first):
     workspace, outcomes = first
     assert said(outcomes) == [("ingest", True, "it has not run before"), ("prepare", True, "it has not run before")]
-    assert read_manifest(workspace / "data" / "prepared").num_images == 120
+    assert read_data_manifest(workspace / "data" / "prepared").num_images == 120
 
 
 def test_nothing_runs_twice(first, config):
@@ -155,7 +155,7 @@ def test_only_what_has_changed_runs(workspace, config):
         ("ingest", False, UNCHANGED),
         ("prepare", True, "data.size 32 -> 28"),
     ]
-    assert read_manifest(workspace / "data" / "prepared").size == 28
+    assert read_data_manifest(workspace / "data" / "prepared").size == 28
 
     # A limit that no file comes near: read again, and found the same.
     limited = smaller.model_copy(update={"max_file_mb": 1})
@@ -174,7 +174,7 @@ def test_decisions_are_another_version(workspace, config, source):
     write(workspace, {"data/decisions.csv": f"{digest},drop\n".encode()})
     changed = ("prepare", True, "data/decisions.csv has changed")
     assert said(versioning.reproduce(workspace, config))[1] == changed
-    assert read_manifest(workspace / "data" / "prepared").num_images == 119
+    assert read_data_manifest(workspace / "data" / "prepared").num_images == 119
     assert versioning.data_version(workspace) != version
     assert said(versioning.reproduce(workspace, config))[1] == ("prepare", False, UNCHANGED)
     (workspace / "data" / "decisions.csv").unlink()

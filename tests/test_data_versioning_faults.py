@@ -18,7 +18,7 @@ from data import versioning
 from data.config import DataConfig
 from data.ingest.shard_states import read_states
 from data.ingest.stage import STATE_FILE
-from data.manifest import read_manifest
+from data.manifest import read_data_manifest
 
 DISK_FULL = r"^the disk of .* is full: free some space and run the same command again"
 
@@ -55,7 +55,7 @@ def test_an_interrupted_stage_is_an_interruption(tmp_path):
     kept = {name: (workspace / "data" / "raw" / name).stat().st_mtime_ns for name in read_states(states)}
     assert kept
     versioning.reproduce(workspace, DataConfig(source="folder", path=many))
-    assert read_manifest(workspace / "data" / "prepared").num_images == 4000
+    assert read_data_manifest(workspace / "data" / "prepared").num_images == 4000
     assert kept == {name: (workspace / "data" / "raw" / name).stat().st_mtime_ns for name in kept}
 
 
@@ -98,7 +98,7 @@ def test_a_full_disk_is_told_and_what_was_made_is_kept(small_disk, tmp_path, cap
 
     small_disk("200m")
     versioning.reproduce(workspace, config)
-    assert read_manifest(workspace / "data" / "prepared").num_images == 240
+    assert read_data_manifest(workspace / "data" / "prepared").num_images == 240
     assert kept.items() <= {path.name: path.stat().st_mtime_ns for path in workspace.glob("data/raw/*.parquet")}.items()
     assert versioning.push(workspace) > 4
 
@@ -128,7 +128,7 @@ def test_a_disk_that_ends_in_a_table_of_dvc_is_told_and_the_table_made_anew(tmp_
     assert (workspace / ".dvc" / "tmp" / "rwlock").read_text() == "{"
 
     versioning.reproduce(workspace, config)
-    assert read_manifest(workspace / "data" / "prepared").num_images == 120
+    assert read_data_manifest(workspace / "data" / "prepared").num_images == 120
 
 
 @pytest.mark.slow

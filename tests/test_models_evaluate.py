@@ -5,7 +5,7 @@ import pytest
 from conftest import tiny_job
 from PIL import Image, ImageOps
 
-from data.batches.shards import PreparedImages, crop_center
+from data.batches.shards import PreparedImages, center_crop
 from models.config import ModelConfig
 from models.judging.evaluate import BATCH_SIZE, Predictions, predict, ten_crop_accuracy, ten_crops
 from models.steps import evaluate_run
@@ -81,7 +81,7 @@ def test_the_surest_errors_come_first():
 @pytest.mark.parametrize(("stored", "seen", "start"), [(24, 24, 0), (24, 20, 2), (25, 20, 2), (24, 1, 11)])
 def test_the_centre_is_kept(stored, seen, start):
     images = np.arange(stored * stored * 3, dtype=np.uint8).reshape(1, stored, stored, 3)
-    cropped = crop_center(images, seen)
+    cropped = center_crop(images, seen)
     assert cropped.shape == (1, seen, seen, 3)
     assert cropped.flags["C_CONTIGUOUS"]
     np.testing.assert_array_equal(cropped[0, 0, 0], images[0, start, start])
@@ -121,7 +121,7 @@ def test_ten_crops_are_corners_centre_and_their_mirror_images(stored, seen):
         np.testing.assert_array_equal([crop[index] for crop in found], pillows_crops(Image.fromarray(image), seen))
     unmirrored = list(ten_crops(images, seen, mirror=False))
     np.testing.assert_array_equal(unmirrored, found[::2])
-    np.testing.assert_array_equal(unmirrored[-1], crop_center(images, seen))
+    np.testing.assert_array_equal(unmirrored[-1], center_crop(images, seen))
     assert all(crop.flags["C_CONTIGUOUS"] for crop in found)
 
 

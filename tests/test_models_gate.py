@@ -7,13 +7,13 @@ from core.errors import UserError
 from core.files import file_sha256
 from data.batches.shards import PreparedImages
 from data.images.decode import Preprocessing
-from data.manifest import read_manifest
+from data.manifest import read_data_manifest
 from models.config import GateConfig
 from models.exported.export import make_golden
 from models.exported.manifest import ModelManifest
 from models.exported.predictor import OnnxPredictor
 from models.judging.evaluate import Predictions, predict
-from models.judging.gate import Rival, judge, measure_model, measure_rival
+from models.judging.gate import Rival, judge_challenger, measure_model, measure_rival
 from models.tracking.registry import write_manifest
 
 GATE = GateConfig(min_accuracy=0.5, min_class_accuracy=0.25, max_regression=0.02, max_parity_error=1e-3)
@@ -47,7 +47,7 @@ def failed(verdict):
     ],
 )
 def test_each_gate_passes_at_its_limit_and_fails_beyond(right, parity, names):
-    verdict = judge(predictions(right), parity, NONE, GATE)
+    verdict = judge_challenger(predictions(right), parity, NONE, GATE)
     assert failed(verdict) == names
     assert verdict.outcome == ("failed" if names else "passed")
     assert all(name in verdict.failures for name in names)
@@ -55,27 +55,29 @@ def test_each_gate_passes_at_its_limit_and_fails_beyond(right, parity, names):
 
 def test_without_limits_of_ones_own_a_model_must_beat_guessing_and_know_each_class():
     config = GateConfig()
-    assert failed(judge(predictions([100, 1]), 0, NONE, config)) == ["better than guessing"]
-    assert failed(judge(predictions([100, 0]), 0, NONE, config)) == ["better than guessing", "worst class"]
-    assert failed(judge(predictions([80, 60]), 0, NONE, config)) == []
+    assert failed(judge_challenger(predictions([100, 1]), 0, NONE, config)) == ["better than guessing"]
+    assert failed(judge_challenger(predictions([100, 0]), 0, NONE, config)) == ["better than guessing", "worst class"]
+    assert failed(judge_challenger(predictions([80, 60]), 0, NONE, config)) == []
     off = GateConfig(better_than_guessing=False, min_class_accuracy=None, max_calibration_error=1)
-    assert failed(judge(predictions([0, 0]), 0, NONE, off)) == []
+    assert failed(judge_challenger(predictions([0, 0]), 0, NONE, off)) == []
 
 
 def test_guessing_is_right_as_often_as_the_largest_class():
     """95 of 100 test images of one class: 95 % right is no better than guessing, whatever the limit."""
     labels = np.repeat([0, 1], [95, 5])
     guess = Predictions(np.eye(2, dtype=np.float32)[np.zeros(100, dtype=int)], labels, CLASSES)
-    (line,) = judge(guess, 0, NONE, GateConfig(min_class_accuracy=None)).failures.split("; ")[:1]
+    (line,) = judge_challenger(guess, 0, NONE, GateConfig(min_class_accuracy=None)).failures.split("; ")[:1]
     assert line.startswith("better than guessing 0.8882 <= 0.95 (lower end")
 
 
 def test_a_class_of_few_test_images_is_named_and_not_judged():
     few = predictions([9, 0], per_class=9)
-    verdict = judge(few, 0, NONE, GateConfig(better_than_guessing=False))
+    verdict = judge_challenger(few, 0, NONE, GateConfig(better_than_guessing=False))
     assert verdict.outcome == "passed"
     assert verdict.notes[0] == "fewer than 10 test images, not judged by class: 'cat' (9), 'dog' (9)"
-    assert failed(judge(few, 0, NONE, GateConfig(better_than_guessing=False, min_class_images=9))) == ["worst class"]
+    assert failed(judge_challenger(few, 0, NONE, GateConfig(better_than_guessing=False, min_class_images=9))) == [
+        "worst class"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_a_class_of_few_test_images_is_named_and_not_judged():
     ],
 )
 def test_a_challenger_against_the_champion(champion, challenger, verdict, outcome):
-    found = judge(predictions(challenger), 0, Rival(predictions(champion)), GATE)
+    found = judge_challenger(predictions(challenger), 0, Rival(predictions(champion)), GATE)
     assert (found.comparison.verdict, found.outcome) == (verdict, outcome)
     assert found.why.endswith(str(found.comparison))
     assert found.figures.keys() >= {"gate/difference_low", "gate/mcnemar_p", "gate/test/accuracy"}
@@ -101,32 +103,34 @@ def test_a_model_that_is_surer_than_it_is_right_fails():
     honest = predictions([70, 70])
     sure = np.where(honest.probabilities > 0.5, 0.95, 0.05).astype(np.float32)
     boasting = Predictions(sure, honest.labels, CLASSES)
-    assert failed(judge(honest, 0, NONE, GateConfig())) == []
-    assert judge(boasting, 0, NONE, GateConfig()).failures.startswith("calibration error 0.25 > 0.1")
+    assert failed(judge_challenger(honest, 0, NONE, GateConfig())) == []
+    assert judge_challenger(boasting, 0, NONE, GateConfig()).failures.startswith("calibration error 0.25 > 0.1")
     # Of four images, all of which are right by a little, not much can be said.
     few = Predictions(np.full((4, 2), (0.6, 0.4), dtype=np.float32), np.zeros(4, dtype=np.int64), CLASSES)
-    assert failed(judge(few, 0, NONE, GateConfig(better_than_guessing=False))) == []
+    assert failed(judge_challenger(few, 0, NONE, GateConfig(better_than_guessing=False))) == []
 
 
 def test_who_wants_to_decide_is_always_asked():
     asks = GATE.model_copy(update={"when_unsure": "wait"})
-    assert judge(predictions([90, 60]), 0, Rival(predictions([60, 90])), asks).outcome == "waits"
-    assert judge(predictions([95, 95]), 0, Rival(predictions([85, 85])), asks).outcome == "passed"
+    assert judge_challenger(predictions([90, 60]), 0, Rival(predictions([60, 90])), asks).outcome == "waits"
+    assert judge_challenger(predictions([95, 95]), 0, Rival(predictions([85, 85])), asks).outcome == "passed"
 
 
 def test_a_failed_check_outweighs_that_a_person_should_decide():
-    verdict = judge(predictions([90, 87]), 1, Rival(predictions([90, 90])), GATE)
+    verdict = judge_challenger(predictions([90, 87]), 1, Rival(predictions([90, 90])), GATE)
     assert (verdict.outcome, verdict.failures) == ("failed", "ONNX against torch 1 > 0.001")
 
 
 def test_what_cannot_be_compared_waits():
-    verdict = judge(predictions([90, 90]), 0, Rival(None, "v2 knows other classes", is_incomparable=True), GATE)
+    verdict = judge_challenger(
+        predictions([90, 90]), 0, Rival(None, "v2 knows other classes", is_incomparable=True), GATE
+    )
     assert (verdict.outcome, verdict.failures) == ("waits", "")
     assert verdict.why == "it cannot be compared with the champion: v2 knows other classes"
 
 
 def test_without_a_champion_the_note_says_so():
-    verdict = judge(predictions([90, 90]), 0, NONE, GATE)
+    verdict = judge_challenger(predictions([90, 90]), 0, NONE, GATE)
     assert verdict.notes == ("not compared with a champion: there is none",)
     assert verdict.why.startswith("test/accuracy 0.9 >= 0.5; better than guessing ")
 
@@ -174,7 +178,7 @@ def strongest_color(folder, data, size=24, crop=20, version="4", channels=(0, 1,
 
 @pytest.fixture
 def data(prepared):
-    return read_manifest(prepared)
+    return read_data_manifest(prepared)
 
 
 def test_a_model_is_measured_on_all_test_images(prepared, data, tmp_path):
@@ -197,7 +201,9 @@ def test_models_of_other_sizes_are_compared_on_the_same_images(prepared, data, t
     rival = measure_rival(champion, raw, prepared)
     assert rival.predictions.hits.all()
     np.testing.assert_array_equal(rival.predictions.labels, PreparedImages(prepared, data, "test").labels)
-    verdict = judge(measure_model(challenger, raw, prepared), 0, rival, GateConfig(better_than_guessing=False))
+    verdict = judge_challenger(
+        measure_model(challenger, raw, prepared), 0, rival, GateConfig(better_than_guessing=False)
+    )
     assert (verdict.outcome, verdict.comparison.verdict) == ("failed", "worse")
 
 

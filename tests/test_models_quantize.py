@@ -11,7 +11,7 @@ from conftest import tiny_job
 from onnx import numpy_helper
 
 from core.files import file_sha256
-from data.batches.shards import PreparedImages, crop_center
+from data.batches.shards import PreparedImages, center_crop
 from models.exported.export import ServedNetwork, export_onnx
 from models.exported.quantize import (
     NORMALIZATION,
@@ -52,7 +52,7 @@ def data(prepared: Path) -> Calibrated:
 
 
 def golden(data: Calibrated) -> Any:
-    return crop_center(data.images("test").gather(np.array([0])), CROP)[0]
+    return center_crop(data.images("test").gather(np.array([0])), CROP)[0]
 
 
 def test_int8_answers_as_fp32_in_a_quarter_of_the_space(folder, data):
@@ -62,7 +62,7 @@ def test_int8_answers_as_fp32_in_a_quarter_of_the_space(folder, data):
     assert tried.num_bytes["int8"] < 0.3 * tried.num_bytes["fp32"]
     assert {path.name for path in folder.iterdir()} == {"model.onnx", "model.int8.onnx"}
     test = data.images("test")
-    images = crop_center(test.gather(np.arange(len(test))), CROP)
+    images = center_crop(test.gather(np.arange(len(test))), CROP)
     fp32, int8 = (run_session(open_session(folder / name), images) for name in ("model.onnx", "model.int8.onnx"))
     assert (fp32.argmax(axis=1) == test.labels).mean() > 0.9  # it was worth comparing
     assert np.abs(int8 - fp32).mean() < 0.05
@@ -151,4 +151,4 @@ def test_calibration_sees_training_images_once(prepared, data):
     while (batch := reader.get_next()) is not None:
         batches.append(batch["image"])
     seen = np.concatenate(batches)
-    np.testing.assert_array_equal(seen, crop_center(images.gather(np.arange(len(images))), CROP))
+    np.testing.assert_array_equal(seen, center_crop(images.gather(np.arange(len(images))), CROP))

@@ -7,7 +7,7 @@ from core.errors import UserError
 from core.files import file_sha256
 from data.images.decode import Preprocessing
 from models.exported.manifest import INT8_FILE, MODEL_FILE, Golden, Int8, ModelManifest
-from models.exported.predictor import OnnxPredictor, read_manifest
+from models.exported.predictor import OnnxPredictor, read_model_manifest
 from models.judging.gate import Check, Verdict
 from models.tracking.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, normalize_file, write_manifest
 from models.tracking.runs import Tracking
@@ -159,10 +159,10 @@ def test_a_quantized_file_travels_with_its_model(tracking, tmp_path):
         onnx_sha256=file_sha256(exported / INT8_FILE),
         golden=(),
     )
-    write_manifest(exported, read_manifest(exported).model_copy(update={"int8": tried}))
+    write_manifest(exported, read_model_manifest(exported).model_copy(update={"int8": tried}))
     version = registry.register(exported)
     folder = registry.download(version, tmp_path)
-    assert read_manifest(folder).int8 == tried
+    assert read_model_manifest(folder).int8 == tried
     assert (folder / INT8_FILE).read_bytes() == b"in int8"
     # What was altered here is fetched again.
     (folder / INT8_FILE).write_bytes(b"altered")

@@ -10,7 +10,7 @@ from rollouts import Load, Stack
 from test_serving_classifier import BLUE, OCTETS, make_model
 
 from core.files import file_sha256
-from models.exported.predictor import read_manifest
+from models.exported.predictor import read_model_manifest
 from models.tracking.registry import CHAMPION, PREVIOUS, Registry, normalize_file, write_manifest
 from models.tracking.runs import Tracking
 from serving.rollout.docker import docker
@@ -47,7 +47,7 @@ def register(folder):
     model = make_model(folder, version=None)
     normalize_file(model / "model.onnx")
     known = {"run_id": log.run_id, "name": NAME, "onnx_sha256": file_sha256(model / "model.onnx")}
-    write_manifest(model, read_manifest(model).model_copy(update=known))
+    write_manifest(model, read_model_manifest(model).model_copy(update=known))
     registry.promote(registry.register(model))
     return registry
 

@@ -10,7 +10,7 @@ from test_serving_classifier import make_model
 from core.errors import UserError
 from core.files import file_sha256
 from data.versioning import data_version, reproduce
-from models.exported.predictor import read_manifest
+from models.exported.predictor import read_model_manifest
 from models.tracking.registry import Registry, normalize_file, write_manifest
 from models.tracking.runs import Tracking
 from pipelines.config import load_config
@@ -28,7 +28,7 @@ def register(folder, version_of_data):
     model = make_model(folder, version=None)
     normalize_file(model / "model.onnx")
     known = {"run_id": log.run_id, "name": "classifier", "onnx_sha256": file_sha256(model / "model.onnx")}
-    write_manifest(model, read_manifest(model).model_copy(update=known | {"data_version": version_of_data}))
+    write_manifest(model, read_model_manifest(model).model_copy(update=known | {"data_version": version_of_data}))
     registry.promote(registry.register(model))
 
 

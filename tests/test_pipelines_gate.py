@@ -11,8 +11,8 @@ from test_pipelines_commands import convoy, told
 from core.errors import UserError
 from core.files import file_sha256
 from data.config import DataConfig
-from data.manifest import read_manifest
-from models.exported.predictor import read_manifest as read_model
+from data.manifest import read_data_manifest
+from models.exported.predictor import read_model_manifest
 from models.tracking.registry import CHALLENGER, CHAMPION, PREVIOUS, normalize_file, write_manifest
 from models.tracking.runs import PARITY_METRIC, VERDICT
 from pipelines import tasks
@@ -40,11 +40,11 @@ def train(folder, channels=RIGHT, **update):
     """Register a model that names the strongest colour, as a training would; gives its version."""
     with open_tracking(CONFIG).open_run(None, "a run", None) as log:
         log.metrics({PARITY_METRIC: 0.0, "test/accuracy": 0.5})
-    data = read_manifest(Path("data/prepared"))
+    data = read_data_manifest(Path("data/prepared"))
     model = strongest_color(folder, data, version=None, channels=channels)
     normalize_file(model / "model.onnx")
     known = {"run_id": log.run_id, "onnx_sha256": file_sha256(model / "model.onnx"), **update}
-    write_manifest(model, read_model(model).model_copy(update=known))
+    write_manifest(model, read_model_manifest(model).model_copy(update=known))
     return open_registry(CONFIG).register(model).version
 
 

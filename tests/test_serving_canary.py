@@ -1,6 +1,6 @@
 import pytest
 
-from serving.rollout.canary import Answered, Figures, RolloutConfig, judge
+from serving.rollout.canary import Answered, Figures, RolloutConfig, judge_canary
 
 CONFIG = RolloutConfig(canary_min_requests=100, canary_seconds=30, canary_max_seconds=300)
 
@@ -46,5 +46,5 @@ def test_figures_of_answers():
     ],
 )
 def test_the_judgement(canary, stable, seconds, verdict, why):
-    found = judge(canary, stable, seconds, CONFIG)
+    found = judge_canary(canary, stable, seconds, CONFIG)
     assert (found.verdict, why in found.why) == (verdict, True), found

@@ -15,7 +15,7 @@ from core.errors import UserError
 from core.files import file_sha256
 from data.images.decode import DecodeError, Preprocessing, TooLargeError
 from models.exported.manifest import Certainty, Golden, Int8, ModelManifest
-from models.exported.predictor import read_manifest
+from models.exported.predictor import read_model_manifest
 from models.tracking.registry import write_manifest
 from serving.endpoint.classifier import Classifier, Room
 from serving.targets import ONNXRUNTIME_INT8
@@ -92,7 +92,7 @@ def make_quantized(folder: Path, *, refusal: str | None = None, golden: tuple[fl
         onnx_sha256=file_sha256(folder / "model.int8.onnx"),
         golden=golden or softmax_of_means((200, 50, 0)),
     )
-    write_manifest(folder, read_manifest(folder).model_copy(update={"int8": tried}))
+    write_manifest(folder, read_model_manifest(folder).model_copy(update={"int8": tried}))
     return folder
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from core.errors import UserError
 from data.batches.shards import PreparedImages
-from data.manifest import read_manifest
+from data.manifest import read_data_manifest
 from serving.packaging.examples import choose_examples
 
 
@@ -32,7 +32,7 @@ def test_more_examples_than_classes_are_spread_over_them(prepared):
 
 
 def test_they_are_test_images_without_loss_and_no_more_than_there_are(prepared):
-    manifest = read_manifest(prepared)
+    manifest = read_data_manifest(prepared)
     images = PreparedImages(prepared, manifest, "test")
     found = choose_examples(prepared, 1000)["examples"]
     assert len(found) == len(images)

@@ -17,7 +17,7 @@ from test_serving_classifier import BLUE, OCTETS, make_model, picture
 from benchmarks.serve_container import OPEN, Container, container
 from benchmarks.serve_load import answers
 from core.errors import UserError
-from models.exported.predictor import OnnxPredictor, read_manifest
+from models.exported.predictor import OnnxPredictor, read_model_manifest
 from models.tracking.registry import write_manifest
 from serving.config import ServingConfig
 from serving.endpoint.auth import new_token
@@ -43,7 +43,7 @@ def bento(tmp_path_factory: pytest.TempPathFactory) -> Bento:
 def pack(folder: Path, target: str) -> Bento:
     """A Bento of a name that no other test's image has."""
     model = make_model(folder / "model", max_pixels=50_000_000)
-    write_manifest(model, read_manifest(model).model_copy(update={"name": "image tests"}))
+    write_manifest(model, read_model_manifest(model).model_copy(update={"name": "image tests"}))
     return build_bento(model, ServingConfig(target=target), folder / "store")
 
 
@@ -253,7 +253,7 @@ def test_a_full_volume_does_no_harm(image):
 def test_an_endpoint_that_is_never_ready_makes_no_image(bento, tmp_path):
     broken = bento.model_copy(update={"path": tmp_path / "broken", "tag": "image-tests:broken"})
     shutil.copytree(bento.path, broken.path)
-    manifest = read_manifest(broken.path / "src/model")
+    manifest = read_model_manifest(broken.path / "src/model")
     golden = manifest.golden.model_copy(update={"probabilities": (0.5, 0.3, 0.2)})
     write_manifest(broken.path / "src/model", manifest.model_copy(update={"golden": golden}))
     with pytest.raises(UserError, match=r"otherwise than measured .* answers /readyz with 503"):

@@ -8,7 +8,7 @@ import pytest
 from test_serving_classifier import make_model
 
 from benchmarks.serve_container import OPEN, Container, container
-from models.exported.predictor import read_manifest
+from models.exported.predictor import read_model_manifest
 from models.tracking.registry import write_manifest
 from serving.config import ServingConfig
 from serving.packaging.bento import build_bento
@@ -26,7 +26,7 @@ FILES = ("--ulimit", f"nofile={attacks.FILES}:{attacks.FILES}")
 def attacked(tmp_path_factory: pytest.TempPathFactory, engine: None) -> Iterator[Container]:
     folder: Path = tmp_path_factory.mktemp("attacked")
     model = make_model(folder / "model", max_pixels=50_000_000)
-    write_manifest(model, read_manifest(model).model_copy(update={"name": "attacked image"}))
+    write_manifest(model, read_model_manifest(model).model_copy(update={"name": "attacked image"}))
     image = build_image(build_bento(model, ServingConfig(target="edge"), folder / "store"))
     try:
         with container(image, EDGE, *OPEN, *FILES) as started:

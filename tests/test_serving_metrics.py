@@ -2,13 +2,13 @@ from pathlib import Path
 
 from test_serving_classifier import make_model
 
-from models.exported.predictor import read_manifest
+from models.exported.predictor import read_model_manifest
 from serving.endpoint.metrics import Metrics
 
 
 def test_batches_and_waits_are_counted_under_the_model(tmp_path: Path):
     metrics = Metrics()
-    model = metrics.of(read_manifest(make_model(tmp_path)))
+    model = metrics.of(read_model_manifest(make_model(tmp_path)))
     model.batched(3, [0.002, 0.02, 0.2])
     model.batched(1, [0.0])
     model.predicted(0.97, uncertain=True)
@@ -26,7 +26,7 @@ def test_batches_and_waits_are_counted_under_the_model(tmp_path: Path):
 def test_a_new_model_has_counts_of_its_own(tmp_path: Path):
     metrics = Metrics()
     for number, version in enumerate(("3", "4")):
-        model = metrics.of(read_manifest(make_model(tmp_path / version, version=version)))
+        model = metrics.of(read_model_manifest(make_model(tmp_path / version, version=version)))
         for _ in range(number + 1):
             model.answered("/classify", 200, 0.01)
             model.rejected("too_large")

@@ -14,7 +14,7 @@ from PIL import features
 from test_serving_classifier import make_model
 
 from core.errors import UserError
-from models.exported.predictor import read_manifest
+from models.exported.predictor import read_model_manifest
 from serving.packaging import image as image_module
 from serving.packaging import sbom, slim
 from serving.packaging.bento import Bento
@@ -42,7 +42,7 @@ def test_the_list_names_the_model_and_every_package(tmp_path, monkeypatch):
     listed = describe("convoy/n", "1")
     assert (listed["bomFormat"], listed["specVersion"]) == ("CycloneDX", "1.6")
     model, python, *others = listed["components"]
-    assert model["hashes"] == [{"alg": "SHA-256", "content": read_manifest(tmp_path / "model").onnx_sha256}]
+    assert model["hashes"] == [{"alg": "SHA-256", "content": read_model_manifest(tmp_path / "model").onnx_sha256}]
     assert {"name": "convoy:run_id", "value": "run-1"} in model["properties"]
     assert python["name"] == "python"
     packages = {one["purl"]: one for one in others if one["purl"].startswith("pkg:pypi/")}

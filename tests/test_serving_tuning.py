@@ -5,7 +5,7 @@ import pytest
 from test_serving_classifier import make_model, make_quantized
 
 from core.errors import UserError
-from models.exported.predictor import read_manifest
+from models.exported.predictor import read_model_manifest
 from serving.packaging.tuning import (
     Packing,
     check_memory,
@@ -74,13 +74,13 @@ def test_all_cores_of_a_target_predict(name, cores, expected):
 
 @pytest.mark.parametrize("name", ["cpu", "edge"])
 def test_int8_is_taken_where_it_was_accepted(tmp_path, name, caplog):
-    manifest = read_manifest(make_quantized(tmp_path))
+    manifest = read_model_manifest(make_quantized(tmp_path))
     assert choose_runtime(manifest, TARGETS[name], name) is ONNXRUNTIME_INT8
     assert caplog.text == ""
 
 
 def test_where_int8_was_refused_fp32_is_taken_and_the_reason_told(tmp_path, caplog):
-    manifest = read_manifest(make_quantized(tmp_path, refusal="it is slower"))
+    manifest = read_model_manifest(make_quantized(tmp_path, refusal="it is slower"))
     with caplog.at_level(logging.WARNING, "convoy"):
         assert choose_runtime(manifest, TARGETS["edge"], "edge") is ONNXRUNTIME
     assert "edge in fp32, not int8: it is slower" in caplog.text

@@ -9,7 +9,7 @@ from onnxruntime import InferenceSession
 
 from data.images.decode import decode
 from models.exported.manifest import ModelManifest
-from models.exported.predictor import read_manifest
+from models.exported.predictor import read_model_manifest
 from serving.targets import TARGETS, Runtime
 
 TOP_K = 5
@@ -20,7 +20,7 @@ class Model:
 
     def __init__(self, folder: Path) -> None:
         """Load it with onnxruntime's own settings: a thread for each core."""
-        self.manifest = read_manifest(folder)
+        self.manifest = read_model_manifest(folder)
         path = folder / served_on_cpu(self.manifest).model_file
         self._session = InferenceSession(path, providers=["CPUExecutionProvider"])
 

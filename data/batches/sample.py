@@ -8,7 +8,7 @@ from core.errors import UserError
 from data.batches.shards import PreparedImages
 from data.images.decode import Pixels
 from data.ingest.columns import read_columns
-from data.manifest import read_manifest
+from data.manifest import read_data_manifest
 from data.preparing.stage import INDEX_FILE
 
 
@@ -30,7 +30,7 @@ def first_test_image(raw: Path, prepared: Path, crop: int) -> Sample:
 
     """
     index = next(row for row in pq.read_table(prepared / INDEX_FILE).to_pylist() if row["split"] == "test")
-    (pixels,) = PreparedImages(prepared, read_manifest(prepared), "test").gather(np.array([0]))
+    (pixels,) = PreparedImages(prepared, read_data_manifest(prepared), "test").gather(np.array([0]))
     start = (pixels.shape[0] - crop) // 2
     kept = pixels[start : start + crop, start : start + crop]
     return Sample(index["origin"], _original(raw, index["sha256"]), np.ascontiguousarray(kept))

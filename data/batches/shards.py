@@ -92,7 +92,7 @@ def verify(prepared: Path, manifest: DataManifest) -> None:
                 )
 
 
-def crop_center(images: Pixels, size: int) -> Pixels:
+def center_crop(images: Pixels, size: int) -> Pixels:
     """Keep the centre of images [N, S, S, 3]."""
     start = (images.shape[1] - size) // 2
     return np.ascontiguousarray(images[:, start : start + size, start : start + size])

@@ -12,7 +12,7 @@ from PIL import Image
 from core.errors import UserError
 from data.config import DataConfig
 from data.images.decode import Pixels
-from data.manifest import read_manifest
+from data.manifest import read_data_manifest
 from data.quality import tick_boxes
 from data.quality.findings import Evidence, Finding, QualityReport, read_quality
 from data.quality.thumbnails import NUM_IN_GROUP, SIDE, THUMBNAILS_FILE, make_thumbnails, num_shown
@@ -99,7 +99,7 @@ def quality_page(prepared: Path, doubts: Finding | None = None, raw: Path | None
     pictures = dict(zip(report.thumbnails, _data_uris(_load(prepared / THUMBNAILS_FILE)), strict=True))
     if doubts and raw:
         alone = report.model_copy(update={"findings": (doubts,)})
-        alone, drawn = make_thumbnails(alone, raw, DataConfig(max_pixels=read_manifest(prepared).max_pixels))
+        alone, drawn = make_thumbnails(alone, raw, DataConfig(max_pixels=read_data_manifest(prepared).max_pixels))
         pictures |= zip(alone.thumbnails, _data_uris(drawn), strict=True)
         report = report.model_copy(update={"findings": (doubts, *report.findings)})
     body = "".join(

@@ -4,7 +4,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from data.manifest import DataManifest, read_manifest
+from data.manifest import DataManifest, read_data_manifest
 from data.preparing.stage import INDEX_FILE
 from data.quality.findings import read_quality
 from data.splits import SPLITS
@@ -14,7 +14,7 @@ MAX_LISTED = 100
 
 def data_report(prepared: Path) -> dict[str, Any]:
     """What is in the prepared data, and what was left out: ready for JSON."""
-    manifest, quality = read_manifest(prepared), read_quality(prepared)
+    manifest, quality = read_data_manifest(prepared), read_quality(prepared)
     classes = {name: sum(manifest.splits[split][name] for split in SPLITS) for name in manifest.classes}
     return {
         "num_images": manifest.num_images,

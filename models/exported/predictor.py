@@ -24,7 +24,7 @@ class OnnxPredictor:
             UserError: a file is missing, or the model is not the one that the manifest was written for.
 
         """
-        self.manifest = read_manifest(folder)
+        self.manifest = read_model_manifest(folder)
         model = folder / self.file
         if not model.is_file():
             raise UserError(f"{model} is missing: package the model again with `convoy package`")
@@ -58,7 +58,7 @@ def is_uncertain(probabilities: Probabilities, certainty: Certainty | None) -> b
     return bool(is_improbable or entropy(probabilities[None])[0] > certainty.max_entropy)
 
 
-def read_manifest(folder: Path) -> ModelManifest:
+def read_model_manifest(folder: Path) -> ModelManifest:
     """Read the manifest beside an exported model.
 
     Raises:

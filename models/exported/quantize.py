@@ -24,9 +24,9 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from core.files import file_sha256
-from data.batches.shards import PreparedImages, crop_center
+from data.batches.shards import PreparedImages, center_crop
 from data.images.decode import Pixels
-from data.manifest import read_manifest
+from data.manifest import read_data_manifest
 from data.splits import Split
 from models.exported.manifest import INT8_FILE, MODEL_FILE, Int8, Precision
 from models.exported.session import Probabilities, open_session, run_session
@@ -63,7 +63,7 @@ class Calibrated:
 
     def images(self, split: Split) -> PreparedImages:
         """Open a split."""
-        return PreparedImages(self.prepared, read_manifest(self.prepared), split)
+        return PreparedImages(self.prepared, read_data_manifest(self.prepared), split)
 
 
 class TrainingImages(CalibrationDataReader):  # type: ignore[misc]
@@ -79,7 +79,7 @@ class TrainingImages(CalibrationDataReader):  # type: ignore[misc]
     def get_next(self) -> dict[str, Pixels] | None:
         """Give a batch, uint8 [N, crop, crop, 3]; None when there are no more."""
         batch = next(self._batches, None)
-        return None if batch is None else {"image": crop_center(self._images.gather(batch), self._crop)}
+        return None if batch is None else {"image": center_crop(self._images.gather(batch), self._crop)}
 
 
 def quantize(fp32: Path, int8: Path, data: Calibrated) -> None:
@@ -198,7 +198,7 @@ def _open(path: Path, num_threads: int = 0) -> Predict:
 
 
 def _accuracy_drop(models: Mapping[Precision, Predict], data: Calibrated, split: Split) -> float:
-    images, classes = data.images(split), read_manifest(data.prepared).classes
+    images, classes = data.images(split), read_data_manifest(data.prepared).classes
     accuracy = {name: predict(model, images, classes, data.crop).summarize().accuracy for name, model in models.items()}
     return accuracy["fp32"] - accuracy["int8"]
 

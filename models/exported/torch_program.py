@@ -14,7 +14,7 @@ from core.errors import UserError
 from core.files import file_sha256
 from data.images.decode import Pixels
 from models.exported.manifest import NORMALIZATION, PROGRAM_FILE
-from models.exported.predictor import read_manifest
+from models.exported.predictor import read_model_manifest
 from models.exported.session import Probabilities
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -44,7 +44,7 @@ class ProgramPredictor:
             UserError: a file is missing, or the program is not the one that the manifest was written for.
 
         """
-        self.manifest = read_manifest(folder)
+        self.manifest = read_model_manifest(folder)
         program = folder / PROGRAM_FILE
         if self.manifest.program_sha256 is None or not program.is_file():
             raise UserError(f"{program} is missing: this model was exported without it; train and register it again")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from data.batches.shards import Indices as Labels
-from data.batches.shards import crop_center
+from data.batches.shards import center_crop
 from data.images.decode import Pixels
 from models.exported.session import Probabilities
 
@@ -115,7 +115,7 @@ def predict(
     """Run a model over a split, or over its first `limit` images, cropped at the centre to what the model sees."""
     count = min(len(images), limit or len(images))
     batches = [np.arange(start, min(start + BATCH_SIZE, count)) for start in range(0, count, BATCH_SIZE)]
-    probabilities = [model(crop_center(images.gather(batch), crop)) for batch in batches]
+    probabilities = [model(center_crop(images.gather(batch), crop)) for batch in batches]
     return Predictions(np.concatenate(probabilities), images.labels[:count], classes)
 
 

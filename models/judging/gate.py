@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from core.errors import UserError
 from data.batches.originals import OriginalImages
 from data.batches.shards import PreparedImages
-from data.manifest import read_manifest
+from data.manifest import read_data_manifest
 from models.config import GateConfig
 from models.exported.predictor import OnnxPredictor
 from models.judging.calibration import error_by_chance, reliability_of
@@ -102,7 +102,7 @@ def measure_model(folder: Path, raw: Path, prepared: Path) -> Predictions:
         UserError: the model knows other classes, or an original is missing.
 
     """
-    predictor, today = OnnxPredictor(folder), read_manifest(prepared)
+    predictor, today = OnnxPredictor(folder), read_data_manifest(prepared)
     model, spec = predictor.manifest, predictor.manifest.preprocessing
     if why := _other_classes(model.classes, today.classes):
         raise UserError(f"{model.name} v{model.version} {why}: it cannot be measured on the images in {prepared}")
@@ -118,7 +118,7 @@ def measure_rival(folder: Path | None, raw: Path, prepared: Path) -> Rival:
     if folder is None:
         return Rival(None, "there is none")
     model = OnnxPredictor(folder).manifest
-    if why := _other_classes(model.classes, read_manifest(prepared).classes):
+    if why := _other_classes(model.classes, read_data_manifest(prepared).classes):
         return Rival(None, f"v{model.version} {why}", is_incomparable=True)
     return Rival(measure_model(folder, raw, prepared))
 
@@ -134,7 +134,7 @@ def _other_classes(model: tuple[str, ...], today: tuple[str, ...]) -> str | None
     return f"knows other classes ({'; '.join(differences) or 'in another order'})"
 
 
-def judge(challenger: Predictions, parity_error: float, rival: Rival, config: GateConfig) -> Verdict:
+def judge_challenger(challenger: Predictions, parity_error: float, rival: Rival, config: GateConfig) -> Verdict:
     """Hold a challenger's predictions against the gates.
 
     Args:

@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from core.errors import UserError
 from core.files import file_sha256, whole_file
 from models.exported.manifest import MODEL_FILE, ModelManifest
-from models.exported.predictor import MANIFEST_FILE, read_manifest
+from models.exported.predictor import MANIFEST_FILE, read_model_manifest
 from models.tracking.connection import MISSING, connect
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
@@ -100,7 +100,7 @@ class Registry:
 
     def register(self, folder: Path) -> ModelVersion:
         """Log the model of `folder` on its run, register it, and call it the challenger."""
-        manifest = read_manifest(folder)
+        manifest = read_model_manifest(folder)
         model_id = _log_model(folder, manifest)
         if not self._client.search_registered_models(f"name = '{self.name}'"):
             self._client.create_registered_model(self.name)
@@ -157,7 +157,7 @@ class Registry:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=models) as scratch:
             logged = _fetch(f"models:/{self.name}/{version.version}", Path(scratch))
-            manifest = read_manifest(logged / EXTRA_FILES).model_copy(update={"version": version.version})
+            manifest = read_model_manifest(logged / EXTRA_FILES).model_copy(update={"version": version.version})
             for name in manifest.files:
                 shutil.move(logged / name if name == MODEL_FILE else logged / EXTRA_FILES / name, folder / name)
         write_manifest(folder, manifest)
@@ -167,7 +167,7 @@ class Registry:
 def _is_whole(folder: Path) -> bool:
     """Whether an earlier download is there, as it was."""
     try:
-        manifest = read_manifest(folder)
+        manifest = read_model_manifest(folder)
     except UserError:
         return False
     return all(

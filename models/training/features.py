@@ -18,7 +18,7 @@ from tqdm import tqdm
 from core.checksum import Checksum
 from core.errors import UserError
 from core.files import file_sha256, whole_file
-from data.batches.shards import Indices, PreparedImages, crop_center
+from data.batches.shards import Indices, PreparedImages, center_crop
 from data.images.decode import Pixels
 from models.exported.onnx_file import write_onnx
 from models.exported.session import open_session
@@ -99,7 +99,7 @@ class FeatureExtractor:
     def _compute(self, images: PreparedImages, chosen: Indices, progress: "tqdm[Never]") -> Features:
         found = []
         for start in range(0, len(chosen), BATCH_SIZE):
-            batch = crop_center(images.gather(chosen[start : start + BATCH_SIZE]), self._crop)
+            batch = center_crop(images.gather(chosen[start : start + BATCH_SIZE]), self._crop)
             found.append(self._session.run(["features"], {"image": batch})[0])
             progress.update(len(batch))
         return np.concatenate(found)
@@ -127,7 +127,7 @@ class FeatureExtractor:
 
 def _each(images: PreparedImages, crop: int) -> Iterator[Pixels]:
     for start in range(0, len(images), KEPT_TOGETHER):
-        yield from crop_center(images.gather(np.arange(start, min(start + KEPT_TOGETHER, len(images)))), crop)
+        yield from center_crop(images.gather(np.arange(start, min(start + KEPT_TOGETHER, len(images)))), crop)
 
 
 def _digest(image: Pixels) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 from core.code import digest
 from core.errors import UserError
 from data.config import AugmentationConfig
-from data.manifest import DataManifest, read_manifest
+from data.manifest import DataManifest, read_data_manifest
 from models.config import ModelConfig, TrainingConfig, module_of
 from models.training.class_balance import Balance, class_weights, resolve_balance
 from models.training.recipes import FINETUNE, PROBE, Recipe, resolve_recipe, resolve_training
@@ -70,7 +70,7 @@ class TrainingJob:
     @property
     def manifest(self) -> DataManifest:
         """What the prepared folder holds."""
-        return read_manifest(self.prepared)
+        return read_data_manifest(self.prepared)
 
     @property
     def input_size(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from core.errors import UserError
 from core.files import whole_file
-from data.manifest import read_manifest
+from data.manifest import read_data_manifest
 from pipelines.config import Config
 from pipelines.known import database_of, database_state, known_models
 from pipelines.settings import OUTPUTS, Settings
@@ -35,7 +35,7 @@ def _data_status() -> dict[str, Any] | None:
     from data.versioning import data_version
 
     try:
-        manifest = read_manifest(PREPARED)
+        manifest = read_data_manifest(PREPARED)
     except UserError:
         return None
     return {"version": data_version(ROOT), "num_images": manifest.num_images, "classes": list(manifest.classes)}

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 
 from core.machine import num_cores
-from data.manifest import read_manifest
+from data.manifest import read_data_manifest
 from models.training.suggestions import Suggestion, suggest, typical_side
 from pipelines.workspace import PREPARED, RAW
 
@@ -19,7 +19,7 @@ def print_suggestions(overrides: Sequence[str], *, as_json: bool) -> None:
         UserError: no images have been prepared.
 
     """
-    manifest = read_manifest(PREPARED)
+    manifest = read_data_manifest(PREPARED)
     side = typical_side(RAW)
     found = suggest(manifest, side)
     if as_json:

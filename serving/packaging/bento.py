@@ -160,9 +160,9 @@ def read_packing(bento: Bento) -> Packing:
 
 def _check_model(model: Path, target: str) -> "tuple[ModelManifest, Runtime]":
     # Here and not above: listing Bentos must be quick, and has no use for numpy.
-    from models.exported.predictor import read_manifest
+    from models.exported.predictor import read_model_manifest
 
-    manifest = read_manifest(model)
+    manifest = read_model_manifest(model)
     if manifest.version is None:
         raise UserError(f"the model in {model} has no version: register it before packing it")
     runtime = choose_runtime(manifest, TARGETS[target], target)

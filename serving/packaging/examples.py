@@ -9,7 +9,7 @@ from PIL import Image
 
 from data.batches.shards import PreparedImages
 from data.images.decode import Pixels
-from data.manifest import read_manifest
+from data.manifest import read_data_manifest
 from serving.endpoint.answers import Example, Examples
 
 MAX_SIDE = 256
@@ -25,7 +25,7 @@ def choose_examples(prepared: Path, count: int) -> Examples:
         UserError: there are no prepared images, or they are damaged.
 
     """
-    manifest = read_manifest(prepared)
+    manifest = read_data_manifest(prepared)
     images = PreparedImages(prepared, manifest, "test")
     order = np.argsort(images.labels, kind="stable")
     classes, starts = np.unique(images.labels[order], return_index=True)

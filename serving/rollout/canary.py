@@ -79,7 +79,7 @@ class Judgement:
     why: str
 
 
-def judge(canary: Figures, stable: Figures, seconds: float, config: RolloutConfig) -> Judgement:
+def judge_canary(canary: Figures, stable: Figures, seconds: float, config: RolloutConfig) -> Judgement:
     """Decide on a canary that has had its share of requests for so many seconds."""
     if canary.num_requests >= FEWEST and (fault := _fault(canary, stable, seconds, config)):
         return Judgement("withdraw", fault)

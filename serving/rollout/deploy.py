@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from core.errors import UserError, one_line
 from serving.config import ServingConfig
 from serving.rollout import ledger
-from serving.rollout.canary import Answered, Figures, Judgement, RolloutConfig, judge
+from serving.rollout.canary import Answered, Figures, Judgement, RolloutConfig, judge_canary
 from serving.rollout.containers import Container, Project, name_of, remove, restore_image, wait_until_ready
 from serving.rollout.gateway import Gateway, GatewayConfig, Route
 from serving.rollout.ledger import Entry, Release, What
@@ -180,7 +180,7 @@ class Change:
             answers += self._gateway.answered()
             wait_until_ready(new, self._site.rollout.ready_seconds)
             mine, old = _figures(answers, name), _figures(answers, stable)
-            judgement = judge(mine, old, time.monotonic() - started, self._site.rollout)
+            judgement = judge_canary(mine, old, time.monotonic() - started, self._site.rollout)
             if judgement.verdict == "promote":
                 return judgement, {**figures, **_flat("canary", mine), **_flat("stable", old)}
             if judgement.verdict == "withdraw":
