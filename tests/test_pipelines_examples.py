@@ -41,7 +41,7 @@ def test_they_are_packed_with_a_champion_of_the_same_data(workspace, tmp_path, c
     photos = draw_classes(tmp_path / "photos", ["cat", "dog", "emu"], 12)
     options = ["data.source=folder", f"data.path={photos}", "data.size=24"]
     plain = load_config(Path("params.yaml"), options)
-    config = load_config(Path("params.yaml"), [*options, "serving.packaging.examples=2"])
+    config = load_config(Path("params.yaml"), [*options, "serving.examples=2"])
     register(tmp_path / "none", "another")
     with pytest.raises(UserError, match="prepare it with `convoy data prepare`"):
         pack_champion(config)
