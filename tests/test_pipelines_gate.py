@@ -89,7 +89,7 @@ def test_a_refusal_is_only_told_where_the_command_ends_well_all_the_same(project
     picky = CONFIG.model_copy(update={"gate": CONFIG.gate.model_copy(update={"min_accuracy": 1.0})})
     tasks.gate.fn(picky, train(tmp_path / "1", WRONG), may_fail=True)
     assert aliases() == {CHALLENGER: "1"}
-    assert caplog.messages[-1].startswith("gate: classifier v1 did not pass: test/accuracy 0.")
+    assert caplog.messages[-1].startswith("gate: classifier v1 did not pass: test/accuracy 0 < 1")
     assert caplog.messages[-1].endswith("; there is no champion yet")
     tasks.gate.fn(CONFIG, train(tmp_path / "2"))
     tasks.gate.fn(CONFIG, train(tmp_path / "3", WRONG), may_fail=True)
