@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.report import markdown_table
 
-BENCHMARKS = ("prepare", "feed", "train", "serve", "containers", "attack")
+BENCHMARKS = ("prepare", "feed", "train", "predict", "serve", "containers", "attack")
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent / "README.md"
 

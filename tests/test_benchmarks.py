@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import feed, prepare, train
+from benchmarks import feed, predict, prepare, train
 from benchmarks.__main__ import PAGE, with_table
 from benchmarks.photos import make_photo
 from benchmarks.report import Report, alternate, rate
@@ -71,7 +71,7 @@ def test_training_is_measured(case, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("benchmark", [feed, prepare])
+@pytest.mark.parametrize("benchmark", [feed, predict, prepare])
 def test_each_benchmark_runs(benchmark, monkeypatch):
     monkeypatch.setattr(prepare, "NUM_PARTS", 1)
     report = benchmark.measure(argparse.Namespace(folder=None, images=200, rounds=1))
