@@ -95,15 +95,15 @@ class Workplace:
 SLOW = """
 import os, time
 from pathlib import Path
-from data import part
-shard = part.make_shard
+from data.preparing import shard
+make_shard = shard.make_shard
 def slowly(*arguments):
     busy = Path(f"busy-{os.getpid()}")
     busy.touch()
     time.sleep(0.1)
     busy.unlink()
-    return shard(*arguments)
-part.make_shard = slowly
+    return make_shard(*arguments)
+shard.make_shard = slowly
 """
 
 PREPARE = """
@@ -208,7 +208,7 @@ UNFIT = {
         r"cannot run Convoy \(.*No module named .*\): start it",
     ),
     "other code": (
-        "from data import cluster; cluster.code_digest = lambda: 'older'",
+        "from data.preparing import cluster; cluster.code_digest = lambda: 'older'",
         "runs another version of Convoy:",
     ),
     "other folders": (

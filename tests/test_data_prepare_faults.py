@@ -239,9 +239,10 @@ def test_what_a_killed_process_left_is_removed(workplace):
 
 # As many processes as there are shards, whatever their size, on any machine.
 STAGE = """
-from data import prepare, stage, workers
+from data.preparing import stage, workers
+from data.stages import run_stage
 workers.BYTES_PER_PROCESS, workers.num_cores = 1, lambda: 3
-stage.run_stage(prepare.main)
+run_stage(stage.main)
 """
 
 
