@@ -17,10 +17,10 @@ from onnxruntime import InferenceSession
 from benchmarks.photos import OPTIONS, photo_folder
 from benchmarks.report import Report, measure_in_turn, medians, rate, ratio, run
 from benchmarks.serve_models import export_model
-from data.stage import num_cores
-from models.manifest import MODEL_FILE
-from pipelines.predict import BATCH, find_images, predict_files
-from serving.classifier import Classifier
+from core.machine import num_cores
+from models.exported.manifest import MODEL_FILE
+from pipelines.commands.predict import BATCH, find_images, predict_files
+from serving.endpoint.classifier import Classifier
 
 NETWORKS = {"AlexNet": ("alexnet", 224), "EfficientNet-Lite0": ("efficientnet_lite0", 160)}
 """The network of the endpoint's benchmark, and the one that photographs are fine-tuned with."""

@@ -10,14 +10,14 @@ from checkpoints import assert_equal
 from conftest import tiny_job
 from test_models_steps import curves
 
+from core.machine import num_cores
 from data.config import DataConfig
-from data.ingest import ingest
-from data.prepare import prepare
-from data.stage import num_cores
+from data.ingest.stage import ingest
+from data.preparing.stage import prepare
 from models.config import TrainingConfig
-from models.job import BEST
 from models.steps import evaluate_run, train_run
-from models.tracking import Tracking
+from models.tracking.runs import Tracking
+from models.training.job import BEST
 
 pytestmark = pytest.mark.slow
 
