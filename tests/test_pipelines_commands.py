@@ -261,6 +261,18 @@ def test_the_ledger_is_printed(workspace):
     assert (entry["from"], entry["to"]["image_id"]) == (None, "sha256:1")
 
 
+def test_a_ledger_is_verified(workspace):
+    assert convoy("ledger", "--verify").stdout == "the ledger is whole: 0 lines, the last one -\n"
+    path = workspace / "outputs" / "ledger.jsonl"
+    for why in ("first", "second"):
+        append(path, Entry(what="deploy", target="cpu", why=why))
+    assert convoy("ledger", "--verify").stdout.startswith("the ledger is whole: 2 lines, the last one ")
+    assert json.loads(convoy("ledger", "--verify", "--json").stdout)["faults"] == []
+    path.write_text(path.read_text().replace("first", "other"))
+    assert "ledger.jsonl:2 does not follow line 1" in told(convoy("ledger", "--verify"), 1)
+    assert "leave --target out" in told(convoy("ledger", "--verify", "--target", "cpu"), 2)
+
+
 def test_a_platform_is_that_of_an_image():
     assert "say --containerize too" in told(convoy("package", "--platform", "linux/arm64"), 2)
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from core.errors import UserError
 from pipelines.commands.options import AsJson, Overrides, Target, start
 
 Why = Annotated[str, typer.Option(help="The reason, for the ledger.")]
@@ -58,12 +59,24 @@ def rollback(target: Target = None, why: Why = "", overrides: Overrides = None) 
     _tell_where(config.serving.target)
 
 
-def ledger(target: Target = None, as_json: AsJson = False, overrides: Overrides = None) -> None:
+def ledger(
+    target: Target = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Look instead whether a line was changed or is missing.")
+    ] = False,
+    as_json: AsJson = False,
+    overrides: Overrides = None,
+) -> None:
     """Print every change of the champion and of what is live: when, what, from, to, why, by whom."""
+    if verify and target:
+        raise UserError("--verify is of the whole ledger: leave --target out")
     start(overrides)
     from pipelines.workspace import LEDGER
     from serving.rollout.ledger import read
 
+    if verify:
+        _verify_ledger(as_json=as_json)
+        return
     entries = read(LEDGER, target)
     if as_json:
         print(json.dumps([entry.model_dump(mode="json") for entry in entries], indent=1, ensure_ascii=False))
@@ -73,6 +86,20 @@ def ledger(target: Target = None, as_json: AsJson = False, overrides: Overrides 
         print(f"the ledger is empty: nothing has been promoted or deployed{on_it} yet")
     for entry in entries:
         print(entry)
+
+
+def _verify_ledger(*, as_json: bool) -> None:
+    from pipelines.workspace import LEDGER
+    from serving.rollout import chain
+
+    found = chain.verify(LEDGER)
+    if as_json:
+        print(found.model_dump_json(indent=1))
+    if found.faults:
+        raise UserError(f"the ledger was altered: {'; '.join(found.faults)}", exit_code=1)
+    if not as_json:
+        older = f"; {found.num_unchained:,} of them from before lines were chained" if found.num_unchained else ""
+        print(f"the ledger is whole: {found.head.num_lines:,} lines, the last one {found.head.sha256 or '-'}{older}")
 
 
 def _tell_where(target: str) -> None:

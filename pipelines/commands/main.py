@@ -242,7 +242,9 @@ def status(as_json: AsJson = False, overrides: Overrides = None) -> None:
 app.command(rich_help_panel=MODELS, epilog=examples('convoy promote 3 --why "checked by hand"'))(promote)
 app.command(rich_help_panel=SERVING, epilog=examples("convoy deploy --target cpu --canary 10"))(deploy)
 app.command(rich_help_panel=SERVING, epilog=examples('convoy rollback --why "too slow"'))(rollback)
-app.command(rich_help_panel=SERVING, epilog=examples("convoy ledger --target cpu --json"))(ledger)
+app.command(rich_help_panel=SERVING, epilog=examples("convoy ledger --target cpu --json", "convoy ledger --verify"))(
+    ledger
+)
 app.command(rich_help_panel=PROJECT, epilog=examples("convoy init birds --path ~/photos"))(init)
 app.command(
     rich_help_panel=PIPELINE, epilog=examples("convoy explain", "convoy explain --set training.max_epochs=3 --json")

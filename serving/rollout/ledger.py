@@ -2,7 +2,6 @@
 
 import getpass
 import logging
-import os
 import socket
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from serving.rollout import chain
 
 What = Literal["deploy", "canary", "promote", "withdraw", "rollback", "failed", "wait", "refuse"]
 """A model that passes the gate, or a canary that proves itself, is promoted. A model that the gate cannot decide on
@@ -61,6 +62,8 @@ class Entry(BaseModel):
     why: str
     by: str = Field(default_factory=lambda: f"{getpass.getuser()}@{socket.gethostname()}")
     figures: Mapping[str, float] = Field(default_factory=dict)
+    previous: str = ""
+    """SHA-256 of the line before; empty: the first line, or one from before lines were chained"""
 
     def __str__(self) -> str:
         place = f"{self.what:8}  {self.target or '-':4}"
@@ -69,29 +72,15 @@ class Entry(BaseModel):
 
 
 def append(path: Path, entry: Entry) -> Entry:
-    """Add an entry; when this returns, it is on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    line = f"{entry.model_dump_json()}\n".encode()
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        # A line that a full disk has cut off stays alone.
-        if not _ends_with_a_line(path):
-            line = b"\n" + line
-        # In one piece: two writers do not mix their lines.
-        if os.write(file, line) != len(line):
-            raise OSError(f"{path}: the entry was not written whole")
-        os.fsync(file)
-    finally:
-        os.close(file)
+    """Add an entry, chained to the line before; when this returns, it is on the disk."""
+
+    def line_after(previous: str) -> str:
+        nonlocal entry
+        entry = entry.model_copy(update={chain.PREVIOUS: previous})
+        return entry.model_dump_json()
+
+    chain.append(path, line_after)
     return entry
-
-
-def _ends_with_a_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        if not file.seek(0, os.SEEK_END):
-            return True
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
 
 
 def read(path: Path, target: str | None = None) -> list[Entry]:
