@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.photos import IMAGENET_SIZE, make_photo
+from benchmarks.made_photos import IMAGENET_SIZE, make_photo
 from benchmarks.report import Report, run
 from benchmarks.serve_container import OPEN, container
 from benchmarks.serve_load import Call, together

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.photos import OPTIONS, photo_folder
+from benchmarks.made_photos import OPTIONS, photo_folder
 from benchmarks.report import Report, alternate, rate, run
 from core.machine import num_cores
 from data.batches.loader import Batches

@@ -1,65 +1,109 @@
-"""Photographs to measure on: a folder of real ones, or made ones that cost a decoder about as much."""
+"""How good is a model of real photographs, and after what time? Against Ultralytics, which gets the same time.
 
-import io
+Convoy makes a project and runs its whole pipeline, from the folder to the answering endpoint: once as a probe of a
+pretrained network, and with `--finetune` once with all layers. Ultralytics trains its classifier from random weights on
+the same training images, for as long as Convoy's probe took, and is tested on the same test images. It is installed
+from the package index into an environment of its own.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from PIL import Image, ImageOps
+import pyarrow.parquet as pq
 
-NUM_CLASSES = 10
+from benchmarks.report import Report, run
+from core.errors import UserError
 
-
-OPTIONS: list[tuple[str, dict[str, object]]] = [
-    ("--folder", {"type": Path, "help": "real photographs, <class>/*.jpg; default: made ones"}),
-    ("--images", {"type": int, "default": 20_000, "help": "number of made photographs"}),
-]
-SIZE = (341, 256)
-"""ImageNet's proportions, and a shorter side as in the AlexNet paper."""
-IMAGENET_SIZE = (500, 375)
-"""The commonest size of ImageNet's own files."""
+NETWORK, PIXELS = "efficientnet_lite0", 160
+PEER_PACKAGES = ("ultralytics", "ultralytics-thop", "opencv-python-headless", "polars", "polars-runtime-32")
+"""All that Ultralytics needs and that Convoy's environment does not hold."""
 
 
-def photo_folder(given: Path | None, scratch: Path, num_images: int, size: tuple[int, int] = SIZE) -> Path:
-    """Give the folder of real photographs, or fill `scratch` with <class>/*.jpg, cut from one made scene."""
-    if given is not None:
-        return given
-    width, height = size
-    rng = np.random.default_rng(0)
-    scene = _scene(rng, 8 * width, 8 * height)
-    # Each place once: two equal photographs in two classes would be refused.
-    places = rng.choice(49 * width * height, num_images, replace=False)
-    for index, (top, left) in enumerate(zip(*np.divmod(places, 7 * width), strict=True)):
-        folder = scratch / f"class-{index % NUM_CLASSES}"
-        folder.mkdir(parents=True, exist_ok=True)
-        photo = scene.crop((int(left), int(top), int(left) + width, int(top) + height))
-        # Places near each other must not look alike: real photographs seldom do.
-        for turn in _TURNS[int(rng.integers(8))]:
-            photo = turn(photo)
-        (folder / f"{index:05d}.jpg").write_bytes(_encode(photo))
-    return scratch
+def measure(arguments: argparse.Namespace) -> Report:
+    """Run the pipeline and its peer, one after the other.
+
+    Raises:
+        UserError: no photographs are named.
+
+    """
+    if arguments.folder is None:
+        raise UserError("photos needs real photographs, <class>/*.jpg: say --folder DIR")
+    report = Report("photos")
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        recipes = {"probe": (0.86, 3), "finetune": (0.91, 12)}
+        project, accuracy, hours = scratch / "probe", 0.0, 0.0
+        for recipe in list(recipes)[: 1 + arguments.finetune]:
+            minutes, found = _pipeline(scratch / recipe, arguments.folder, recipe)
+            wanted, limit = recipes[recipe]
+            report.add(f"Convoy, {recipe}: test accuracy", found["test/accuracy"], "", goal=wanted)
+            report.add(f"Convoy, {recipe}: folder to endpoint", minutes, "min", at_most=limit)
+            if recipe == "probe":
+                accuracy, hours = found["test/accuracy"], minutes / 60
+        peer, epochs = _ultralytics(project, scratch, hours)
+        reference = f"random weights, {60 * hours:.1f} min of training, {epochs} epochs"
+        report.add("Ultralytics: test accuracy", peer, "", reference=reference)
+        report.add("Convoy's probe - Ultralytics", 100 * (accuracy - peer), "points", goal=10)
+    return report
 
 
-_TURNS = [
-    [turn for bit, turn in enumerate((ImageOps.mirror, ImageOps.flip, ImageOps.invert)) if number >> bit & 1]
-    for number in range(8)
-]
+def _pipeline(project: Path, photos: Path, recipe: str) -> tuple[float, dict[str, float]]:
+    """Minutes from the folder to the endpoint that answered, and the champion's metrics."""
+    convoy = Path(sys.executable).with_name("convoy")
+    values = [f"model.network={NETWORK}", "model.weights=imagenet", f"data.size={PIXELS}"]
+    values += [f"model.input_size={PIXELS}", f"training.recipe={recipe}"]
+    environment = os.environ | {"PREFECT_HOME": str(project.with_suffix(".prefect"))}
+    options = [word for value in values for word in ("--set", value)]
+    subprocess.run([convoy, "init", project, "--path", photos.resolve(), *options], check=True)
+    start = time.perf_counter()
+    subprocess.run([convoy, "run"], cwd=project, env=environment, check=True, stdout=sys.stderr)
+    minutes = (time.perf_counter() - start) / 60
+    status = subprocess.check_output([convoy, "status", "--json"], cwd=project, env=environment)
+    metrics: dict[str, float] = json.loads(status)["champion"]["metrics"]
+    return minutes, metrics
 
 
-def make_photo(rng: np.random.Generator, width: int = SIZE[0], height: int = SIZE[1]) -> bytes:
-    """Make a JPEG of quality 80 whose spectrum falls as 1/f, as that of photographs does (Field 1987)."""
-    return _encode(_scene(rng, width, height))
+def _ultralytics(project: Path, scratch: Path, hours: float) -> tuple[float, int]:
+    """Test accuracy of the peer, and the epochs that it trained for."""
+    folder = scratch / "split"
+    _write_splits(project, folder)
+    environment = scratch / "environment"
+    uv = [sys.executable, "-m", "uv"]
+    subprocess.run([*uv, "venv", "--quiet", "--python", sys.executable, environment], check=True)
+    python = environment / "bin" / "python"
+    install = [*uv, "pip", "install", "--quiet", "--no-deps", "--python", python, *PEER_PACKAGES]
+    subprocess.run(install, check=True)
+    (site,) = environment.glob("lib/python*/site-packages")
+    (site / "lent.pth").write_text(sysconfig.get_path("purelib"))
+    peer = Path(__file__).parent / "peers" / "ultralytics_peer.py"
+    command = [python, peer, str(folder), str(hours), str(PIXELS), str(scratch / "runs")]
+    silent = os.environ | {"YOLO_CONFIG_DIR": str(scratch), "YOLO_OFFLINE": "true"}
+    done = subprocess.run(command, env=silent, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found["accuracy"], found["epochs"]
 
 
-def _scene(rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None, :])
-    amplitude = 1 / frequency.clip(1 / width)
-    noise = np.fft.fft2(rng.standard_normal((3, height, width)), axes=(1, 2))
-    pixels = np.fft.ifft2(noise * amplitude, axes=(1, 2)).real
-    pixels = 128 + 50 * pixels / pixels.std(axis=(1, 2), keepdims=True)
-    return Image.fromarray(pixels.transpose(1, 2, 0).clip(0, 255).astype(np.uint8))
+def _write_splits(project: Path, folder: Path) -> None:
+    """Write the original files as <split>/<class>/<sha256>, as Convoy has split them."""
+    index = pq.read_table(project / "data" / "prepared" / "index.parquet", columns=["split", "sha256"]).to_pydict()
+    split_of = dict(zip(index["sha256"], index["split"], strict=True))
+    for shard in sorted((project / "data" / "raw").glob("*.parquet")):
+        for batch in pq.ParquetFile(shard).iter_batches(256, columns=["image", "label", "sha256"]):
+            for row in batch.to_pylist():
+                if split := split_of.get(row["sha256"]):
+                    target = folder / split / row["label"] / f"{row['sha256']}.jpg"
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(row["image"])
 
 
-def _encode(photo: Image.Image) -> bytes:
-    jpeg = io.BytesIO()
-    photo.save(jpeg, "JPEG", quality=80)
-    return jpeg.getvalue()
+if __name__ == "__main__":
+    finetune = ("--finetune", {"action": "store_true", "help": "train all layers too"})
+    run(measure, [("--folder", {"type": Path, "help": "real photographs, <class>/*.jpg"}), finetune])

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from onnxruntime import InferenceSession
 
-from benchmarks.photos import OPTIONS, photo_folder
+from benchmarks.made_photos import OPTIONS, photo_folder
 from benchmarks.report import Report, measure_in_turn, medians, rate, ratio, run
 from benchmarks.serve_models import export_model
 from core.machine import num_cores

@@ -12,8 +12,8 @@ from statistics import harmonic_mean
 
 import numpy as np
 
-from benchmarks.photos import IMAGENET_SIZE, OPTIONS, photo_folder
-from benchmarks.photos import SIZE as PHOTO_SIZE
+from benchmarks.made_photos import IMAGENET_SIZE, OPTIONS, photo_folder
+from benchmarks.made_photos import SIZE as PHOTO_SIZE
 from benchmarks.report import Report, measure_in_turn, rate, ratio, run
 from core.machine import num_cores
 from data.config import DataConfig

@@ -15,8 +15,8 @@ from pkgutil import resolve_name
 import numpy as np
 import torch
 
+from benchmarks.made_photos import IMAGENET_SIZE, make_photo
 from benchmarks.peers.model import served_on_cpu
-from benchmarks.photos import IMAGENET_SIZE, make_photo
 from benchmarks.report import Report, alternate, measure_in_turn, medians, ratio, run
 from benchmarks.serve_load import Load, at_pace, at_rate, together
 from benchmarks.serve_models import export_model

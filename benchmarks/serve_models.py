@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from benchmarks.feed import prepare_photos
-from benchmarks.photos import photo_folder
+from benchmarks.made_photos import photo_folder
 from core.files import file_sha256
 from data.augmentation.augment import Augmentation
 from data.config import AugmentationConfig

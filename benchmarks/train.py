@@ -18,7 +18,7 @@ from pytorch_lightning import Callback
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.photos import photo_folder
+from benchmarks.made_photos import photo_folder
 from benchmarks.report import Report, measure_in_turn, medians, ratio, run
 from core.machine import num_cores
 from data.config import AugmentationConfig, DataConfig

@@ -9,7 +9,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from tqdm import tqdm
+
 from core.errors import UserError
+from core.tool import shows_progress
 from pipelines import config as parameters
 from pipelines.config import Config
 from pipelines.settings import prepare_environment
@@ -200,9 +203,14 @@ class Classifier:
 
         """
         several = [images] if isinstance(images, str | bytes) or not isinstance(images, Sequence) else images
-        with ThreadPoolExecutor() as pool:
-            batches = (several[first : first + BATCH] for first in range(0, len(several), BATCH))
-            return [one for batch in batches for one in self._predict(list(pool.map(self._decode, batch)))]
+        is_shown = shows_progress() and len(several) > BATCH
+        found: list[Prediction] = []
+        with ThreadPoolExecutor() as pool, tqdm(total=len(several), unit="image", disable=not is_shown) as progress:
+            for first in range(0, len(several), BATCH):
+                batch = list(pool.map(self._decode, several[first : first + BATCH]))
+                found += self._predict(batch)
+                progress.update(len(batch))
+        return found
 
     def _decode(self, image: "ImageLike") -> "npt.NDArray[np.uint8]":
         from data.images.decode import DecodeError

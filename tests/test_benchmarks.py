@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import feed, predict, prepare, train
+from benchmarks import feed, photos, predict, prepare, train
 from benchmarks.__main__ import PAGE, with_table
-from benchmarks.photos import make_photo
+from benchmarks.made_photos import make_photo
 from benchmarks.report import Report, alternate, rate
+from core.errors import UserError
 
 
 def test_a_report_has_the_one_form_of_all():
@@ -68,6 +69,11 @@ def test_training_is_measured(case, tmp_path, monkeypatch):
         monkeypatch.setattr(train, name, small)
     report = train.measure(argparse.Namespace(folder=None, rounds=1))
     assert all(row.value > 0 for row in report.rows)
+
+
+def test_photographs_must_be_named():
+    with pytest.raises(UserError, match="say --folder DIR"):
+        photos.measure(argparse.Namespace(folder=None, finetune=False))
 
 
 @pytest.mark.slow

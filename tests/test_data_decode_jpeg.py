@@ -8,7 +8,7 @@ import simplejpeg
 from images import encode, noise
 from PIL import Image, ImageFile
 
-from benchmarks.photos import make_photo
+from benchmarks.made_photos import make_photo
 from data.images.decode import Preprocessing, decode
 
 PHOTO = make_photo(np.random.default_rng(0), 341, 256)

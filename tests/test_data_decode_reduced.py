@@ -7,7 +7,7 @@ import pytest
 from images import encode, noise
 from PIL import Image
 
-from benchmarks.photos import make_photo
+from benchmarks.made_photos import make_photo
 from data.config import DataConfig
 from data.images.decode import DecodeError, Preprocessing, TooLargeError, decode
 from data.quality.thumbnails import SIDE, _draw

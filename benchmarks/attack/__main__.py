@@ -14,7 +14,7 @@ from benchmarks.attack.others import Answered, ask
 from benchmarks.attack.overload import Overload, closed_loop, open_loop
 from benchmarks.attack.subjects import CONTAINER, CONVOY, Subject, subjects
 from benchmarks.attack.uploads import measure_uploads
-from benchmarks.photos import IMAGENET_SIZE, make_photo
+from benchmarks.made_photos import IMAGENET_SIZE, make_photo
 from benchmarks.report import Report, run
 from serving.targets import TARGETS
 

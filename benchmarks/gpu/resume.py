@@ -25,8 +25,8 @@ TOLERANCE = 1e-2
 
 
 def measure(record: Record) -> None:
-    """Compare the last weights, with deterministic kernels and with the usual ones."""
-    for metric, deterministic in ((RESUMED, True), (RESUMED_CLOSE, False)):
+    """Compare the last weights, with deterministic kernels and with the usual ones, which a CPU does not tell apart."""
+    for metric, deterministic in ((RESUMED, True), (RESUMED_CLOSE, False))[: 1 if record.device.type == "cpu" else 2]:
         if record.needs(metric):
             difference = _difference(record, deterministic)
             met = difference == 0 if deterministic else difference <= TOLERANCE

@@ -12,7 +12,7 @@ import torch
 from benchmarks.gpu.device import free_memory
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.shards import Shape, make_job, make_prepared
-from benchmarks.photos import make_photo
+from benchmarks.made_photos import make_photo
 from core.files import file_sha256
 from core.machine import num_cores
 from data.images.decode import Preprocessing, decode

@@ -19,6 +19,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from core.errors import UserError, one_line
+from core.tool import tool_version
 from models.judging.gate import Verdict
 from models.tracking.connection import MISSING, asking, connect
 from models.tracking.journal import Point
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 KEY, TRAINED, VERDICT, SOURCE = "convoy.key", "convoy.trained", "convoy.verdict", "convoy.source"
 DATA_VERSION, CODE, GIT_COMMIT = "convoy.data_version", "convoy.code", "mlflow.source.git.commit"
+TOOL = "convoy.tool_version"
 PARITY_METRIC = "test/parity_error"
 INT8 = "convoy.int8"
 KIND = {"mlflow.experimentKind": "custom_model_development"}
@@ -202,7 +204,7 @@ class RunLog:
         """Say what the run is a training of."""
         params = job.params | {name: str(value) for name, value in facts.items()}
         self._client.log_batch(self.run_id, params=[Param(*item) for item in params.items()])
-        self.tag({KEY: job.key, DATA_VERSION: job.data_version, CODE: job.code})
+        self.tag({KEY: job.key, DATA_VERSION: job.data_version, CODE: job.code, TOOL: tool_version()})
         dataset = MetaDataset(
             LocalArtifactDatasetSource(str(job.prepared)), name=job.manifest.source, digest=job.data_version
         )

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from core.checksum import Checksum
 from core.errors import UserError
 from core.files import file_sha256, whole_file
+from core.tool import shows_progress
 from data.batches.shards import Indices, PreparedImages, center_crop
 from data.images.decode import Pixels
 from models.exported.onnx_file import write_onnx
@@ -90,7 +91,8 @@ class FeatureExtractor:
         missing = np.array([index for index, digest in enumerate(digests) if digest not in self._known], dtype=np.int64)
         if len(missing):
             _log.info("features: %s, computing %d of %d images", name, len(missing), len(images))
-        with tqdm(total=len(missing), unit="image", desc=f"features of {name}", disable=None) as progress:
+        hidden = not shows_progress()
+        with tqdm(total=len(missing), unit="image", desc=f"features of {name}", disable=hidden) as progress:
             for start in range(0, len(missing), KEPT_TOGETHER):
                 chosen = missing[start : start + KEPT_TOGETHER]
                 self._keep([digests[index] for index in chosen], self._compute(images, chosen, progress))

@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from torch import nn
 
 from core.errors import UserError
 from core.files import remove_unfinished
+from core.tool import shows_progress
 from data.augmentation.augment import Augmentation
 from data.images.decode import Normalization
 from models.config import TrainingConfig
@@ -198,7 +198,7 @@ def _trainer(
 ) -> Trainer:
     config = job.training
     check_devices(config)
-    progress = Bar() if sys.stderr.isatty() and num_nodes is None else EpochLines()
+    progress = Bar() if shows_progress() and num_nodes is None else EpochLines()
     return Trainer(
         accelerator=config.accelerator,
         strategy="auto" if num_nodes is None else "ddp",

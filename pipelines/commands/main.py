@@ -68,13 +68,9 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import PackageNotFoundError, version
+        from core.tool import tool_version
 
-        try:
-            print(f"convoy {version('convoy')}")
-        except PackageNotFoundError:
-            # In the image of the worker the code lies in a folder.
-            print("convoy, not installed as a package")
+        print(f"convoy {tool_version()}")
         raise typer.Exit
 
 

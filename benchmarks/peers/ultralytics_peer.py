@@ -1,0 +1,26 @@
+"""Ultralytics as its documentation trains a classifier: `python ultralytics_peer.py FOLDER HOURS PIXELS RUNS`.
+
+FOLDER holds train/, val/ and test/ with a folder a class. The network is its newest small one, from random weights.
+"""
+
+import json
+import sys
+
+from ultralytics import YOLO
+
+NETWORK = "yolo11n-cls.yaml"
+
+
+def main() -> None:
+    """Train for so many hours, and print accuracy on the test images and number of epochs as JSON."""
+    folder, hours, pixels, runs = sys.argv[1:]
+    model = YOLO(NETWORK)
+    model.train(
+        data=folder, time=float(hours), imgsz=int(pixels), device="cpu", seed=0, project=runs, name="train", plots=False
+    )  # fmt: skip
+    found = model.val(data=folder, split="test", imgsz=int(pixels), device="cpu", plots=False, project=runs)
+    print(json.dumps({"accuracy": float(found.top1), "epochs": model.trainer.epoch + 1}))
+
+
+if __name__ == "__main__":
+    main()
