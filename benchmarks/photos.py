@@ -86,7 +86,7 @@ def _ultralytics(project: Path, scratch: Path, hours: float) -> tuple[float, int
     peer = Path(__file__).parent / "peers" / "ultralytics_peer.py"
     command = [python, peer, str(folder), str(hours), str(PIXELS), str(scratch / "runs")]
     silent = os.environ | {"YOLO_CONFIG_DIR": str(scratch), "YOLO_OFFLINE": "true"}
-    done = subprocess.run(command, env=silent, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, cwd=scratch, env=silent, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found["accuracy"], found["epochs"]
 

@@ -6,7 +6,7 @@ FOLDER holds train/, val/ and test/ with a folder a class. The network is its ne
 import json
 import sys
 
-from ultralytics import YOLO
+from ultralytics import YOLO, settings
 
 NETWORK = "yolo11n-cls.yaml"
 
@@ -14,6 +14,8 @@ NETWORK = "yolo11n-cls.yaml"
 def main() -> None:
     """Train for so many hours, and print accuracy on the test images and number of epochs as JSON."""
     folder, hours, pixels, runs = sys.argv[1:]
+    # It would report to any tracker that it finds installed.
+    settings.update({"mlflow": False})
     model = YOLO(NETWORK)
     model.train(
         data=folder, time=float(hours), imgsz=int(pixels), device="cpu", seed=0, project=runs, name="train", plots=False
