@@ -22,6 +22,7 @@ class Settings(BaseSettings):
     )
     prefect_home: Path | None = None
     bentoml_home: Path | None = None
+    convoy_token: SecretStr | None = Field(None, description="token that is shown to endpoints")
 
     def tracking_uri(self, workspace: Path) -> str:
         """Where runs and models are."""

@@ -18,6 +18,7 @@ from models.tracking.registry import CHAMPION, ModelVersion, Registry
 from models.tracking.runs import CODE, PARITY_METRIC, VERDICT, TrainedRun
 from models.training.job import BEST, TrainingJob
 from models.training.unfinished import interrupted_run, settle_runs
+from pipelines.comparisons import hang_comparison
 from pipelines.config import Config
 from pipelines.promotions import record
 from pipelines.provenance import note_source, require_known_source
@@ -216,14 +217,16 @@ _ENTRIES: dict[str, What] = {"passed": "promote", "waits": "wait", "failed": "re
 
 
 def _judge(config: Config, registry: Registry, challenger: ModelVersion, champion: ModelVersion | None) -> "Verdict":
-    from models.judging.gate import judge_challenger, measure_model, measure_rival
+    from models.judging.gate import as_rival, judge_challenger, predictions_of
+    from models.judging.measured import measure
 
     tracking = open_tracking(config)
-    parity_error = tracking.get(challenger.run_id).metrics[PARITY_METRIC]
-    rival = measure_rival(registry.download(champion, MODELS) if champion else None, RAW, PREPARED)
-    predictions = measure_model(registry.download(challenger, MODELS), RAW, PREPARED)
-    verdict = judge_challenger(predictions, parity_error, rival, config.gate)
-    tracking.log(challenger.run_id).verdict(verdict)
+    log, parity_error = tracking.log(challenger.run_id), tracking.get(challenger.run_id).metrics[PARITY_METRIC]
+    old = measure(registry.download(champion, MODELS), RAW, PREPARED) if champion else None
+    new = measure(registry.download(challenger, MODELS), RAW, PREPARED)
+    verdict = judge_challenger(predictions_of(new), parity_error, as_rival(old), config.gate)
+    log.verdict(verdict)
+    hang_comparison(config, old, new, log)
     rows = [f"| {check.name} | {check} | {'passed' if check.passed else 'failed'} |" for check in verdict.checks]
     against = [f"against the champion: {verdict.comparison}"] if verdict.comparison else []
     page = "\n".join(["| gate | figure | |", "|---|---|---|", *rows, "", *against, *verdict.notes])

@@ -20,10 +20,10 @@ from models.exported.quantize import (
     TrainingImages,
     metrics_of,
     quantize,
-    time_alternately,
     try_int8,
 )
 from models.exported.session import open_session, run_session
+from models.exported.timing import time_alternately
 from models.training.job import BEST
 from models.training.train import load_classifier, train
 

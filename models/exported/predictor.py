@@ -24,12 +24,13 @@ class OnnxPredictor:
             UserError: a file is missing, or the model is not the one that the manifest was written for.
 
         """
-        self.manifest = read_model_manifest(folder)
+        self.folder, self.manifest = folder, read_model_manifest(folder)
         model = folder / self.file
         if not model.is_file():
             raise UserError(f"{model} is missing: package the model again with `convoy package`")
         if file_sha256(model) != self.manifest.files.get(self.file):
             raise UserError(f"{model} was altered after it was exported: package the model again with `convoy package`")
+        self.num_bytes = model.stat().st_size
         self._session = open_session(model, num_threads)
         said = self._session.get_modelmeta().custom_metadata_map.get(NORMALIZATION)
         self.manifest.require_normalization(self.file, said)

@@ -8,11 +8,9 @@ busy the machine is: what is compared is the processor time of one thread, which
 import logging
 import os
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import onnx
@@ -30,6 +28,7 @@ from data.manifest import read_data_manifest
 from data.splits import Split
 from models.exported.manifest import INT8_FILE, MODEL_FILE, Int8, Precision
 from models.exported.session import Probabilities, open_session, run_session
+from models.exported.timing import time_alternately
 from models.judging.evaluate import predict
 
 NUM_CALIBRATION_IMAGES = 512
@@ -40,10 +39,6 @@ NORMALIZATION = "/normalize/"
 """How the names of the nodes that normalize pixels begin. They stay too: in integers onnxruntime takes 50 times as long
 for one factor and one summand a channel, longer than for all convolutions of AlexNet."""
 MEASURED: tuple[Split, ...] = ("val", "test")
-TIMED_BATCHES = (1, 8)
-ROUNDS = 15
-SECONDS = 10
-"""Rounds stop after so long, of which a large network needs less to be timed well."""
 MIN_SPEEDUP = 1.2
 """Below this, the gain is not worth answers that differ. Measured on two cores with a load of 14, six networks were at
 most 0.49 or at least 1.28 times as fast in int8, each time (LeNet; MobileNetV2): none came near the limit."""
@@ -113,29 +108,6 @@ def _copy_notes(source: Path, target: Path) -> None:
 
 def _normalizing(model: Path) -> list[str]:
     return [node.name for node in onnx.load(model).graph.node if node.name.startswith(NORMALIZATION)]
-
-
-def time_alternately(models: Mapping[Precision, Predict], crop: int) -> Medians:
-    """Measure the processor time of this thread that each model takes for batches of `TIMED_BATCHES` noise images.
-
-    The models compute in this thread alone. They take turns, so that what fills caches meets all of them.
-    """
-    rng = np.random.default_rng(0)
-    medians: Medians = {name: {} for name in models}
-    for size in TIMED_BATCHES:
-        images = rng.integers(0, 256, (size, crop, crop, 3), dtype=np.uint8)
-        seconds: dict[Precision, list[float]] = {name: [] for name in models}
-        for model in models.values():
-            model(images)
-        end = time.perf_counter() + SECONDS
-        while time.perf_counter() < end and len(seconds["int8"]) < ROUNDS:
-            for name, model in models.items():
-                started = time.thread_time()
-                model(images)
-                seconds[name].append(time.thread_time() - started)
-        for name, values in seconds.items():
-            medians[name][size] = median(values)
-    return medians
 
 
 def try_int8(

@@ -1,5 +1,6 @@
 """Two models on the same test images: who is better, and whether the images are enough to tell."""
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -125,3 +126,52 @@ def wilson_interval(hits: int, num_images: int) -> tuple[float, float]:
     middle = (share + weight / 2) / (1 + weight)
     half = Z / (1 + weight) * np.sqrt(share * (1 - share) / num_images + weight / (4 * num_images))
     return float(middle - half), float(middle + half)
+
+
+class GroupDifference(BaseModel):
+    """Two models on the images of one group, such as a class."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    num_images: int
+    champion_accuracy: float
+    challenger_accuracy: float
+    won: int
+    lost: int
+    low: float
+    high: float
+    """ends of the 95 % interval of the difference in accuracy, challenger less champion"""
+    p_value: float
+    """McNemar's mid-p, times what Holm (1979) asks where so many groups are looked at"""
+
+    @property
+    def difference(self) -> float:
+        """Measured difference in accuracy, challenger less champion."""
+        return (self.won - self.lost) / self.num_images
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the difference is more than chance makes in one of so many groups."""
+        return self.p_value < 1 - CONFIDENCE
+
+
+def compare_groups(champion: Hits, challenger: Hits, groups: Mapping[str, Hits]) -> tuple[GroupDifference, ...]:
+    """Compare two models on each group of images, given by name as a mask [N]; a group without images is left out."""
+    masks = {name: mask for name, mask in groups.items() if mask.any()}
+    found = {name: compare(champion[mask], challenger[mask], 0) for name, mask in masks.items()}
+    adjusted = holm([one.p_value for one in found.values()])
+    kept = set(GroupDifference.model_fields) - {"name", "p_value"}
+    return tuple(
+        GroupDifference(name=name, p_value=p_value, **one.model_dump(include=kept))
+        for (name, one), p_value in zip(found.items(), adjusted, strict=True)
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values so that the chance of one false alarm among all stays what one test has (Holm 1979)."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted

@@ -8,14 +8,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from core.errors import UserError
-from data.batches.originals import OriginalImages
-from data.batches.shards import PreparedImages
-from data.manifest import read_data_manifest
 from models.config import GateConfig
-from models.exported.predictor import OnnxPredictor
 from models.judging.calibration import error_by_chance, reliability_of
 from models.judging.compare import Comparison, compare, wilson_interval
-from models.judging.evaluate import Predictions, predict
+from models.judging.evaluate import Predictions
+from models.judging.measured import Measured, differing_classes, measure
 
 ROUNDING = 1e-9
 """Less than one image among any test images: 0.1 - 0.01 is more than 0.09 to a computer."""
@@ -96,42 +93,38 @@ class Rival:
 def measure_model(folder: Path, raw: Path, prepared: Path) -> Predictions:
     """Let an exported model predict today's test images.
 
-    The images are prepared as the model wants them: from the originals in `raw`, unless `prepared` holds that size.
-
     Raises:
         UserError: the model knows other classes, or an original is missing.
 
     """
-    predictor, today = OnnxPredictor(folder), read_data_manifest(prepared)
-    model, spec = predictor.manifest, predictor.manifest.preprocessing
-    if why := _other_classes(model.classes, today.classes):
-        raise UserError(f"{model.name} v{model.version} {why}: it cannot be measured on the images in {prepared}")
-    if spec.size == today.size:
-        return predict(predictor, PreparedImages(prepared, today, "test"), today.classes, spec.crop)
-    # Which images are test images, and so which are too large, was decided when today's data was prepared.
-    spec = spec.model_copy(update={"max_pixels": today.max_pixels})
-    return predict(predictor, OriginalImages(raw, prepared, "test", spec), today.classes, spec.crop)
+    return predictions_of(measure(folder, raw, prepared))
+
+
+def predictions_of(model: Measured) -> Predictions:
+    """Give what a model says of all of today's test images.
+
+    Raises:
+        UserError: it knows other classes.
+
+    """
+    manifest = model.manifest
+    if why := differing_classes(manifest.classes, model.today):
+        raise UserError(f"{manifest.name} v{manifest.version} {why}: it cannot be measured on the prepared images")
+    return model.among(model.today)
 
 
 def measure_rival(folder: Path | None, raw: Path, prepared: Path) -> Rival:
     """Let the champion in `folder` predict today's test images, if there is one and it knows their classes."""
-    if folder is None:
+    return as_rival(measure(folder, raw, prepared) if folder else None)
+
+
+def as_rival(champion: Measured | None) -> Rival:
+    """Take the predictions of the champion, if there is one and it knows today's classes."""
+    if champion is None:
         return Rival(None, "there is none")
-    model = OnnxPredictor(folder).manifest
-    if why := _other_classes(model.classes, read_data_manifest(prepared).classes):
-        return Rival(None, f"v{model.version} {why}", is_incomparable=True)
-    return Rival(measure_model(folder, raw, prepared))
-
-
-def _other_classes(model: tuple[str, ...], today: tuple[str, ...]) -> str | None:
-    if model == today:
-        return None
-    differences = [
-        f"{word} {', '.join(map(repr, names[:5]))}{' and others' if len(names) > 5 else ''}"
-        for word, names in (("has", sorted({*model} - {*today})), ("lacks", sorted({*today} - {*model})))
-        if names
-    ]
-    return f"knows other classes ({'; '.join(differences) or 'in another order'})"
+    if why := differing_classes(champion.manifest.classes, champion.today):
+        return Rival(None, f"v{champion.manifest.version} {why}", is_incomparable=True)
+    return Rival(champion.among(champion.today))
 
 
 def judge_challenger(challenger: Predictions, parity_error: float, rival: Rival, config: GateConfig) -> Verdict:

@@ -80,6 +80,11 @@ class Registry:
         found = self._client.search_model_versions(f"name = '{self.name}'")
         return {one.run_id: str(one.version) for one in found}
 
+    def aliases(self) -> dict[str, str]:
+        """Give the version that each alias names."""
+        found = self._client.search_registered_models(f"name = '{self.name}'")
+        return {alias: str(version) for one in found for alias, version in one.aliases.items()}
+
     def find(self, version: str) -> ModelVersion | None:
         """Look a version up that may not be there."""
         try:

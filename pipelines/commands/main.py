@@ -9,9 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from core.errors import UserError
+from pipelines.commands.compare import compare
 from pipelines.commands.data import data_app
 from pipelines.commands.deploy import deploy, ledger, promote, rollback
 from pipelines.commands.help import MODELS, PIPELINE, PROJECT, SERVERS, SERVING, GroupedCommands, examples
+from pipelines.commands.lineage import lineage
 from pipelines.commands.options import (
     AsJson,
     Overrides,
@@ -235,12 +237,16 @@ def status(as_json: AsJson = False, overrides: Overrides = None) -> None:
         print_status(found)
 
 
+app.command(rich_help_panel=MODELS, epilog=examples("convoy compare", "convoy compare 2 3 --html comparison.html"))(
+    compare
+)
 app.command(rich_help_panel=MODELS, epilog=examples('convoy promote 3 --why "checked by hand"'))(promote)
 app.command(rich_help_panel=SERVING, epilog=examples("convoy deploy --target cpu --canary 10"))(deploy)
 app.command(rich_help_panel=SERVING, epilog=examples('convoy rollback --why "too slow"'))(rollback)
 app.command(rich_help_panel=SERVING, epilog=examples("convoy ledger --target cpu --json", "convoy ledger --verify"))(
     ledger
 )
+app.command(rich_help_panel=MODELS, epilog=examples("convoy lineage champion", "convoy lineage cpu --json"))(lineage)
 app.command(rich_help_panel=PROJECT, epilog=examples("convoy init birds --path ~/photos"))(init)
 app.command(
     rich_help_panel=PIPELINE, epilog=examples("convoy explain", "convoy explain --set training.max_epochs=3 --json")

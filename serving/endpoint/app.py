@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from data.images.decode import DecodeError, Pixels
+from models.exported.saliency import weigh_evidence
 from serving.config import ServingConfig
 from serving.endpoint.access_log import AccessLog
 from serving.endpoint.admission import Asks, Quotas, Room, Visit
@@ -22,7 +23,6 @@ from serving.endpoint.middleware import VISIT, Front, NotReadyError, Route, expl
 from serving.endpoint.openapi import MAX_TOP_K, describe_api
 from serving.endpoint.page import page_routes
 from serving.endpoint.request_body import Inbox, read_image, read_images
-from serving.endpoint.saliency import weigh_evidence
 
 if TYPE_CHECKING:
     # `bentoml build` imports the app too, and never predicts.

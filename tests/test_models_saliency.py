@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from serving.endpoint.saliency import CELLS, weigh_evidence
+from models.exported.saliency import CELLS, weigh_evidence
 
 
 def sigmoid(score):
