@@ -1,4 +1,4 @@
-"""Whether a new release answers as well as the old one, from the requests that both have had."""
+"""Canary analysis: compare the answers of a new release with the answers of the stable release."""
 
 import math
 from collections.abc import Sequence
@@ -10,43 +10,43 @@ from pydantic import Field
 from core.sections import Section
 
 CLOSED_BY_CLIENT = 499
-"""nginx's own status where a client did not wait for the answer."""
+"""nginx's status code for a client that disconnected before the answer."""
 FEWEST = 10
-"""So many answers are looked at before a canary is withdrawn."""
+"""Minimum number of answers before a canary can be withdrawn."""
 LEAST_SECONDS = 0.005
-"""Answers that are slower by less are not slower: a busy machine does as much."""
+"""Smaller differences in latency count as noise of a busy machine."""
 
 
 class RolloutConfig(Section):
-    """How a new version takes over from the old one."""
+    """How a new version replaces the live version."""
 
     ready_seconds: float = Field(180, gt=0)
-    """a new container has so long to load its model and pass its test"""
+    """time limit for a new container to load its model and pass its health check"""
     canary_min_requests: int = Field(200, ge=FEWEST)
-    """a canary is promoted after so many answers at least"""
+    """minimum number of answers before a canary is promoted"""
     canary_seconds: float = Field(30, ge=0)
-    """and after so many seconds at least"""
+    """minimum time before a canary is promoted"""
     canary_max_seconds: float = Field(900, gt=0)
-    """a canary that has not had its requests by then is withdrawn"""
+    """a canary with too few requests is withdrawn after this time"""
     canary_max_failures: float = Field(0.01, ge=0, le=1)
-    """share of a canary's answers that may fail (status 400 and above) beyond the old one's share, and beyond chance"""
+    """by how much a canary's failure rate (status 400 and above) may exceed the old release's rate, beyond chance"""
     canary_max_slowdown: float = Field(1.5, ge=1)
-    """how many times as long a canary may take, in the median and for the 95th of 100 answers"""
+    """maximum ratio of a canary's latency to the old release's latency, for the median and the 95th percentile"""
 
 
 class Answered(NamedTuple):
-    """A request that the gateway has passed on."""
+    """Request that the gateway passed to a classifier."""
 
     release: str
-    """the name in the gateway's routes"""
+    """name of the release in the gateway's routes"""
     status: int
     seconds: float
-    """from the connection to the classifier to the last byte of its answer: a slow client costs it nothing"""
+    """latency of the classifier, without the upload time of a slow client"""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What the answers of one release come to."""
+    """Statistics of one release's answers. Times are in seconds."""
 
     num_requests: int
     num_failed: int
@@ -55,7 +55,7 @@ class Figures:
 
     @classmethod
     def of(cls, answers: Sequence[Answered]) -> "Figures":
-        """Sum answers up; those that their clients did not wait for count for nothing."""
+        """Summarize answers. Answers whose client disconnected (499) are ignored."""
         kept = [answer for answer in answers if answer.status != CLOSED_BY_CLIENT]
         seconds = sorted(answer.seconds for answer in kept if answer.status < 400)
         num_failed = sum(answer.status >= 400 for answer in kept)
@@ -63,7 +63,7 @@ class Figures:
 
     @property
     def failure_rate(self) -> float:
-        """Share of the answers that failed: those with a 4xx too, because the same clients ask both releases."""
+        """Share of answers with status 400 or above. 4xx count, because the same clients ask both releases."""
         return self.num_failed / self.num_requests if self.num_requests else 0.0
 
     def __str__(self) -> str:
@@ -73,14 +73,14 @@ class Figures:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What is to become of a canary, and why."""
+    """Decision on a canary, and its reason."""
 
     verdict: Literal["wait", "promote", "withdraw"]
     why: str
 
 
 def judge_canary(canary: Figures, stable: Figures, seconds: float, config: RolloutConfig) -> Judgement:
-    """Decide on a canary that has had its share of requests for so many seconds."""
+    """Decide on a canary that has received requests for `seconds`."""
     if canary.num_requests >= FEWEST and (fault := _fault(canary, stable, seconds, config)):
         return Judgement("withdraw", fault)
     if _is_enough(canary, seconds, config):
@@ -104,12 +104,12 @@ def _fault(canary: Figures, stable: Figures, seconds: float, config: RolloutConf
 
 
 def _is_enough(canary: Figures, seconds: float, config: RolloutConfig) -> bool:
-    """Whether the trial is over, and times can be compared: a new process is slow at first, and slows the old one."""
+    """Whether the canary has run long enough. A new process is slow at first, and slows the old process down too."""
     return canary.num_requests >= config.canary_min_requests and seconds >= config.canary_seconds
 
 
 def _chance(one: Figures, other: Figures) -> float:
-    """Two standard deviations of the difference that chance alone makes between two shares of failures."""
+    """Two standard deviations of the difference between two failure rates whose true rates are equal."""
     if not other.num_requests:
         return 0.0
     share = (one.num_failed + other.num_failed) / (one.num_requests + other.num_requests)

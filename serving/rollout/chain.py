@@ -1,7 +1,7 @@
-"""A file of lines that is only added to: each line carries the SHA-256 of the line before.
+"""Append-only file in which each line carries the SHA-256 of the line before.
 
-The file beside it, `*.head`, has the number of lines and the SHA-256 of the last one, because a chain alone does not
-show that its end is missing. Who may write both files can forge both: keep the head elsewhere to notice that too.
+The file `*.head` beside it holds the number of lines and the SHA-256 of the last line, because a chain alone does not
+show that its end is missing. A person who can write both files can forge both. A copy of the head elsewhere shows that.
 """
 
 import fcntl
@@ -16,39 +16,39 @@ from pydantic import BaseModel, ConfigDict
 from core.files import whole_file
 
 PREVIOUS = "previous"
-"""The key under which a line, which is JSON, has the SHA-256 of the line before."""
+"""JSON key of the SHA-256 of the line before."""
 
 
 class Head(BaseModel):
-    """The end of a chain, as it was last written."""
+    """End of a chain."""
 
     model_config = ConfigDict(frozen=True)
 
     num_lines: int = 0
     sha256: str = ""
-    """of the last line, without its end; empty where there is none"""
+    """hash of the last line without its newline; empty if there is no line"""
 
 
 class Checked(BaseModel):
-    """What a look at a whole chain has found."""
+    """Result of verifying a chain."""
 
     model_config = ConfigDict(frozen=True)
 
     head: Head
-    """as the lines have it"""
+    """computed from the lines"""
     num_unchained: int
-    """lines from before lines were chained, which nothing vouches for"""
+    """number of old lines that no hash covers"""
     faults: tuple[str, ...]
-    """what was changed or is missing; none: the chain is whole"""
+    """what was changed or is missing; empty if the chain is whole"""
 
 
 def append(path: Path, line_after: Callable[[str], str]) -> None:
-    """Add the line that `line_after` makes, given the SHA-256 of the line before; when this returns, it is on the disk.
+    """Append the line that `line_after` makes from the SHA-256 of the line before. On return, the line is on the disk.
 
-    Where the end of the file was changed, the new line follows what was written there, so that the change still shows.
+    If somebody changed the last line, the new line carries the original line's hash, so that `verify` finds the change.
 
     Raises:
-        OSError: the line was not written whole.
+        OSError: the line was not written completely.
 
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,10 +56,10 @@ def append(path: Path, line_after: Callable[[str], str]) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
         before, written, known = path.read_bytes(), _head(path), _read_head(path)
-        # Of a command that was killed, the last line may be missing in the head.
+        # A command that was killed may have written its line, but not the head.
         previous = known if known and known.num_lines >= written.num_lines else written
         line = line_after(previous.sha256).encode()
-        # A line that a full disk has cut off stays alone.
+        # A full disk may have truncated the last line.
         content = line + b"\n" if not before or before.endswith(b"\n") else b"\n" + line + b"\n"
         if os.write(file, content) != len(content):
             raise OSError(f"{path}: the entry was not written whole")
@@ -72,7 +72,7 @@ def append(path: Path, line_after: Callable[[str], str]) -> None:
 
 
 def verify(path: Path) -> Checked:
-    """Look whether each line follows the one before, and whether the end is there."""
+    """Check that each line carries the hash of the line before, and that no line is missing at the end."""
     lines, known = _lines(path), _read_head(path)
     links = [_link(line) for line in lines]
     first = next((number for number, link in enumerate(links) if link), None)
@@ -81,7 +81,7 @@ def verify(path: Path) -> Checked:
         faults += _faults_of_end(path, lines, known)
     elif first is not None:
         faults.append(f"{head_file(path)} is missing: nothing tells whether the last lines are there")
-    # A line vouches for the one before, and the head for the last.
+    # Each line covers the line before, and the head covers the last line.
     if first is None:
         first = len(lines) if known else len(lines) + 1
     return Checked(head=_head(path), num_unchained=max(0, first - 1), faults=tuple(faults))
@@ -91,7 +91,7 @@ def _faults_of_links(path: Path, lines: list[bytes], links: list[str | None], fi
     if first == 0:
         yield f"{path} begins with a line that follows another: the lines before it are gone"
     for number in range(max(1, first), len(lines)):
-        # Whether a line that was cut off is as it was written, the next one tells.
+        # A truncated line has no hash to compare. The next line covers it.
         if links[number] not in (None, _sha256(lines[number - 1])):
             yield f"{path}:{number + 1} does not follow line {number}: that one was changed, or lines between are gone"
 
@@ -104,7 +104,7 @@ def _faults_of_end(path: Path, lines: list[bytes], known: Head) -> Iterator[str]
 
 
 def head_file(path: Path) -> Path:
-    """Name the file that has the end of the chain in `path`."""
+    """Return the head file of the chain in `path`."""
     return path.with_suffix(".head")
 
 
@@ -125,7 +125,7 @@ def _lines(path: Path) -> list[bytes]:
 
 
 def _link(line: bytes) -> str | None:
-    """Give what a line says of the one before: nothing where it is older than chains, None where it was cut off."""
+    """Return the hash that a line carries: empty if the line is older than chaining, None if it is truncated."""
     try:
         return str(json.loads(line).get(PREVIOUS, ""))
     except (ValueError, AttributeError):

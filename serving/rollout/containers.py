@@ -1,4 +1,4 @@
-"""The containers of the classifiers, which Docker Compose makes: the new ones beside the old ones."""
+"""Containers of the classifiers, started by Docker Compose."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ _log = logging.getLogger("convoy")
 
 @dataclass(frozen=True)
 class Container:
-    """A classifier's container, as the engine knows it."""
+    """Container of a classifier, as Docker reports it."""
 
     id: str
     name: str
@@ -32,19 +32,19 @@ class Container:
     status: str
     """created, running, restarting, exited, ..."""
     health: str
-    """starting, healthy or unhealthy; empty where the image has no test of its health"""
+    """starting, healthy or unhealthy; empty if the image has no health check"""
     num_restarts: int
     refuses_model: bool = False
-    """whether its last check found that its model cannot be served, which stays so"""
+    """whether the last health check found a model that cannot be served; waiting does not help"""
 
     @property
     def is_up(self) -> bool:
-        """Whether it runs, and has not failed its test."""
+        """Whether the container runs and is not unhealthy."""
         return self.status == "running" and self.health != "unhealthy"
 
     @classmethod
     def read(cls, found: Mapping[str, Any]) -> "Container":
-        """Read what `docker inspect` says."""
+        """Read one object of `docker inspect`."""
         state = found["State"]
         release = Release.from_labels(found["Config"]["Image"], found["Image"], found["Config"]["Labels"] or {})
         health = state.get("Health", {})
@@ -60,7 +60,7 @@ class Container:
 
 
 def _refuses_model(health: Mapping[str, Any]) -> bool:
-    """Read the last output of `healthcheck.py`: an endpoint without a model answers `not_ready`."""
+    """Whether the last output of `healthcheck.py` is `not_ready`: the endpoint cannot serve its model."""
     try:
         return bool(json.loads(health["Log"][-1]["Output"])["error"] == NOT_READY)
     except (LookupError, TypeError, ValueError):
@@ -68,15 +68,15 @@ def _refuses_model(health: Mapping[str, Any]) -> bool:
 
 
 def name_of(target: str, release: Release) -> str:
-    """Name a release as the gateway looks it up, whichever container runs it."""
+    """Return the name of a release in the gateway's routes. All containers of the release share this name."""
     return f"{target}-{release.image_id.removeprefix('sha256:')[:12]}"
 
 
 def read_release(image: str, target: str) -> Release:
-    """Read what an image holds.
+    """Read the release that an image holds.
 
     Raises:
-        UserError: it is gone, or was built for another target.
+        UserError: the image is missing, or was built for another target.
 
     """
     if not docker("image", "ls", "--quiet", image):
@@ -89,10 +89,10 @@ def read_release(image: str, target: str) -> Release:
 
 
 def restore_image(release: Release) -> None:
-    """See that the image of a release is there, under its tag.
+    """Make sure that the image of a release exists under its tag.
 
     Raises:
-        UserError: it was removed.
+        UserError: the image was removed.
 
     """
     try:
@@ -107,13 +107,13 @@ def restore_image(release: Release) -> None:
 
 
 class Project:
-    """The compose project in a folder."""
+    """Docker Compose project in a folder."""
 
     def __init__(self, folder: Path) -> None:
         """Use the compose file in `folder`.
 
         Raises:
-            UserError: there is none, its secrets have not been made, or no engine answers.
+            UserError: the compose file or `.env` is missing, or no Docker engine answers.
 
         """
         self.folder = folder
@@ -126,22 +126,22 @@ class Project:
         docker("version", "--format", "{{.Server.Version}}")
 
     def gateway(self) -> Gateway:
-        """Give the gateway, started where it was not running."""
+        """Return the gateway. Start the gateway if it is not running."""
         self._compose("up", "--detach", "--no-deps", "--no-recreate", "--wait", "gateway")
         return Gateway(self._compose("ps", "--quiet", "gateway"))
 
     def running_gateway(self) -> Gateway | None:
-        """Give the gateway if it is running."""
+        """Return the gateway, or None if it is not running."""
         found = self._compose("ps", "--quiet", "--status=running", "gateway")
         return Gateway(found) if found else None
 
     def containers(self, target: str) -> list[Container]:
-        """Give the containers of a target, whatever state they are in."""
+        """Return the containers of a target, in any state."""
         found = self._compose("ps", "--all", "--quiet", target).split()
         return [Container.read(one) for one in json.loads(docker("inspect", *found))] if found else []
 
     def start_beside(self, target: str, release: Release, num_new: int) -> list[Container]:
-        """Start containers of a release beside those that there are, and leave these alone."""
+        """Start `num_new` containers of a release and return them. Existing containers are not touched."""
         before = {container.id for container in self.containers(target)}
         scale = f"--scale={target}={len(before) + num_new}"
         self._compose(
@@ -151,7 +151,7 @@ class Project:
         return [container for container in self.containers(target) if container.id not in before]
 
     def remember(self, target: str, release: Release) -> None:
-        """Write a release into `.env`, so that `docker compose up` starts it again and no other."""
+        """Write a release into `.env`, so that `docker compose up` starts this release."""
         path = self.folder / ENVIRONMENT_FILE
         left = _variables(target, release)
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -174,10 +174,10 @@ def _variables(target: str, release: Release) -> dict[str, str]:
 
 
 def wait_until_ready(containers: Sequence[Container], seconds: float) -> None:
-    """Wait until all have passed the tests of their images.
+    """Wait until all containers are healthy.
 
     Raises:
-        UserError: one has ended, failed its test, or was not ready in time; with the last lines of its log.
+        UserError: a container exited, is unhealthy, or was not ready in time. The message has the end of its log.
 
     """
     give_up = time.monotonic() + seconds
@@ -204,13 +204,13 @@ def _fault(container: Container) -> str:
 
 
 def log_tail(container: Container) -> str:
-    """Give the last lines of a container's log, to end a message with."""
+    """Return the last lines of a container's log, as the end of a message."""
     lines = docker("logs", f"--tail={LOG_LINES}", container.id, with_errors=True)
     return f":\n{lines}" if lines else "; it logged nothing"
 
 
 def remove(containers: Sequence[Container]) -> None:
-    """Stop containers in order, requests in flight finish, and remove them."""
+    """Stop and remove containers. Requests in flight finish first."""
     if containers:
         docker("stop", *(container.id for container in containers))
         docker("rm", "--force", *(container.id for container in containers))

@@ -1,7 +1,7 @@
-"""How a release takes over from the one before it, and how that one comes back, without a failed request.
+"""Rollout and rollback of a release without a failed request.
 
-What is live is what the gateway's routes say; what was live, the ledger. A command that was killed leaves both as they
-are, and the next one begins by putting in order what it finds.
+The gateway's routes say what is live. The ledger says what was live. A command that was killed may leave a change half
+done; the next command repairs that first.
 """
 
 import logging
@@ -22,14 +22,14 @@ from serving.rollout.gateway import Gateway, GatewayConfig, Route
 from serving.rollout.ledger import Entry, Release, What
 
 LOOK_SECONDS = 1.0
-"""Between two looks at a canary."""
+"""Interval between two checks of a canary."""
 
 _log = logging.getLogger("convoy")
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where releases of one target go live."""
+    """Stack in which releases of one target go live."""
 
     project: Project
     target: str
@@ -40,10 +40,10 @@ class Site:
 
     @contextmanager
     def locked(self) -> Iterator["Change"]:
-        """Hold the gateway, with what an earlier command has left half done put in order.
+        """Lock the gateway, and repair what a killed command left half done.
 
         Raises:
-            UserError: another command deploys at the moment.
+            UserError: another command is deploying.
 
         """
         gateway = self.project.gateway()
@@ -56,12 +56,12 @@ class Site:
 def roll_out(
     site: Site, release: Release, *, why: str, figures: Mapping[str, float], percent: float | None = None
 ) -> Entry | None:
-    """Put a release in place of the live one; with `percent`, only if it proves itself on that share of the requests.
+    """Replace the live release. With `percent`, first run the new release as a canary on this share of the requests.
 
-    Gives None where it is live already.
+    Returns None if the release is live already.
 
     Raises:
-        UserError: it did not become ready, and has had no request; or it was withdrawn as a canary. The old one stays.
+        UserError: the release did not become ready and got no request, or was withdrawn as a canary. The old one stays.
 
     """
     with site.locked() as change:
@@ -75,10 +75,10 @@ def roll_out(
 
 
 def roll_back(site: Site, why: str) -> Entry:
-    """Bring back the release that was live before this one.
+    """Bring back the previous release.
 
     Raises:
-        UserError: there was none, its image was removed, or it did not become ready; what is live stays.
+        UserError: there is no previous release, its image was removed, or it did not become ready. The live one stays.
 
     """
     with site.locked() as change:
@@ -91,16 +91,16 @@ def roll_back(site: Site, why: str) -> Entry:
 
 
 class Change:
-    """One change of what is live, while the gateway is held."""
+    """One change of the live release, while the gateway is locked."""
 
     def __init__(self, site: Site, gateway: Gateway) -> None:
-        """Look at what is live."""
+        """Read the target's route."""
         self._site, self._gateway = site, gateway
         self._route = gateway.routes().targets.get(site.target)
         self.live: list[Container] = []
 
     def repair(self) -> None:
-        """Put in order what a command that was killed has left: a canary, containers without requests, no entry."""
+        """Clean up after a killed command: end its canary, remove unused containers, complete the ledger."""
         site, route = self._site, self._route
         found = site.project.containers(site.target)
         self.live = [one for one in found if route and name_of(site.target, one.release) == route.stable]
@@ -127,13 +127,12 @@ class Change:
                 why="found live: the command that brought it was stopped before it could write this",
             )
             ledger.append(self._site.ledger, entry)
-        # What compose would start again.
         self._site.project.remember(self._site.target, release)
 
     def bring(
         self, release: Release, what: What, why: str, figures: Mapping[str, float], percent: float | None = None
     ) -> Entry:
-        """Start a release beside the live one, move the requests, and let the old one finish those it has."""
+        """Start a release beside the live one, switch the requests over, and remove the old containers."""
         site, old = self._site, list(self.live)
         new: list[Container] = []
         try:
@@ -162,17 +161,17 @@ class Change:
     def _try(
         self, release: Release, new: list[Container], percent: float, figures: Mapping[str, float]
     ) -> tuple[Judgement, dict[str, float]]:
-        """Let a release prove itself on a share of the requests.
+        """Run a release as a canary on `percent` of the requests until a decision.
 
         Raises:
-            UserError: it did not.
+            UserError: the canary is withdrawn.
 
         """
         assert self._route is not None
         name, stable = name_of(self._site.target, release), self._route.stable
         self._direct(Route(stable=stable, canary=name, percent=percent))
         self._record("canary", release, f"{percent:g} % of the requests", figures)
-        # Both are measured from here on.
+        # Discard earlier answers: both releases are measured from here on.
         self._gateway.answered()
         started, answers = time.monotonic(), []
         while True:
@@ -187,7 +186,7 @@ class Change:
                 raise UserError(judgement.why, exit_code=1)
 
     def _abandon(self, release: Release, new: list[Container], error: BaseException) -> None:
-        """Take a release back that is not to stay, and say so in the ledger; the old one has all requests again."""
+        """Return all requests to the old release, remove the new one, and record that in the ledger."""
         site = self._site
         route = self._gateway.routes().targets.get(site.target)
         had_requests = bool(route and name_of(site.target, release) in (route.stable, route.canary))
@@ -225,18 +224,18 @@ def _flat(whose: str, figures: Figures) -> dict[str, float]:
 
 
 class Share(BaseModel):
-    """What gets a share of the requests, as it is at the moment."""
+    """Release that gets a share of the requests, and its current health."""
 
     model_config = ConfigDict(frozen=True)
 
     percent: float
     release: Release | None
-    """None: its container was removed by hand"""
+    """None if its container was removed by hand"""
     health: str
 
 
 class Live(BaseModel):
-    """What is live for one target."""
+    """Live releases of one target."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -244,7 +243,7 @@ class Live(BaseModel):
 
 
 def find_live(project: Project) -> dict[str, Live]:
-    """Say for each target what is live; nothing where the gateway is not running."""
+    """Return the live releases of each target; empty if the gateway is not running."""
     gateway = project.running_gateway()
     routes = gateway.routes().targets if gateway else {}
     return {target: Live(shares=tuple(_shares(project, target, route))) for target, route in routes.items()}

@@ -1,4 +1,4 @@
-"""The one way to Docker: its own client, whose errors become one line that says what to do."""
+"""Runs the `docker` client. Its errors become one line that says what to do."""
 
 import logging
 import os
@@ -21,13 +21,17 @@ def docker(
     text: str = "",
     environment: Mapping[str, str] | None = None,
 ) -> str:
-    """Run `docker` with these arguments; gives what it printed, without the last line's end.
+    """Run `docker` with `arguments`, and return its output without trailing newlines.
 
-    `with_errors`: what it printed to stderr too, as `docker logs` does with what a container wrote there. `text` is
-    what it reads; `environment` is added to this process's own.
+    Args:
+        arguments: command line after `docker`.
+        timeout: in seconds.
+        with_errors: include stderr, on which `docker logs` prints the container's stderr.
+        text: stdin of the command.
+        environment: variables in addition to this process's environment.
 
     Raises:
-        UserError: there is no client, no engine answers, or the command failed or took longer than `timeout` seconds.
+        UserError: `docker` is not installed, no engine answers, or the command failed or timed out.
 
     """
     try:
@@ -53,10 +57,10 @@ def docker(
 
 
 def explain(command: str, errors: str) -> UserError:
-    """Make one line of what `docker command` has written to stderr."""
+    """Make a one-line error from the stderr of `docker command`."""
     if any(words in errors.lower() for words in NO_ENGINE):
         return UserError("no Docker engine answers: start it, and see that you may use it with `docker info`")
-    # Of a build, what the step that failed has printed; after it come the lines of the Dockerfile around it.
+    # For a build, keep the failed step's output. Docker appends an excerpt of the Dockerfile.
     failed = FAILED_STEP.search(errors)
     lines = re.findall(rf"^#{failed[1]} [\d.]+ (.*)$", errors, re.MULTILINE) if failed else []
     return UserError(f"docker {command} failed: {' '.join(' '.join(lines or [errors]).split())[-500:]}", exit_code=1)

@@ -1,7 +1,7 @@
-"""The gateway's routes: which release of a target gets which share of the requests, and how that changes without loss.
+"""Routes of the gateway: which release of a target gets which share of the requests. A change loses no request.
 
-nginx alone would lose some: its old workers, when they are told to end, close the connections that clients keep open,
-on which the next request may be on its way. So before they end, every answer is made the last one of its connection.
+A plain reload of nginx would lose requests: old workers close idle connections, on which the next request may already
+be on its way. Therefore every answer closes its connection before the old workers end.
 """
 
 import ipaddress
@@ -33,12 +33,12 @@ CLOSING = f"{STATE}/closing"
 TRIAL = f"{STATE}/trial.conf"
 LOCK = f"{STATE}/lock"
 HELD = 75
-"""Exit status of `flock` where another command holds the lock."""
+"""Exit status of `flock` if another command holds the lock."""
 SPARE_SECONDS = 5
-"""The gateway waits for a classifier that much longer than the classifier itself takes before it gives up."""
+"""The gateway times out this many seconds after the classifier's own deadline."""
 CHANGE_SECONDS = 120
 
-# Clients' connections are kept open for 10 seconds at most: after that, none of them is idle.
+# Wait until no connection is idle. nginx closes idle connections after 10 seconds.
 CLOSE = f"""
 touch {CLOSING}
 for _ in $(seq 110); do
@@ -46,7 +46,7 @@ for _ in $(seq 110); do
     sleep 0.1
 done
 """
-# What changed is in use when the workers of before are gone, and they go when they have answered.
+# Wait until the old workers have answered their last requests and exited.
 RELOAD = f"""
 workers=$(grep -lz '^nginx: worker' /proc/[0-9]*/cmdline | cut -d/ -f3)
 nginx -q -c {CONFIGURATION} -s reload || exit 1
@@ -62,7 +62,7 @@ _log = logging.getLogger("convoy")
 
 
 def _check_network(text: str) -> str:
-    """Accept an address, or a network with its prefix, of IPv4 or IPv6."""
+    """Accept an IPv4 or IPv6 address, or a network with its prefix."""
     try:
         return str(ipaddress.ip_network(text))
     except ValueError:
@@ -70,46 +70,46 @@ def _check_network(text: str) -> str:
 
 
 class GatewayConfig(Section):
-    """What the gateway takes from one client; a change is in use after the next `convoy deploy`."""
+    """Limits of the gateway for each client. The next `convoy deploy` applies a change."""
 
     max_connections: int = Field(128, ge=1)
-    """requests that one address may have in flight; beyond them the answer is 429"""
+    """maximum number of requests in flight from one address; further requests get status 429"""
     max_requests_per_second: int = Field(1000, ge=1)
-    """requests of one address in a second; beyond them the answer is 429"""
+    """maximum number of requests per second from one address; further requests get status 429"""
     trusted_proxies: tuple[Annotated[str, AfterValidator(_check_network)], ...] = ()
-    """addresses of proxies before the gateway, such as [10.0.0.7]: their X-Forwarded-For names the client"""
+    """addresses of proxies in front of the gateway, such as [10.0.0.7]; their X-Forwarded-For names the client"""
 
 
 class Route(BaseModel):
-    """Who gets the requests of one target, by the names that Docker's own name server knows."""
+    """Releases that get the requests of one target, by their names in Docker's DNS."""
 
     model_config = ConfigDict(frozen=True)
 
     stable: str
     canary: str | None = None
     percent: float = 0
-    """share of the requests that the canary gets"""
+    """share of the requests that the canary gets, from 0 to 100"""
 
 
 class Routes(BaseModel):
-    """The routes of all targets that are deployed."""
+    """Routes of all deployed targets."""
 
     model_config = ConfigDict(frozen=True)
 
     targets: Mapping[str, Route] = {}
 
     def with_route(self, target: str, route: Route) -> "Routes":
-        """Give these routes with one of them replaced."""
+        """Return a copy in which the route of `target` is replaced."""
         return Routes(targets={**self.targets, target: route})
 
     @property
     def default(self) -> str | None:
-        """The target that answers where a path names none: the first of the table that is deployed."""
+        """Target of paths that name no target: the first deployed target of `TARGETS`."""
         return next((target for target in TARGETS if target in self.targets), None)
 
 
 def render(routes: Routes, config: ServingConfig, gateway: GatewayConfig) -> str:
-    """Write the routes as nginx reads them; the first line is how we read them again."""
+    """Write the routes as nginx configuration. `Gateway.routes` parses the first line."""
     limit = int(config.max_body_mb * 1_000_000)
     shares = [line for target, route in routes.targets.items() for line in _share(target, route)]
     locations = [line for target in routes.targets for line in _location(f"/{target}", target)]
@@ -145,7 +145,7 @@ def _limits(gateway: GatewayConfig) -> Iterator[str]:
     yield f"    limit_conn connections {gateway.max_connections};"
     yield f"    limit_req zone=requests burst={gateway.max_requests_per_second} nodelay;"
     for kind in ("conn", "req"):
-        # A refusal has its line in the log of requests.
+        # The access log has a line for each refusal.
         yield f"    limit_{kind}_log_level info;"
         yield f"    limit_{kind}_status 429;"
     for network in gateway.trusted_proxies:
@@ -164,7 +164,7 @@ def _share(target: str, route: Route) -> Iterator[str]:
 
 
 def _location(prefix: str, target: str) -> Iterator[str]:
-    # Only what a path of a classifier can hold is passed on.
+    # Pass on only the characters that a classifier's paths contain.
     yield f"    location ~ ^{prefix}(?<rest>/[\\w./-]*)$ {{"
     yield f"        set $target {target};"
     yield f"        set $release $release_{target};"
@@ -186,18 +186,18 @@ class Gateway:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the gateway: what two commands deploy at the same time would get in each other's way.
+        """Lock the gateway, so that one command deploys at a time.
 
-        Held by a process in the container that ends when ours does, however that ends; who deploys from another folder
-        or as another user meets it as well.
+        A process in the gateway's container holds the lock, and ends with this process. The lock therefore also covers
+        commands from other folders and other users.
 
         Raises:
-            UserError: another command holds it, or the container does not run.
+            UserError: another command holds the lock, or the container does not run.
 
         """
         script = f"exec flock --nonblock --conflict-exit-code {HELD} {LOCK} sh -c 'echo held && exec cat >&2'"
         command = ["docker", "exec", "--interactive", self.container, "sh", "-c", script]
-        # In a session of its own: Ctrl-C is for the command, which goes on holding the gateway while it tidies up.
+        # A new session keeps Ctrl-C from the holder: the command needs the lock while it cleans up.
         with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True) as holder:
             assert holder.stdin is not None
             assert holder.stdout is not None
@@ -209,15 +209,15 @@ class Gateway:
                 holder.stdin.close()
 
     def routes(self) -> Routes:
-        """Read the routes that are in use."""
+        """Read the active routes."""
         found = self._run(f"head -n 1 {ACTIVE} 2>/dev/null || true")
         return Routes.model_validate_json(found.removeprefix("# ")) if found else Routes()
 
     def change(self, routes: Routes, serving: ServingConfig, config: GatewayConfig) -> None:
-        """Put routes to use; returns when nobody goes the old ones any more, and no request is lost on the way.
+        """Activate routes, and return when no request uses the old routes any more. No request is lost.
 
         Raises:
-            UserError: nginx refuses them; the old ones stay.
+            UserError: nginx refuses the new routes. The old routes stay.
 
         """
         self._write(NEXT, render(routes, serving, config))
@@ -234,12 +234,12 @@ class Gateway:
         return bool(self._run(f"ls {CLOSING} 2>/dev/null || true"))
 
     def reaches(self, name: str) -> bool:
-        """Whether a release is ready as seen from here."""
+        """Whether a release answers `/readyz` to the gateway."""
         url = f"http://{name}:3000/readyz"
         return self._run(f"curl -fs -m 10 -o /dev/null {url} && echo yes || true") == "yes"
 
     def answered(self) -> list[Answered]:
-        """Give the requests that were passed on since this was asked last."""
+        """Return the requests that the gateway passed on since the last call."""
         since, found = self._seen[0], []
         for line in docker("logs", "--since", f"{since:.3f}", self.container).splitlines():
             try:
@@ -252,7 +252,7 @@ class Gateway:
         return found
 
     def _write(self, path: str, text: str) -> None:
-        # The folder is root's: who breaks into nginx moves no traffic.
+        # The folder belongs to root: an attacker inside nginx cannot change the routes.
         docker("exec", "--interactive", "--user=0", self.container, "sh", "-c", f"cat > {path}", text=text)
 
     def _run(self, script: str) -> str:
@@ -267,13 +267,13 @@ def _not_held(holder: subprocess.Popen[bytes]) -> UserError:
 
 
 def _is_of_release(record: Mapping[str, Any]) -> bool:
-    """Whether a request was passed on, or should have been: refusals by the gateway itself say nothing of a release."""
+    """Whether a request says something about a release. The gateway's own refusals do not."""
     return bool(record["release"] and (record["upstream"] or int(record["status"]) >= 500))
 
 
 def _seconds(record: Mapping[str, Any]) -> float:
-    """Read how long the classifier took, by its own clock if it tells: the gateway's includes a client's slow body."""
+    """Return the latency that the classifier reports, else nginx's figure, which includes a slow client's upload."""
     if own := record["own_milliseconds"]:
         return float(own) / 1000
-    # Of several tries each has its time; where no connection came about, there is none.
+    # nginx lists one time for each attempt, or `-` for an attempt without a connection.
     return float(re.split("[,:] *", record["upstream_seconds"])[-1].strip("-") or 0)
