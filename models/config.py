@@ -137,6 +137,8 @@ class GateConfig(Section):
     """the same for the worst class; 0: at least one image of each class; null: no floor"""
     min_class_images: int = Field(10, ge=1)
     """classes with fewer test images are too small to be judged by min_class_accuracy"""
+    max_slice_drop: float | None = Field(None, ge=0, le=1)
+    """accuracy by which a slice of the test images that is surely worse than the rest may be worse; null: only told"""
     max_regression: float = Field(0.02, ge=0, le=1)
     """test accuracy that may be lost against the champion: holds for the lower end of the difference's 95 % interval"""
     max_calibration_error: float = Field(0.1, ge=0, le=1)

@@ -15,11 +15,11 @@ from prefect.cache_policies import NO_CACHE
 
 from core.errors import UserError
 from models.tracking.registry import CHAMPION, ModelVersion, Registry
-from models.tracking.runs import CODE, PARITY_METRIC, VERDICT, TrainedRun
+from models.tracking.runs import CODE, VERDICT, TrainedRun
 from models.training.job import BEST, TrainingJob
 from models.training.unfinished import interrupted_run, settle_runs
-from pipelines.comparisons import hang_comparison
 from pipelines.config import Config
+from pipelines.judgement import judge
 from pipelines.promotions import record
 from pipelines.provenance import note_source, require_known_source
 from pipelines.settings import Settings
@@ -27,7 +27,6 @@ from pipelines.workspace import (
     CHECKPOINTS,
     EXPORTED,
     FEATURES,
-    MODELS,
     PREPARED,
     RAW,
     ROOT,
@@ -217,16 +216,7 @@ _ENTRIES: dict[str, What] = {"passed": "promote", "waits": "wait", "failed": "re
 
 
 def _judge(config: Config, registry: Registry, challenger: ModelVersion, champion: ModelVersion | None) -> "Verdict":
-    from models.judging.gate import as_rival, judge_challenger, predictions_of
-    from models.judging.measured import measure
-
-    tracking = open_tracking(config)
-    log, parity_error = tracking.log(challenger.run_id), tracking.get(challenger.run_id).metrics[PARITY_METRIC]
-    old = measure(registry.download(champion, MODELS), RAW, PREPARED) if champion else None
-    new = measure(registry.download(challenger, MODELS), RAW, PREPARED)
-    verdict = judge_challenger(predictions_of(new), parity_error, as_rival(old), config.gate)
-    log.verdict(verdict)
-    hang_comparison(config, old, new, log)
+    verdict = judge(config, registry, challenger, champion)
     rows = [f"| {check.name} | {check} | {'passed' if check.passed else 'failed'} |" for check in verdict.checks]
     against = [f"against the champion: {verdict.comparison}"] if verdict.comparison else []
     page = "\n".join(["| gate | figure | |", "|---|---|---|", *rows, "", *against, *verdict.notes])

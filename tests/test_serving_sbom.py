@@ -44,6 +44,11 @@ def test_the_list_names_the_model_and_every_package(tmp_path, monkeypatch):
     model, python, *others = listed["components"]
     assert model["hashes"] == [{"alg": "SHA-256", "content": read_model_manifest(tmp_path / "model").onnx_sha256}]
     assert {"name": "convoy:run_id", "value": "run-1"} in model["properties"]
+    card = model["modelCard"]
+    assert card["modelParameters"]["task"] == "image-classification"
+    assert card["modelParameters"]["datasets"][0]["name"].startswith("data version ")
+    metrics = {one["type"]: float(one["value"]) for one in card["quantitativeAnalysis"]["performanceMetrics"]}
+    assert metrics == pytest.approx(read_model_manifest(tmp_path / "model").metrics)
     assert python["name"] == "python"
     packages = {one["purl"]: one for one in others if one["purl"].startswith("pkg:pypi/")}
     assert packages.keys() == {

@@ -1,6 +1,7 @@
 """The images of a split, decoded from their original bytes in another way than they were prepared."""
 
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,15 +36,7 @@ class OriginalImages:
 
         """
         self._spec = spec
-        index = pq.read_table(prepared / INDEX_FILE, columns=["split", "sha256"]).to_pydict()
-        wanted = [sha256 for sha256, its in zip(index["sha256"], index["split"], strict=True) if its == split]
-        places = _find(raw, set(wanted))
-        if missing := len(set(wanted) - places.keys()):
-            raise UserError(
-                f"{raw} does not hold {missing:,} of the images that were prepared: "
-                "prepare them again with `convoy data prepare`"
-            )
-        self._places = [places[sha256] for sha256 in wanted]
+        self._places = _places(raw, prepared, split)
         self.labels: Indices = np.load(prepared / labels_file(split))
 
     def __len__(self) -> int:
@@ -56,10 +49,7 @@ class OriginalImages:
             UserError: an image cannot be decoded, although it was prepared.
 
         """
-        groups: dict[tuple[Path, int], list[tuple[int, int]]] = defaultdict(list)
-        for position, index in enumerate(indices.tolist()):
-            shard, group, row = self._places[index]
-            groups[shard, group].append((position, row))
+        groups = _by_group([self._places[index] for index in indices.tolist()])
         pixels = np.empty((len(indices), self._spec.crop, self._spec.crop, 3), dtype=np.uint8)
 
         def fill(position: int, image: bytes) -> None:
@@ -77,6 +67,38 @@ class OriginalImages:
             except DecodeError as error:
                 raise UserError(f"a test image cannot be decoded any more: {error}") from None
         return pixels
+
+
+def read_originals(raw: Path, prepared: Path, split: Split) -> Iterator[tuple[int, bytes]]:
+    """Read the files of the images of `split`, each with its number in the split, a row group at a time.
+
+    Raises:
+        UserError: `raw` does not hold an image that was prepared.
+
+    """
+    for place, rows in _by_group(_places(raw, prepared, split)).items():
+        yield from _read(*place, rows)
+
+
+def _places(raw: Path, prepared: Path, split: Split) -> list[Place]:
+    """Find the images of a split, in its order."""
+    index = pq.read_table(prepared / INDEX_FILE, columns=["split", "sha256"]).to_pydict()
+    wanted = [sha256 for sha256, its in zip(index["sha256"], index["split"], strict=True) if its == split]
+    places = _find(raw, set(wanted))
+    if missing := len(set(wanted) - places.keys()):
+        raise UserError(
+            f"{raw} does not hold {missing:,} of the images that were prepared: "
+            "prepare them again with `convoy data prepare`"
+        )
+    return [places[sha256] for sha256 in wanted]
+
+
+def _by_group(places: Sequence[Place]) -> dict[tuple[Path, int], list[tuple[int, int]]]:
+    """Give the position and the row of each image, by shard and row group."""
+    groups: dict[tuple[Path, int], list[tuple[int, int]]] = defaultdict(list)
+    for position, (shard, group, row) in enumerate(places):
+        groups[shard, group].append((position, row))
+    return groups
 
 
 def _find(raw: Path, wanted: set[str]) -> dict[str, Place]:

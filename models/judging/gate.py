@@ -1,5 +1,6 @@
 """Whether a challenger may become the champion."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,9 +14,13 @@ from models.judging.calibration import error_by_chance, reliability_of
 from models.judging.compare import Comparison, compare, wilson_interval
 from models.judging.evaluate import Predictions
 from models.judging.measured import Measured, differing_classes, measure
+from models.judging.slices import Slice, worse_slices
 
 ROUNDING = 1e-9
 """Less than one image among any test images: 0.1 - 0.01 is more than 0.09 to a computer."""
+
+NUM_SLICES = 5
+"""Slices that a note names."""
 
 Comparator = Literal[">=", "<=", ">"]
 Outcome = Literal["passed", "failed", "waits"]
@@ -127,7 +132,9 @@ def as_rival(champion: Measured | None) -> Rival:
     return Rival(champion.among(champion.today))
 
 
-def judge_challenger(challenger: Predictions, parity_error: float, rival: Rival, config: GateConfig) -> Verdict:
+def judge_challenger(
+    challenger: Predictions, parity_error: float, rival: Rival, config: GateConfig, slices: Sequence[Slice] = ()
+) -> Verdict:
     """Hold a challenger's predictions against the gates.
 
     Args:
@@ -135,6 +142,7 @@ def judge_challenger(challenger: Predictions, parity_error: float, rival: Rival,
         parity_error: largest difference of a probability between the exported model and the trained one.
         rival: the champion's predictions for the same images.
         config: the limits.
+        slices: of the test images.
 
     """
     checks = [_at_least("test/accuracy", float(challenger.hits.mean()), config.min_accuracy)]
@@ -142,6 +150,8 @@ def judge_challenger(challenger: Predictions, parity_error: float, rival: Rival,
         checks.append(_better_than_guessing(challenger))
     class_checks, notes = _judge_classes(challenger, config)
     checks += [*class_checks, _calibrated(challenger, config.max_calibration_error)]
+    slice_checks, slice_notes = _judge_slices(slices, config.max_slice_drop)
+    checks, notes = checks + slice_checks, notes + slice_notes
     checks.append(_at_most("ONNX against torch", parity_error, config.max_parity_error))
     if rival.predictions is None:
         waits = f"it cannot be compared with the champion: {rival.why_none}" if rival.is_incomparable else ""
@@ -195,6 +205,17 @@ def _judge_classes(predictions: Predictions, config: GateConfig) -> tuple[list[C
     if floor:
         return [_at_least("worst class", value, floor, note)], notes
     return [Check(name="worst class", value=value, comparison=">", limit=0, passed=value > 0, note=note)], notes
+
+
+def _judge_slices(slices: Sequence[Slice], limit: float | None) -> tuple[list[Check], list[str]]:
+    """Name the slices that are surely worse than the rest, and judge the worst of them."""
+    worse = worse_slices(slices)
+    more = f" and {len(worse) - NUM_SLICES} more" if len(worse) > NUM_SLICES else ""
+    notes = [f"surely worse than the rest: {'; '.join(map(str, worse[:NUM_SLICES]))}{more}"] if worse else []
+    if limit is None:
+        return [], notes
+    drop, note = (-worse[0].difference, worse[0].name) if worse else (0.0, "no slice is surely worse than the rest")
+    return [_at_most("worst slice", drop, limit, note)], notes
 
 
 def _at_least(name: str, value: float, limit: float, note: str = "") -> Check:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ PARITY_METRIC = "test/parity_error"
 INT8 = "convoy.int8"
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Tag of an experiment: MLflow's page opens it with its runs, and not with traces of language models."""
+NOTE, MAX_NOTE = "mlflow.note.content", 8000
+"""MLflow shows the text of this tag above a run, and cuts it."""
 PARENT = "mlflow.parentRunId"
 """MLflow shows a run below the one that this tag names."""
 
@@ -232,7 +235,11 @@ class RunLog:
 
     def page(self, html: str, name: str) -> None:
         """Keep a page, which MLflow shows."""
-        self._client.log_text(self.run_id, html, f"{name}.html")
+        self.text(html, f"{name}.html")
+
+    def text(self, text: str, file: str) -> None:
+        """Keep a text."""
+        self._client.log_text(self.run_id, text, file)
 
     def record(self, content: object, name: str) -> None:
         """Keep a record as JSON."""
@@ -242,6 +249,18 @@ class RunLog:
         """Keep the verdict of the gate with all its figures."""
         self.record(verdict.model_dump(mode="json") | {"outcome": verdict.outcome}, "verdict")
         self.tag({VERDICT: "passed" if verdict.outcome == "passed" else f"{verdict.outcome}: {verdict.why}"})
+
+    def describe(self, markdown: str) -> None:
+        """Show a text above the run in MLflow, as far as MLflow keeps texts."""
+        self.tag({NOTE: markdown})
+
+    def read(self, name: str) -> str | None:
+        """Read a file of the run back; None where there is none."""
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                return Path(self._client.download_artifacts(self.run_id, name, folder)).read_text(encoding="utf-8")
+            except (MlflowException, OSError):
+                return None
 
     def history(self, keys: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
         """Read back the values of metrics, as (step, value)."""

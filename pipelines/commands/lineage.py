@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 SHORT = 12
 """Letters of a hash that are shown."""
+MAX_LETTERS = 100
+"""Of a reason; --json has all of it."""
 
 
 def lineage(
@@ -60,4 +63,4 @@ def _shown(node: "Node") -> Iterator[tuple[str, str]]:
             if node.kind == "version" and (aliases := value.partition(", ")[2]):
                 yield "alias", aliases
         elif value and key != "model":
-            yield key, value
+            yield key, shorten(value, MAX_LETTERS, placeholder="...")

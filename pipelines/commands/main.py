@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from core.errors import UserError
+from pipelines.commands.card import card
 from pipelines.commands.compare import compare
 from pipelines.commands.data import data_app
 from pipelines.commands.deploy import deploy, ledger, promote, rollback
@@ -246,6 +247,7 @@ app.command(rich_help_panel=SERVING, epilog=examples('convoy rollback --why "too
 app.command(rich_help_panel=SERVING, epilog=examples("convoy ledger --target cpu --json", "convoy ledger --verify"))(
     ledger
 )
+app.command(rich_help_panel=MODELS, epilog=examples("convoy card", "convoy card 3 --html card.html"))(card)
 app.command(rich_help_panel=MODELS, epilog=examples("convoy lineage champion", "convoy lineage cpu --json"))(lineage)
 app.command(rich_help_panel=PROJECT, epilog=examples("convoy init birds --path ~/photos"))(init)
 app.command(

@@ -95,7 +95,27 @@ def _model() -> dict[str, Any]:
     purl = f"pkg:mlflow/{quote(name)}@{version}?run_id={quote(manifest['run_id'])}"
     return _component("machine-learning-model", "model", name, version, purl) | {
         "hashes": [{"alg": "SHA-256", "content": manifest["onnx_sha256"]}],
+        "modelCard": _model_card(manifest),
         "properties": [{"name": f"convoy:{name}", "value": str(manifest[name])} for name in names if manifest[name]],
+    }
+
+
+def _model_card(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Say what the model does, on which data it was trained, and what it was worth on the test images."""
+    data = {"type": "dataset", "name": f"data version {manifest['data_version']}"}
+    return {
+        "modelParameters": {
+            "task": "image-classification",
+            "modelArchitecture": manifest["network"],
+            "datasets": [data],
+            "inputs": [{"format": "image"}],
+            "outputs": [{"format": f"probabilities of {len(manifest['classes'])} classes"}],
+        },
+        "quantitativeAnalysis": {
+            "performanceMetrics": [
+                {"type": name, "value": f"{value:.6g}"} for name, value in sorted(manifest["metrics"].items())
+            ]
+        },
     }
 
 

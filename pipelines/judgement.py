@@ -1,0 +1,42 @@
+"""A challenger before the gate: what is measured, and what is kept of that on its run."""
+
+from typing import TYPE_CHECKING
+
+from models.tracking.runs import PARITY_METRIC
+from pipelines.comparisons import hang_comparison
+from pipelines.config import Config
+from pipelines.model_card import hang_card, note_of_gaps
+from pipelines.workspace import MODELS, PREPARED, RAW, open_tracking
+
+if TYPE_CHECKING:
+    from models.judging.gate import Verdict
+    from models.tracking.registry import ModelVersion, Registry
+
+WORSE_SLICES, MAX_TAG = "convoy.worse_slices", 5000
+"""The tag of a run that names where its model is surely worse than elsewhere, and how long MLflow lets a tag be."""
+
+
+def judge(
+    config: Config, registry: "Registry", challenger: "ModelVersion", champion: "ModelVersion | None"
+) -> "Verdict":
+    """Hold a challenger against the gates and the champion; verdict, slices, comparison and card go to its run."""
+    from data.quality.image_traits import traits_of
+    from models.judging.gate import as_rival, judge_challenger, predictions_of
+    from models.judging.measured import measure
+    from models.judging.slices import find_slices, worse_slices
+
+    tracking = open_tracking(config)
+    log, parity_error = tracking.log(challenger.run_id), tracking.get(challenger.run_id).metrics[PARITY_METRIC]
+    old = measure(registry.download(champion, MODELS), RAW, PREPARED) if champion else None
+    new = measure(registry.download(challenger, MODELS), RAW, PREPARED)
+    predictions = predictions_of(new)
+    slices = find_slices(predictions.hits, traits_of(RAW, PREPARED, "test"))
+    verdict = judge_challenger(predictions, parity_error, as_rival(old), config.gate, slices)
+    if gaps := note_of_gaps():
+        verdict = verdict.model_copy(update={"notes": (*verdict.notes, gaps)})
+    log.verdict(verdict)
+    log.record([one.model_dump(mode="json") for one in slices], "slices")
+    log.tag({WORSE_SLICES: "; ".join(map(str, worse_slices(slices)))[:MAX_TAG] or "none"})
+    hang_comparison(config, old, new, log)
+    hang_card(config, challenger)
+    return verdict
