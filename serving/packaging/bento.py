@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SERVICE = "serving.endpoint.service:ConvoyService"
 ENTRIES = ("serving.endpoint.service", "serving.endpoint.server")
-"""What is started in a Bento: it holds these modules, the one that computes the model, and all that they import."""
+"""Entry points of a Bento. A Bento holds these modules, the predictor's module, and everything that they import."""
 MODEL_FOLDER = "model"
 SETTINGS_FILE = "serving.json"
 BENTO_FILE = "bento.yaml"
@@ -38,12 +38,12 @@ logger = logging.getLogger("convoy")
 
 
 class Bento(BaseModel):
-    """A packed model in a store: code, model and settings, all that an endpoint needs but its packages."""
+    """Packaged model in a BentoML store: everything that an endpoint needs, except its Python packages."""
 
     model_config = ConfigDict(frozen=True)
 
     tag: str
-    """name:version, as BentoML names it"""
+    """BentoML's tag, name:version"""
     target: str
     precision: str
     path: Path
@@ -56,7 +56,7 @@ class Bento(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """Read the Bento in the folder `path`; None where there is none, or a damaged one, or one that is not ours."""
+        """Read the Bento in the folder `path`. Returns None if the Bento is missing, damaged or foreign."""
         try:
             info = yaml.safe_load((path / BENTO_FILE).read_text(encoding="utf-8"))
             tag = f"{info['name']}:{info['version']}"
@@ -66,26 +66,27 @@ class Bento(BaseModel):
 
 
 def list_bentos(store: Path) -> list[Bento]:
-    """List the Bentos in the folder `store`, the newest first; what is damaged or not ours is left out.
+    """List the Bentos in the folder `store`, newest first, without damaged and foreign Bentos.
 
-    Reads their descriptions only, 3 ms each, and does not import bentoml.
+    Reads only the descriptions, 3 ms each, and does not import bentoml.
     """
     found = (Bento.read(file.parent) for file in (store / "bentos").glob(f"*/*/{BENTO_FILE}"))
     return sorted((bento for bento in found if bento), key=lambda bento: bento.created, reverse=True)
 
 
 def find_bento(store: Path, model_name: str, model_version: str, target: str) -> Bento | None:
-    """Give the newest Bento of a registered model for a target."""
+    """Return the newest Bento of a registered model for a target, or None."""
     wanted = (model_name, model_version, target)
     found = (bento for bento in list_bentos(store) if (bento.model_name, bento.model_version, bento.target) == wanted)
     return next(found, None)
 
 
 def build_bento(model: Path, config: ServingConfig, store: Path, examples: Examples | None = None) -> Bento:
-    """Pack the model in the folder `model` for `config.target` into the folder `store`, a BENTOML_HOME.
+    """Package the model in the folder `model` for `config.target` into the folder `store`, a BENTOML_HOME.
 
-    The version names model version, target and contents, `3-cpu-1f0c9a7e`: the same model, settings, code and packages
-    give the Bento that is already there. A Bento appears in the store whole or not at all. `examples` are for its page.
+    The version consists of model version, target and a hash of the contents, such as `3-cpu-1f0c9a7e`. A Bento of the
+    same model, settings, code and packages is reused. The store never holds an incomplete Bento. The endpoint's page
+    shows `examples`.
 
     Raises:
         UserError: the model is incomplete, altered or not registered, or BentoML refuses to build.
@@ -111,7 +112,7 @@ def build_bento(model: Path, config: ServingConfig, store: Path, examples: Examp
 
 
 def packed_bento(model: Path, config: ServingConfig, store: Path, examples: Examples | None = None) -> Bento | None:
-    """Give the Bento that `build_bento` would make, where it has been made.
+    """Return the Bento that `build_bento` would build, or None if that Bento does not exist.
 
     Raises:
         UserError: the model is incomplete, altered or not registered.
@@ -122,12 +123,12 @@ def packed_bento(model: Path, config: ServingConfig, store: Path, examples: Exam
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a Bento will hold, and where it will be."""
+    """Contents of a Bento, and its path in the store."""
 
     runtime: Runtime
     files: dict[str, Path]
     written: dict[str, str]
-    """name and text of what is written for it"""
+    """text of each generated file, by name"""
     build_file: dict[str, Any]
     path: Path
 
@@ -135,8 +136,7 @@ class _Plan:
 def _plan(model: Path, config: ServingConfig, store: Path, examples: Examples | None) -> _Plan:
     manifest, runtime = _check_model(model, config.target)
     files = _files(model, runtime)
-    # Where it listens is decided when it is started: another port makes no other Bento.
-    # The number of examples is that of `examples`.
+    # Host and port are chosen when the endpoint starts. The number of examples follows from `examples`.
     settings = config.model_dump_json(indent=2, exclude={"host", "port", "allow_anonymous", "examples"})
     written = {SETTINGS_FILE: settings} | ({EXAMPLES_FILE: json.dumps(examples, indent=2)} if examples else {})
     build_file = _describe(manifest, config.target, runtime, [*files, *written, PACKING_FILE])
@@ -147,19 +147,19 @@ def _plan(model: Path, config: ServingConfig, store: Path, examples: Examples | 
 
 @contextmanager
 def _staging(scratch: Path) -> Iterator[Path]:
-    """Give a folder to build from: in `scratch`, unless a name above it begins with a dot, which BentoML refuses."""
+    """Create a build folder: in `scratch`, unless a parent folder is hidden, because BentoML refuses hidden folders."""
     hidden = any(part.startswith(".") for part in scratch.resolve().parts)
     with tempfile.TemporaryDirectory(prefix="convoy-", dir=None if hidden else scratch) as folder:
         yield Path(folder)
 
 
 def read_packing(bento: Bento) -> Packing:
-    """Read how the model of a Bento is run."""
+    """Read how a Bento runs its model."""
     return Packing.model_validate_json((bento.path / "src" / PACKING_FILE).read_text(encoding="utf-8"))
 
 
 def _check_model(model: Path, target: str) -> "tuple[ModelManifest, Runtime]":
-    # Here and not above: listing Bentos must be quick, and has no use for numpy.
+    # Imported here, so that listing Bentos does not load numpy.
     from models.exported.predictor import read_model_manifest
 
     manifest = read_model_manifest(model)
@@ -176,7 +176,7 @@ def _check_model(model: Path, target: str) -> "tuple[ModelManifest, Runtime]":
 
 
 def _files(model: Path, runtime: Runtime) -> dict[str, Path]:
-    """Find what goes into the Bento: the name that it has there, and where it is now."""
+    """Return the current path of each file of the Bento, by the file's name in the Bento."""
     from models.exported.predictor import MANIFEST_FILE
 
     modules = (*ENTRIES, runtime.predictor.partition(":")[0])
@@ -187,7 +187,7 @@ def _files(model: Path, runtime: Runtime) -> dict[str, Path]:
 
 
 def _describe(manifest: "ModelManifest", target: str, runtime: Runtime, files: list[str]) -> dict[str, Any]:
-    """Make the content of bentofile.yaml."""
+    """Return the content of bentofile.yaml."""
     labels = {
         "target": target,
         "precision": runtime.precision,
@@ -203,14 +203,14 @@ def _describe(manifest: "ModelManifest", target: str, runtime: Runtime, files: l
         "description": f"{manifest.name} v{manifest.version} ({manifest.network}) for {target}, packed by Convoy",
         "labels": {key: value for key, value in labels.items() if value is not None},
         "include": files,
-        # Locking asks a package index, and writes its address into the Bento; what is installed here is locked already.
+        # Locking writes the address of a package index into the Bento. `requirements` pins the versions already.
         "python": {"packages": requirements(TARGETS[target]), "lock_packages": False},
         "docker": {"python_version": f"{sys.version_info.major}.{sys.version_info.minor}"},
     }
 
 
 def _hash(files: dict[str, Path], runtime: Runtime, written: dict[str, str], build_file: dict[str, Any]) -> str:
-    # The hash of the model itself is in its manifest, and was compared a moment ago.
+    # The manifest holds the hash of the model file. `_check_model` has compared that hash.
     contents = {
         name: code.meaning(origin) if origin.suffix == ".py" else file_sha256(origin)
         for name, origin in files.items()
@@ -220,12 +220,12 @@ def _hash(files: dict[str, Path], runtime: Runtime, written: dict[str, str], bui
 
 
 def _slug(text: str) -> str:
-    """Turn `text` into what BentoML takes as a name or as the start of a version."""
+    """Turn `text` into a valid name, or a valid start of a version, for BentoML."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or "model"
 
 
 def _run_build(staging: Path, home: Path, version: str) -> None:
-    """Build in a process of its own: BentoML changes the folder, module path and logging of the one it runs in."""
+    """Build in a subprocess, because BentoML changes the working directory, module path and logging of its process."""
     home.mkdir()
     environment = os.environ | {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "true"}
     command = [sys.executable, "-m", "bentoml", "build", "--version", version, "--output", "tag", str(staging)]
@@ -239,7 +239,7 @@ def _run_build(staging: Path, home: Path, version: str) -> None:
 
 
 def _move(built: Path, path: Path) -> Bento:
-    """Put a finished Bento into the store in one step, in place of a damaged one."""
+    """Move a finished Bento into the store in one step. The Bento replaces a damaged one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if Bento.read(path) is None:
         shutil.rmtree(path, ignore_errors=True)

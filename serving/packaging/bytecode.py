@@ -1,6 +1,6 @@
-"""While an image is built: start its endpoint once, as a container will, and keep the bytecode of what it imports.
+"""Build step of an image: start the endpoint once, and keep the bytecode of all imported modules.
 
-An endpoint that does not become ready, or does not answer, makes no image. Runs inside, with the standard library only.
+The build fails if the endpoint does not become ready or does not answer. Uses the standard library only.
 """
 
 import base64
@@ -17,12 +17,12 @@ from pathlib import Path
 
 PORT = 3000
 READY_SECONDS = 300
-"""Another processor's image is built in emulation."""
+"""Long, because an image for another processor is built in emulation."""
 MANIFEST = Path("model/manifest.json")
 
 
 def main() -> None:
-    """Rehearse in the current folder, the Bento's `src`."""
+    """Run the endpoint once. The current folder is the Bento's `src`."""
     bytecode = Path(os.environ["PYTHONPYCACHEPREFIX"])
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     endpoint = subprocess.Popen([sys.executable, "-m", "serving.endpoint.server", "--port", str(PORT)], env=environment)
@@ -36,7 +36,7 @@ def main() -> None:
     finally:
         endpoint.terminate()
         status = endpoint.wait(30)
-    # Uvicorn ends in order, and then by the signal that it was sent.
+    # Uvicorn shuts down, and then raises the signal that it received.
     if status not in (0, -signal.SIGTERM):
         sys.exit(f"the endpoint ended with status {status}")
     print(f"rehearsed; bytecode of {_freeze(bytecode)} modules kept")
@@ -62,10 +62,10 @@ def _ask(path: str, body: bytes | None = None) -> None:
 
 
 def _freeze(bytecode: Path) -> int:
-    """Write the bytecode anew with the hash of its source in place of the time, which copying may change.
+    """Recompile with the hash of each source instead of its modification time, which copying may change.
 
-    Python compares the hash at each import: a source that was altered later is what runs. Bytecode is named after its
-    source: /opt/bytecode/usr/lib/a.cpython-311.pyc after /usr/lib/a.py.
+    Python compares the hash at each import, so a later change of a source takes effect. Bytecode lies under the path of
+    its source: /opt/bytecode/usr/lib/a.cpython-311.pyc belongs to /usr/lib/a.py.
     """
     files = sorted(bytecode.rglob("*.pyc"))
     for file in files:

@@ -1,4 +1,4 @@
-"""Test images that an endpoint's page offers to click, where their owner allows it."""
+"""Test images that visitors of an endpoint's page can try, if the owner allows that."""
 
 import base64
 import io
@@ -13,13 +13,13 @@ from data.manifest import read_data_manifest
 from serving.endpoint.answers import Example, Examples
 
 MAX_SIDE = 256
-"""Larger images are shrunk to so many pixels a side."""
+"""Longest side, in pixels. Larger images are shrunk."""
 
 
 def choose_examples(prepared: Path, count: int) -> Examples:
-    """Take `count` test images from the folder `prepared`, of as many classes as possible, in their order.
+    """Choose `count` test images from the folder `prepared`, of as many classes as possible, ordered by class.
 
-    The choice does not depend on what a model answers. The same data gives the same images.
+    The choice depends only on the data, not on a model.
 
     Raises:
         UserError: there are no prepared images, or they are damaged.

@@ -1,5 +1,5 @@
-# The image of a packed model, for every target: `convoy package --containerize` gives the arguments and the contexts.
-# What is copied last changes most often: two versions of a model share all layers but their own.
+# Image of a packaged model, for every target. `convoy package --containerize` passes the arguments and the contexts.
+# Files that change often are copied last, so that two versions of a model share the other layers.
 ARG BASE
 
 FROM $BASE AS packages
@@ -10,8 +10,8 @@ COPY requirements.lock ./
 RUN sed -n '/^uv==/,/# via/p' requirements.lock \
     | pip install --quiet --no-cache-dir --require-hashes --no-deps -r /dev/stdin
 COPY --from=bento env/python/requirements.txt ./
-# BentoML has packed what is served, and serves none of it: it and all that it needs stay outside.
-# The secret is there where the machine has an index of its own; a build argument would stay in the image's history.
+# The image serves without BentoML, so BentoML and its dependencies are not installed.
+# The secret names the machine's own package index, if any. A build argument would stay in the image's history.
 RUN --mount=type=secret,id=index \
     if [ -s /run/secrets/index ]; then UV_DEFAULT_INDEX=$(cat /run/secrets/index); export UV_DEFAULT_INDEX; fi; \
     python -m venv --without-pip /opt/convoy \
@@ -21,7 +21,7 @@ RUN --mount=type=secret,id=index \
 COPY slim.py ./
 RUN python slim.py /opt/convoy
 
-# What every image begins with: the base without the means to install anything.
+# The base image without package installers.
 FROM $BASE AS bare
 RUN echo 'convoy:x:1034:1034::/tmp:/usr/sbin/nologin' >> /etc/passwd \
     && echo 'convoy:x:1034:' >> /etc/group \
@@ -29,7 +29,7 @@ RUN echo 'convoy:x:1034:1034::/tmp:/usr/sbin/nologin' >> /etc/passwd \
         /usr/local/bin/pip* /usr/local/bin/wheel /usr/local/bin/idle* /usr/local/include
 COPY --from=packages /opt/convoy /opt/convoy
 WORKDIR /app
-# MALLOC of serving/packaging/local_endpoint.py says why.
+# MALLOC in serving/packaging/local_endpoint.py gives the reasons.
 ENV PATH=/opt/convoy/bin:$PATH \
     GLIBC_TUNABLES=glibc.malloc.arena_max=1:glibc.malloc.hugetlb=1 \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -44,7 +44,7 @@ RUN python /build/bytecode.py
 ARG TITLE
 RUN python /build/sbom.py "$TITLE" > /build/sbom.cdx.json
 
-# `--target sbom --output` takes the list out of the build.
+# `--target sbom --output` exports the bill of materials.
 FROM scratch AS sbom
 COPY --from=rehearsal /build/sbom.cdx.json /
 

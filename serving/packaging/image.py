@@ -15,54 +15,54 @@ from serving.targets import TARGETS
 FOLDER = Path(__file__).parent
 DOCKERFILE = FOLDER / "image.Dockerfile"
 LOCK = FOLDER / "requirements.lock"
-"""A link to the clone's own; in a wheel it is a copy."""
+"""Link to the clone's lock; a wheel holds a copy."""
 SCRIPTS = ("packaging/slim.py", "packaging/bytecode.py", "packaging/sbom.py", "endpoint/healthcheck.py")
 SBOM_FILE = "sbom.cdx.json"
-"""What is in the image, written beside the Bento."""
+"""The image's bill of materials, written beside the Bento."""
 SBOM_PATH = f"/opt/convoy/{SBOM_FILE}"
-"""The same inside the image."""
+"""Path of the bill of materials inside the image."""
 INDEXES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")
-"""Environment variables that name this machine's own package index; the first that is set counts."""
+"""Environment variables that name a package index. The first one that is set counts."""
 
 _log = logging.getLogger("convoy")
 
 
 class Image(BaseModel):
-    """A container image of a Bento, in the engine's store."""
+    """Container image of a Bento, in the Docker engine."""
 
     model_config = ConfigDict(frozen=True)
 
     tag: str
     id: str
     size_bytes: int
-    """uncompressed, with its base"""
+    """uncompressed, with the base image"""
 
 
 def image_tag(bento: Bento) -> str:
-    """Name the image of a Bento: its own name and version, under `convoy/`."""
+    """Return the tag of a Bento's image: `convoy/` and the Bento's tag."""
     return f"convoy/{bento.tag}"
 
 
 def find_image(tag: str) -> Image | None:
-    """Look for an image in the engine's store."""
+    """Return an image of the Docker engine, or None if it does not exist."""
     found = docker("image", "ls", "--quiet", "--no-trunc", tag)
     return inspect_image(tag) if found else None
 
 
 def inspect_image(tag: str) -> Image:
-    """Describe an image of the engine's store."""
+    """Read an image of the Docker engine."""
     image_id, size = docker("image", "inspect", "--format", "{{.Id}} {{.Size}}", tag).split()
     return Image(tag=tag, id=image_id, size_bytes=int(size))
 
 
 def build_image(bento: Bento, platform: str | None = None) -> Image:
-    """Build the container image of a Bento, for `platform` or that of the engine; what has not changed is not built.
+    """Build the container image of a Bento for `platform`, by default the Docker engine's. Unchanged layers are reused.
 
-    Its list of contents is written beside the Bento.
+    The bill of materials is written beside the Bento.
 
     Raises:
         UserError: the target does not run on that platform, Docker does not answer, or the build failed: a package
-            cannot be had, or the endpoint did not answer inside.
+            is not available, or the endpoint did not answer in the image.
 
     """
     supported = TARGETS[bento.target].platforms
@@ -82,7 +82,7 @@ def build_image(bento: Bento, platform: str | None = None) -> Image:
 
 
 def labels(bento: Bento) -> dict[str, str]:
-    """Say where the image comes from."""
+    """Return the labels that tell the lineage of the image."""
     base = "org.opencontainers.image"
     known = {
         f"{base}.title": f"{bento.model_name} v{bento.model_version} for {bento.target}",

@@ -23,38 +23,38 @@ from serving.endpoint.auth import ALLOW_ANONYMOUS, TOKENS, TOKENS_FILE, read_tok
 from serving.packaging.bento import BENTO_FILE, Bento
 
 READY_SECONDS = 120
-"""A large model on a busy machine takes half a minute."""
+"""A large model takes half a minute on a busy machine."""
 STOP_SECONDS = 15
-"""Requests in flight have this long to be answered."""
+"""Time limit for requests in flight when the endpoint stops."""
 REQUEST_SECONDS = 60
 LOG_LINES = 20
 MALLOC = {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1:glibc.malloc.hugetlb=1"}
-"""Environment of an endpoint, which has to be there when it starts: one arena, as several keep 10 MB more and take as
-much of the processor; large pages where the system grants them, as a prediction by AlexNet reads 234 MB of weights."""
+"""Environment that glibc reads when an endpoint starts. One arena: several arenas keep 10 MB more and save no CPU time.
+Huge pages, where the system grants them: a prediction by AlexNet reads 234 MB of weights."""
 RAW = {"Content-Type": "application/octet-stream"}
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
-"""Listening on every address, an endpoint is reached on this one."""
+"""An endpoint that listens on every address is reached on this one."""
 
 logger = logging.getLogger("convoy")
 
 
 class Endpoint:
-    """A Bento served by its own `serving.endpoint.server`, ready inside the `with` block and gone after it.
+    """Process that serves a Bento with the Bento's own `serving.endpoint.server`, for the length of a `with` block.
 
     Attributes:
-        address: the numeric address that it listens on.
-        url: where it answers, such as http://127.0.0.1:3000.
+        address: numeric address on which the endpoint listens.
+        url: address for clients, such as http://127.0.0.1:3000.
 
     """
 
     def __init__(self, bento: Bento, *, host: str = "127.0.0.1", port: int = 0, is_public: bool = False) -> None:
-        """Prepare to serve `bento`; port 0 means any free one.
+        """Prepare to serve `bento`. Port 0 means any free port.
 
-        A public endpoint asks for the tokens that the environment names, and passes its errors on to stderr; any other
-        is for the caller alone.
+        A public endpoint asks for the tokens that the environment names, and copies its log to stderr. A private
+        endpoint serves only its caller.
 
         Raises:
-            UserError: the Bento is gone, the host is unknown, or the port is in use or may not be used.
+            UserError: the Bento is gone, the host is unknown, or the port is in use or not permitted.
 
         """
         if not (bento.path / BENTO_FILE).is_file():
@@ -70,11 +70,12 @@ class Endpoint:
         """Start the process and wait until the model has passed its test.
 
         Raises:
-            UserError: the endpoint died, refused its model, or was not ready in `READY_SECONDS`; ends with its log.
+            UserError: the endpoint exited, refused its model, or was not ready in `READY_SECONDS`. The message ends
+                with the log.
 
         """
         with contextlib.ExitStack() as stack:
-            # Served from its folder, a Bento needs no store; a home of its own keeps its metrics from those of others.
+            # The Bento is served from its folder, without a store. Its own home separates its metrics.
             home = stack.enter_context(tempfile.TemporaryDirectory(prefix="convoy-serve-"))
             self._process = self._start(home)
             self._follower = threading.Thread(target=self._follow, daemon=True)
@@ -87,14 +88,14 @@ class Endpoint:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop the process: requests in flight have `STOP_SECONDS` to be answered."""
+        """Stop the process. Requests in flight have `STOP_SECONDS` to finish."""
         self._stack.close()
 
     def classify(self, image: bytes) -> dict[str, Any]:
-        """Give the endpoint's answer to the bytes of an image file.
+        """Post the bytes of an image file, and return the answer.
 
         Raises:
-            UserError: it refused the image, or cannot be reached; with its reason.
+            UserError: the endpoint refused the image, or cannot be reached. The message gives the reason.
 
         """
         try:
@@ -107,16 +108,16 @@ class Endpoint:
         return answer
 
     def wait(self) -> int:
-        """Wait until the endpoint ends by itself; give its exit status."""
+        """Wait until the endpoint exits by itself, and return its exit status."""
         return self._process.wait()
 
     def _start(self, home: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "serving.endpoint.server", "--host", self.address, "--port", str(self._port)]
-        # The Bento stays as it was built: no __pycache__ in it.
+        # Keep __pycache__ out of the Bento.
         environment = {"BENTOML_HOME": home, "PYTHONDONTWRITEBYTECODE": "1"}
         return subprocess.Popen(
             command,
-            # Python looks here first: what is run is the Bento's code, not that of this folder.
+            # `python -m` imports from the working directory first: the Bento's code, not the installed code.
             cwd=self._bento.path / "src",
             env=MALLOC | os.environ | environment | self._protection(),
             stdin=subprocess.DEVNULL,
@@ -124,16 +125,16 @@ class Endpoint:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            # Ctrl-C in the terminal is for the command, which then stops its endpoint in order.
+            # Ctrl-C must reach only the command, which then stops the endpoint.
             start_new_session=True,
         )
 
     def _protection(self) -> dict[str, str]:
-        # Whether it may be open to other machines was decided before it is started.
+        # `require_protection` in `serve` has decided already whether other machines may reach the endpoint.
         allowed = {ALLOW_ANONYMOUS: "true"}
         if not self._is_public:
             return {TOKENS: "", TOKENS_FILE: "", **allowed}
-        # The endpoint runs in the Bento's folder, where a relative path would lead elsewhere.
+        # The endpoint runs in the Bento's folder, so a relative path would be wrong.
         file = {TOKENS_FILE: str(Path(name).absolute())} if (name := os.environ.get(TOKENS_FILE)) else {}
         return file | allowed
 
@@ -159,7 +160,7 @@ class Endpoint:
         raise self._failed(f"was not ready after {READY_SECONDS} seconds")
 
     def _failed(self, what: str) -> UserError:
-        self._follower.join(0.5)  # its last lines may still be on their way
+        self._follower.join(0.5)  # let the last lines of the log arrive
         log = "\n".join(self._log) or "it logged nothing"
         return UserError(f"the endpoint of {self._bento.tag} {what}:\n{log}", exit_code=1)
 
@@ -183,10 +184,10 @@ class Endpoint:
 
 
 def serve(bento: Bento, config: ServingConfig) -> int:
-    """Serve a Bento on `config.host` and `config.port` until Ctrl-C or SIGTERM, and then give exit status 0.
+    """Serve a Bento on `config.host` and `config.port` until Ctrl-C or SIGTERM, then return exit status 0.
 
     Raises:
-        UserError: it would be open to other machines without a token, cannot start, or ended by itself.
+        UserError: other machines could reach the endpoint without a token, or it cannot start, or it exited by itself.
 
     """
     endpoint = Endpoint(bento, host=config.host, port=config.port, is_public=True)
@@ -203,7 +204,7 @@ def serve(bento: Bento, config: ServingConfig) -> int:
 
 @contextlib.contextmanager
 def _signals_as_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal end the block as Ctrl-C does, so that nothing is left running."""
+    """Treat SIGTERM and SIGHUP (a closed terminal) as Ctrl-C, so that no process is left running."""
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -218,11 +219,11 @@ def _signals_as_ctrl_c() -> Iterator[None]:
 
 
 def _claim(host: str, port: int) -> tuple[str, int]:
-    """Give the numeric address of `host`, and `port` or a free one in place of 0, where one can listen there."""
+    """Resolve `host` to a numeric address, and port 0 to a free port. Check that the port can be bound."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as listener:
-            # As the server itself will do: connections that were closed a moment ago do not count as use.
+            # As in the server: connections in TIME_WAIT do not occupy the port.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
             found: tuple[str, int] = listener.getsockname()[:2]

@@ -1,7 +1,7 @@
-"""While an image is built: list what is in it, as CycloneDX 1.6 does. Runs inside, with the standard library only.
+"""Build step of an image: write its bill of materials in CycloneDX 1.6. Uses the standard library only.
 
-Compiled packages bring libraries of their own. What a package reports of them counts first, then the lists that wheels
-carry (PEP 770), then the names of the files in `NAME.libs`.
+Compiled packages bundle other libraries. Sources, in order of precedence: the package's own report, the lists in the
+wheel (PEP 770), the file names in `NAME.libs`.
 """
 
 import ctypes
@@ -33,7 +33,7 @@ PILLOW = {
     "webp": "libwebp",
     "zlib_ng": "zlib-ng",
 }
-"""Names of PIL.features, and the projects."""
+"""Project of each feature in PIL.features."""
 PROJECTS = {
     "libavif": "libavif",
     "libfreetype": "freetype",
@@ -48,23 +48,23 @@ PROJECTS = {
     "libwebpdemux": "libwebp",
     "libwebpmux": "libwebp",
 }
-"""Names of files, and of the projects that packages report."""
+"""Project of each library file, under the name that packages report."""
 VERSION_FUNCTIONS = {
     "liblzma": "lzma_version_string",
     "libpng16": "png_get_libpng_ver",
     "libzstd": "ZSTD_versionString",
 }
-"""Functions that give the version as text."""
+"""Function of each library that returns the version as text."""
 
 
 def main() -> None:
-    """Print the list of the image that is named; the current folder is the Bento's `src`."""
+    """Print the bill of materials of the image in argv[1]. The current folder is the Bento's `src`."""
     title, _, version = sys.argv[1].partition(":")
     print(json.dumps(describe(title, version), indent=1))
 
 
 def describe(title: str, version: str) -> dict[str, Any]:
-    """Make the document: the model, Python and its packages, Debian's packages."""
+    """Return the document: the model, Python and its packages, Debian's packages."""
     image = _component("container", "image", title, version, f"pkg:docker/{title}@{version}")
     packages = sorted(distributions(), key=lambda one: _normal(one.name))
     bundled = {_ref(package): list(_bundled(package)) for package in packages}
@@ -72,7 +72,7 @@ def describe(title: str, version: str) -> dict[str, Any]:
     return {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
-        # The same contents have the same list: no time, no chance.
+        # Derived from the contents, so that the same contents give the same document.
         "serialNumber": uuid.uuid5(uuid.NAMESPACE_URL, json.dumps([title, version, components])).urn,
         "version": 1,
         "metadata": {"component": image},
@@ -125,7 +125,7 @@ def _python() -> dict[str, Any]:
 
 
 def _ref(package: Distribution) -> str:
-    """Give the package URL of a package."""
+    """Return the package URL."""
     return f"pkg:pypi/{_normal(package.name)}@{package.version}"
 
 
@@ -135,10 +135,10 @@ def _package(package: Distribution) -> dict[str, Any]:
 
 
 def _bundled(package: Distribution) -> Iterator[dict[str, Any]]:
-    """List the libraries that a package has compiled in, or brings as files."""
+    """List the libraries that a package links statically, or brings as files."""
     report = REPORTS.get(_normal(package.name))
     found = {one: _generic(*one) for one in report(package)} if report else {}
-    # What a wheel's author lists may be more than the wheel holds; what auditwheel lists are its files.
+    # A list by the wheel's author may name more than the wheel holds. auditwheel lists actual files.
     found |= {(one["name"], one["version"]): one["purl"] for one in _carried(package, "auditwheel" if found else "")}
     known = {library.lower().removeprefix("lib") for library, _ in found}
     for (library, version), purl in sorted(found.items()):
@@ -150,7 +150,7 @@ def _bundled(package: Distribution) -> Iterator[dict[str, Any]]:
 
 def _file(package: Distribution, library: str, path: Path) -> dict[str, Any]:
     version = _own_version(library, path)
-    # The number of the interface, which is not that of the release with every library.
+    # The version of the binary interface, which may differ from the release.
     shown = version or path.name.partition(".so")[2].strip(".") or "unknown"
     component = _component("library", f"{_ref(package)}#{path.name}", library, shown, _generic(library, shown))
     properties = [{"name": "convoy:file", "value": path.name}]
@@ -176,14 +176,14 @@ def _numpy(_package: Distribution) -> Iterator[tuple[str, str]]:
 
 
 def _simplejpeg(package: Distribution) -> Iterator[tuple[str, str]]:
-    # It has no function for this; libjpeg-turbo's own message names its version.
+    # simplejpeg has no version function. A message of libjpeg-turbo in the binary names its version.
     (module,) = Path(str(package.locate_file("simplejpeg"))).glob("_jpeg*.so")
     if found := re.search(rb"libjpeg-turbo version ([\d.]+)", module.read_bytes()):
         yield "libjpeg-turbo", found[1].decode()
 
 
 def _uvloop(_package: Distribution) -> Iterator[tuple[str, str]]:
-    # One byte for each part.
+    # One byte each for major, minor and patch.
     number = importlib.import_module("uvloop.loop").libuv_get_version()
     yield "libuv", f"{number >> 16}.{number >> 8 & 255}.{number & 255}"
 
@@ -197,7 +197,7 @@ REPORTS: Mapping[str, Callable[[Distribution], Iterable[tuple[str, str]]]] = {
 
 
 def _carried(package: Distribution, prefix: str) -> Iterator[dict[str, Any]]:
-    """Read the lists in CycloneDX that a wheel carries under names with this prefix, less the package itself."""
+    """Read the components of a wheel's CycloneDX files whose names start with `prefix`, without Python packages."""
     for file in package.files or []:
         if file.parent.name == "sboms" and file.name.startswith(prefix) and file.suffix == ".json":
             for component in json.loads(file.read_text(encoding="utf-8")).get("components", []):
@@ -207,7 +207,7 @@ def _carried(package: Distribution, prefix: str) -> Iterator[dict[str, Any]]:
 
 
 def _files(package: Distribution) -> Iterator[tuple[str, Path]]:
-    """Name the files that auditwheel has put beside a package, such as libpng16-1d1ba958.so.16.58.0."""
+    """List the library files that auditwheel put beside a package, such as libpng16-1d1ba958.so.16.58.0."""
     folder = Path(str(package.locate_file(f"{re.sub(r'[-.]', '_', package.name)}.libs")))
     for path in sorted(folder.glob("*.so*")):
         yield re.sub("([-.][0-9a-f]{8})+$", "", path.name.partition(".so")[0]), path
@@ -226,7 +226,7 @@ def _licenses(package: Distribution) -> list[dict[str, Any]]:
         return [{"expression": expression}]
     classifiers = package.metadata.get_all("Classifier", [])
     classified = [line.rpartition(" :: ")[2] for line in classifiers if "License ::" in line]
-    # Some put the whole text there.
+    # Some packages put the whole license text there.
     named = [text for text in package.metadata.get_all("License", []) if len(text) < 64 and "\n" not in text]
     return [{"license": {"name": name}} for name in classified or named]
 
@@ -236,7 +236,7 @@ def _dependencies(
 ) -> Iterator[dict[str, Any]]:
     refs = {_normal(package.name): _ref(package) for package in packages}
     for package in packages:
-        # What is only for an extra or for another system is not here, or is here for somebody else.
+        # Markers are ignored: a requirement of an extra or of another system counts if it is installed.
         asked = {_normal(re.split(r"[^\w.-]", line, maxsplit=1)[0]) for line in package.requires or []}
         found = sorted(refs[name] for name in asked & refs.keys())
         libraries = [component["bom-ref"] for component in bundled[_ref(package)]]

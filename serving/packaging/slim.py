@@ -1,6 +1,6 @@
-"""While an image is built: take out of its packages what no endpoint uses. Runs inside, with the standard library only.
+"""Build step of an image: delete files of packages that no endpoint uses. Uses the standard library only.
 
-What a package's own code may ask for stays, and so does everything in `numpy.libs` and `pillow.libs`.
+Files that a package's own code may load stay, and so does everything in `numpy.libs` and `pillow.libs`.
 """
 
 import shutil
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 UNUSED = (
-    # Tests, and what other packages are compiled with.
+    # Tests, and files for compiling other packages.
     "**/tests",
     "**/*.a",
     "**/*.c",
@@ -20,30 +20,30 @@ UNUSED = (
     "numpy/distutils",
     "numpy/f2py",
     "numpy/typing/tests",
-    # The library for programs in C; Python's module holds it a second time.
+    # The library for C programs. Python's module holds a second copy.
     "onnxruntime/capi/libonnxruntime.so*",
-    # What makes models.
+    # Tools that make models.
     "onnxruntime/quantization",
     "onnxruntime/tools",
     "onnxruntime/transformers",
-    # What uv leaves.
+    # Left by uv.
     "../../../.lock",
 )
 """Patterns in site-packages."""
 
 UNSTRIPPED = ("httptools", "uvloop")
-"""Packages whose compiled modules hold what debuggers want, up to nine tenths of them. A module that leans on a
-`*.libs` folder must stay as it is: its loading depends on where things are in the file."""
+"""Packages whose compiled modules contain debug symbols, up to nine tenths of their size. A module that needs a
+`*.libs` folder cannot be stripped: loading depends on offsets in the file."""
 
 
 def main() -> None:
-    """Slim the environment in the folder that is named."""
+    """Slim the virtual environment in the folder argv[1]."""
     (packages,) = Path(sys.argv[1]).glob("lib/python3*/site-packages")
     saved = 0
     for pattern in UNUSED:
         for path in sorted(packages.glob(pattern)):
             if not path.exists():
-                continue  # it was in a folder that is gone
+                continue  # its folder has been deleted
             saved += _size(path)
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for package in UNSTRIPPED:

@@ -1,4 +1,4 @@
-"""What is decided about a model when it is packed for a target: how it computes, and how many images together."""
+"""Decisions when a model is packaged for a target: runtime, batch size and number of cores."""
 
 import logging
 import time
@@ -22,43 +22,43 @@ PACKING_FILE = "packing.json"
 EXAMPLES_FILE = "examples.json"
 ROUNDS = 10
 SECONDS = 5
-"""The rounds stop after so long, of which two are enough for a large network."""
+"""Time limit of all rounds. At least two rounds are measured, which is enough for a large network."""
 MIN_GAIN = 1.15
-"""Batches that give less than this over single images are not worth the waiting."""
+"""Below this speed-up over single images, batches are not worth the wait."""
 MIN_SOONER_MS = 1.0
-"""Cores that predict one image less than so much sooner together do more apart: decoding alone takes longer."""
+"""Below this speed-up, run one prediction per core instead of one prediction on all cores. Decoding takes longer."""
 NEARLY_BEST = 0.95
-"""The smallest batch that is this close to the best is as good, and answers sooner."""
+"""The smallest batch with this share of the best throughput is chosen, because it answers sooner."""
 APART = 0
-"""In the place of a size: single images, on each core one after another, measured in turn with the batches."""
+"""Key among the batch sizes: single images, one prediction per core."""
 ENDPOINT_MB = 130
-"""What an endpoint takes besides its model."""
+"""Memory of an endpoint without its model."""
 
 _log = logging.getLogger("convoy")
 
 
 class Packing(BaseModel):
-    """How a packed model is run."""
+    """How a packaged model is run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     precision: str
     max_batch: int
     num_cores: int
-    """that one prediction computes on; 0: all there are"""
+    """cores of one prediction; 0: all cores"""
     lone_ms: dict[int, float]
-    """of predicting an image while nothing else is done, by these cores; empty where it was not timed"""
+    """milliseconds of one image on an idle machine, by number of cores; empty if not measured"""
     images_per_second: dict[int, float]
-    """by the size of a batch that all cores compute together; empty where it was not timed"""
+    """throughput of batches on all cores, by batch size; empty if not measured"""
     apart_per_second: float | None
-    """images, where each core computes one after another; None where it was not timed"""
+    """throughput of single images, one prediction per core; None if not measured"""
 
 
 def choose_runtime(manifest: "ModelManifest", target: Target, name: str) -> Runtime:
-    """Choose how the model is computed: the target's first way that the model has a file for.
+    """Choose the target's first runtime for which the model has a file.
 
     Raises:
-        UserError: there is none.
+        UserError: the model has no file for any runtime of the target.
 
     """
     best, model = target.runtimes[0], f"{manifest.name} v{manifest.version}"
@@ -75,7 +75,7 @@ def check_memory(model: Path, runtime: Runtime, target: Target, name: str) -> No
     """Refuse a model that the target's memory cannot hold.
 
     Raises:
-        UserError: it is too large.
+        UserError: the model is too large.
 
     """
     needed = ENDPOINT_MB + (model / runtime.model_file).stat().st_size / 1_000_000
@@ -87,7 +87,7 @@ def check_memory(model: Path, runtime: Runtime, target: Target, name: str) -> No
 
 
 def measure_packing(model: Path, runtime: Runtime, target: Target) -> Packing:
-    """Time the model in the folder `model` as `target` would run it; choose cores and size of a batch."""
+    """Time the model in the folder `model` as `target` would run it. Choose the cores and the batch size."""
     if len(target.batch_sizes) == 1:
         (max_batch,) = target.batch_sizes
         return Packing(
@@ -98,7 +98,7 @@ def measure_packing(model: Path, runtime: Runtime, target: Target) -> Packing:
     lone = _measure_lone(predictors)
     rates, apart = _measure_rates(predictors[target.num_cores], predictors[1], target)
     max_batch = choose_max_batch(rates, apart)
-    # Batches take their cores from decoding, and are to be done soon: on one core each, they kept both from it.
+    # A batch runs on all cores and ends soon. Two batches on one core each would keep both cores from decoding.
     num_cores = choose_num_cores(lone, MIN_SOONER_MS if max_batch == 1 else 0)
     return Packing(
         precision=runtime.precision, max_batch=max_batch, num_cores=num_cores,
@@ -107,21 +107,21 @@ def measure_packing(model: Path, runtime: Runtime, target: Target) -> Packing:
 
 
 def choose_num_cores(lone_ms: dict[int, float], min_sooner_ms: float) -> int:
-    """Choose the cores that a prediction computes on, by the milliseconds that one alone takes on so many.
+    """Choose the number of cores of a prediction, from the milliseconds of one prediction by number of cores.
 
-    As few as possible, unless more answer sooner by more than `min_sooner_ms`: what several cores do together takes
-    them more time in all than what each does by itself.
+    More cores must save more than `min_sooner_ms`, because one prediction on several cores takes more CPU time than one
+    prediction per core.
     """
     best = min(lone_ms.values())
     return min(cores for cores, needed in lone_ms.items() if needed <= best + min_sooner_ms)
 
 
 def choose_max_batch(rates: dict[int, float], apart: float) -> int:
-    """Choose the largest number of images to predict together.
+    """Choose the maximum batch size.
 
     Args:
-        rates: images a second in batches of each size, 1 among them, which all cores compute together.
-        apart: images a second where each core computes single ones.
+        rates: images per second by batch size, 1 among them. Each batch runs on all cores.
+        apart: images per second of single images, one prediction per core.
 
     """
     best = max(rates.values())
@@ -131,13 +131,13 @@ def choose_max_batch(rates: dict[int, float], apart: float) -> int:
 
 
 def _measure_lone(predictors: dict[int, Any]) -> dict[int, float]:
-    """Milliseconds of one image by itself, on each number of cores."""
+    """Milliseconds of one image, by number of cores."""
     work = {cores: partial(predict, _images(predict, 1)) for cores, predict in predictors.items()}
     return {cores: 1e3 * seconds for cores, seconds in _medians(work).items()}
 
 
 def _measure_rates(together: Any, alone: Any, target: Target) -> tuple[dict[int, float], float]:
-    """Images a second in batches of each size, `together` on all cores; and one by one, `alone` on each core."""
+    """Images per second: by batch size, `together` on all cores; and of single images, `alone` on each core."""
     images, cores = _images(together, max(target.batch_sizes)), target.streams(1)
 
     def predict_all(predict: Any, size: int) -> None:
@@ -159,7 +159,7 @@ def _images(predict: Any, number: int) -> Any:
 
 
 def _medians(work: Mapping[int, Callable[[], object]]) -> dict[int, float]:
-    """Seconds that each piece of work takes; they take turns, and the first round warms up."""
+    """Median seconds of each piece of work. The pieces take turns, and the first round warms up."""
     seconds: dict[int, list[float]] = {key: [] for key in work}
     end = time.perf_counter() + SECONDS
     for number in range(ROUNDS + 1):

@@ -16,18 +16,18 @@ EVIDENCE_FILE = "verified.json"
 
 
 def verified_answer(bento: Bento) -> dict[str, Any] | None:
-    """Give the answer that a Bento has been verified by, or None."""
+    """Return the answer that `verify_bento` recorded, or None."""
     path = bento.path / EVIDENCE_FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def verify_bento(bento: Bento, sample: "Sample") -> dict[str, Any]:
-    """Serve a Bento as a user would, post an original image, and hold the answer against the prepared pixels.
+    """Serve a Bento, post an original image, and compare the answer with a prediction on the prepared pixels.
 
-    That the answers agree shows that the endpoint decodes, resizes and crops as the preparation of the data did.
+    Equal answers show that the endpoint decodes, resizes and crops in the same way as data preparation.
 
     Raises:
-        UserError: the endpoint does not start, or answers otherwise.
+        UserError: the endpoint does not start, or its answer differs.
 
     """
     predictor = resolve_name(RUNTIMES[bento.precision].predictor)(bento.path / "src" / MODEL_FOLDER)
