@@ -1,6 +1,6 @@
 #!/bin/sh
-# Write the settings of docker-compose.yml into the file named, and its secrets into the folder .secrets beside it.
-# What is there stays. Secrets that an older version wrote into the settings move into the folder.
+# Write the settings of docker-compose.yml into file $1, and the secrets into the folder .secrets beside it.
+# Existing settings and secrets stay. Secrets that an older version wrote into the settings move into the folder.
 set -eu
 file=$1
 folder=$(dirname "$file")/.secrets
@@ -9,10 +9,11 @@ umask 077
 # 256 random bits.
 random() { od -An -N32 -tx1 /dev/urandom | tr -d ' \n'; }
 sha256() { if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi | cut -d ' ' -f 1; }
-# The value of a variable of the settings; the last line counts, as it does for compose.
+# The value of a variable in the settings. As for compose, the last line counts.
 setting() { if [ -e "$file" ]; then sed -n "s/^$1=//p" "$file" | tail -n 1 | sed "s/^\\(['\"]\\)\\(.*\\)\\1\$/\\2/"; fi; }
 
-# keep NAME VALUE: make a secret. The containers' users read the file; on this machine the folder is closed to others.
+# keep NAME VALUE: write a secret unless it exists. All users of the containers may read the file. On this machine, only
+# the owner may open the folder.
 made=
 keep() {
     if [ ! -e "$folder/$1" ]; then
@@ -22,7 +23,7 @@ keep() {
         made=yes
     fi
 }
-# keep_or_make NAME VARIABLE: a secret that older settings had, or a new one.
+# keep_or_make NAME VARIABLE: write the secret from older settings, or a random secret.
 keep_or_make() {
     old=$(setting "$2")
     keep "$1" "${old:-$(random)}"
@@ -39,13 +40,13 @@ keep_or_make mlflow_session_key MLFLOW_FLASK_SERVER_SECRET_KEY
 keep_or_make prefect_password PREFECT_PASSWORD
 old=$(setting PREFECT_SERVER_API_AUTH_STRING)
 keep prefect_auth "${old:-convoy:$(cat "$folder/prefect_password")}"
-# The token that clients send, and the hashes of all tokens, which is all that the containers get.
+# The token for clients, and the hashes of all tokens. The containers get only the hashes.
 keep_or_make token CONVOY_TOKEN
 old=$(setting CONVOY_TOKENS | tr ',' '\n')
 keep classifiers/tokens "${old:-$(printf %s "$(cat "$folder/token")" | sha256)}"
 
 if [ -e "$file" ]; then
-    # An administrator of MLflow whom `convoy deploy` was told by name stays.
+    # A different MLflow user in the settings stays.
     moved='POSTGRES_PASSWORD|MLFLOW_AUTH_ADMIN_PASSWORD|MLFLOW_FLASK_SERVER_SECRET_KEY|PREFECT_SERVER_API_AUTH_STRING'
     moved="$moved|PREFECT_PASSWORD|CONVOY_TOKEN|CONVOY_TOKENS"
     if [ "$(setting MLFLOW_TRACKING_PASSWORD)" = "$(cat "$folder/mlflow_admin_password")" ]; then
@@ -65,10 +66,10 @@ if [ -e "$file" ]; then
     exit
 fi
 
-# The folder's own name: two stacks on one machine do not take each other's containers and volumes.
+# The project is named after the folder, so that two stacks on one machine do not share containers and volumes.
 name=$(cd "$(dirname "$file")" && basename "$PWD" | tr '[:upper:]' '[:lower:]' | tr -cd 'a-z0-9_-' | sed 's/^[_-]*//')
 
-# Under its own name it is there whole or not at all.
+# The rename makes sure that the file is complete.
 cat >"$file.tmp" <<X
 # Settings of docker-compose.yml, made by \`make env\`.
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Write the digests of the stack's images into the settings file named: `docker compose pull` gets these and no others.
+# Pin the stack's images: write their digests into settings file $1, for `docker compose pull`.
 set -eu
 settings=$1
 [ -e "$settings" ] || { echo "pin: there is no $settings: say \`make env\` first" >&2; exit 2; }
@@ -7,7 +7,7 @@ umask 077
 pins=$(mktemp)
 trap 'rm -f "$pins"' EXIT
 
-# Lines such as `image: ${NGINX_IMAGE:-nginx:1.28}`. The images of classifiers are built here, and have no registry.
+# Lines such as `image: ${NGINX_IMAGE:-nginx:1.28}`. Images of classifiers are built locally, so no registry has them.
 sed -n 's/.*image: *"\{0,1\}${\([A-Z]*_IMAGE\):-\([^}]*\)}.*/\1 \2/p' docker-compose.yml | sort -u >"$pins.names"
 [ -s "$pins.names" ] || { echo "pin: docker-compose.yml names no image" >&2; exit 2; }
 while read -r name image; do

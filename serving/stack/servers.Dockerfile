@@ -1,7 +1,7 @@
-# MLflow's and Prefect's servers: the group `stack` of pyproject.toml, at the versions and hashes of requirements.lock.
+# Image of MLflow's and Prefect's servers: the group `stack` of pyproject.toml, pinned by requirements.lock.
 FROM python:3.11-slim-bookworm
 
-# uv itself stays out of the image.
+# /opt/uv is a tmpfs, so uv does not enter the image.
 RUN --mount=type=cache,target=/root/.cache \
     --mount=type=secret,id=index \
     --mount=type=tmpfs,target=/opt/uv \
@@ -18,7 +18,7 @@ RUN --mount=type=cache,target=/root/.cache \
 COPY --chmod=755 serving/stack/healthy serving/stack/secrets serving/stack/mlflow-server /usr/local/bin/
 COPY --chmod=644 serving/stack/basic_auth.ini /etc/mlflow/
 
-# A named volume takes the owner of the folder that it is laid over.
+# A new volume takes over the owner of the folder on which it is mounted.
 RUN useradd --uid 1034 --no-create-home --home-dir /tmp convoy && install -d -o convoy -g convoy /mlflow
 USER convoy
 ENV HOME=/tmp PYTHONUNBUFFERED=1 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true PREFECT_SERVER_ANALYTICS_ENABLED=false

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Copy what git tracks in a checkout, and its commit, into a new folder: tracked.sh CHECKOUT FOLDER
+# Copy a checkout's tracked files and its last commit into a new folder: tracked.sh CHECKOUT FOLDER
 #
-# Untracked files stay outside, and so do git's configuration and logs, where a remote's address may hold a token, and
-# all history but the commit. A checkout without a commit (an archive, a git worktree in a build) has no tracked files:
-# what .gitignore leaves is copied, with an empty repository, which DVC needs.
+# Not copied: untracked files, history, git's configuration and logs (a remote's address may hold a token). A checkout
+# without a commit (an archive, a git worktree in a build) has no tracked files. Then all files that .gitignore does not
+# exclude are copied, with an empty repository, which DVC needs.
 set -eu
 checkout=$(cd "$1" && pwd) folder=$2
 
-# The checkout of a build belongs to another user.
+# In a build, another user owns the checkout.
 GIT_CONFIG_GLOBAL=$(mktemp)
 export GIT_CONFIG_GLOBAL
 list=$GIT_CONFIG_GLOBAL.files
@@ -25,7 +25,7 @@ else
 fi
 rm -rf "$folder/.git/FETCH_HEAD" "$folder/.git/hooks" "$folder/.git/logs"
 cd "$checkout"
-# What was deleted since the commit is in the list, and nowhere else.
+# The list also names files that were deleted since the commit.
 xargs -0 -r sh -c 'for file; do if [ -e "$file" ] || [ -L "$file" ]; then printf "%s\0" "$file"; fi; done' sh \
     <"$list" >"$list.there"
 tar --null -cf - -T "$list.there" | tar -C "$folder" -xf -

@@ -1,18 +1,18 @@
-# The worker: all that Convoy needs, at the versions and hashes of requirements.lock, and this repository.
+# Image of the worker: this repository, and Convoy's dependencies, pinned by requirements.lock.
 FROM python:3.11-slim-bookworm AS base
 
 RUN apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends git >/dev/null \
  && rm -rf /var/lib/apt/lists/*
 
-# The code that runs is the workspace's, which `worker` renews from here.
+# `worker` copies this code into the workspace, from which it runs.
 FROM base AS code
 RUN --mount=type=bind,target=/context sh /context/serving/stack/tracked.sh /context /convoy
 
 FROM base
 
-# PyPI's torch for x86-64 is built for CUDA and loads most of CUDA's libraries wherever it is imported. What it loads on
-# a GPU only is left out unless GPU=true: Triton and cuDNN's engines, 2 GB.
+# PyPI's torch for x86-64 is a CUDA build, and its import loads most of CUDA's libraries even without a GPU. Triton and
+# cuDNN's engines, 2 GB, are loaded only on a GPU. They are left out unless GPU=true.
 ARG GPU=false
 RUN --mount=type=cache,target=/root/.cache \
     --mount=type=secret,id=index \
@@ -29,7 +29,7 @@ RUN --mount=type=cache,target=/root/.cache \
  && if [ "$GPU" != true ]; then rm -f /usr/local/lib/python3.11/site-packages/nvidia/cudnn/lib/libcudnn_*; fi \
  && rm /tmp/excludes
 
-# A named volume takes the owner of the folder that it is laid over.
+# A new volume takes over the owner of the folder on which it is mounted.
 RUN useradd --uid 1034 --no-create-home --home-dir /tmp convoy && install -d -o convoy -g convoy /workspace
 COPY --chmod=755 serving/stack/healthy serving/stack/secrets serving/stack/convoy serving/stack/worker /usr/local/bin/
 

@@ -1,4 +1,4 @@
--- A user and a database for each server. Passwords are read here: as arguments, every process could see them.
+-- Create a user and a database for each server. Passwords come from files, because other processes can see arguments.
 REVOKE CONNECT ON DATABASE postgres, template1 FROM PUBLIC;
 
 \set server mlflow

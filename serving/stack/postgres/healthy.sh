@@ -1,5 +1,5 @@
 #!/bin/sh
-# Whether each server gets into its database with its password.
+# Health check: each server's user can log in to its database.
 set -eu
 for server in mlflow prefect; do
     PGPASSWORD=$(cat "/run/secrets/${server}_database_password") \

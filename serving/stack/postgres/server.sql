@@ -1,4 +1,4 @@
--- Make :server a user with :password who owns the database of the same name, with all that is in it.
+-- Create or update the user :server with :password. The user owns the database of the same name and all its objects.
 SELECT format('CREATE ROLE %I', :'server')
     WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'server') \gexec
 ALTER ROLE :"server" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD :'password';
@@ -9,7 +9,7 @@ REVOKE ALL ON DATABASE :"server" FROM PUBLIC;
 
 \connect :"server"
 ALTER SCHEMA public OWNER TO :"server";
--- In an older stack, both servers were the superuser. A sequence of a column goes with its table.
+-- In older stacks, the superuser owned the objects. A column's sequence changes its owner with the table.
 SELECT format('ALTER %s public.%I OWNER TO %I', kinds.word, relname, :'server')
     FROM pg_class
     JOIN (VALUES ('r', 'TABLE'), ('p', 'TABLE'), ('v', 'VIEW'), ('m', 'MATERIALIZED VIEW'), ('S', 'SEQUENCE'))

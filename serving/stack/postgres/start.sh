@@ -1,11 +1,11 @@
 #!/bin/sh
-# Start PostgreSQL as its image does, and give each server its user and database: at each start, so that a volume of an
-# older stack, and a new password, are brought up to date.
+# Start PostgreSQL like its image, and create each server's user and database. This runs at every start, so that it also
+# updates the volume of an older stack, and changed passwords.
 set -eu
 (
     PGPASSWORD=$(cat /run/secrets/postgres_password)
     export PGPASSWORD
-    # Over TCP: while the image makes a new volume, PostgreSQL listens on a socket only.
+    # TCP, because PostgreSQL listens only on a socket while the image initializes a new volume.
     for _ in $(seq 300); do
         psql -h 127.0.0.1 -U convoy -d postgres -qtAc 'SELECT 1' >/dev/null 2>&1 && break
         sleep 0.2
