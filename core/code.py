@@ -1,7 +1,8 @@
 """The code that a result depends on, read from the source files: nothing is imported.
 
 A module's meaning is its syntax tree without docstrings; comments and formatting are not in the tree. What a module
-depends on are the modules of the house that it imports, directly or not. So no list of files is kept anywhere.
+depends on are the modules of the house, and of the project, that it imports, directly or not. So no list of files is
+kept anywhere.
 """
 
 import ast
@@ -12,10 +13,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from core.errors import UserError
+
 ROOT = Path(__file__).resolve().parents[1]
 """The folder that holds the rooms, wherever the tool is installed."""
 ROOMS = ("convoy", "pipelines", "serving", "models", "data", "core")
 """Modules of other packages count by the versions of those, not by their code."""
+PROJECT = "convoy_project"
+"""The package that the modules of a user's project are in, `convoy_project.my_net` for `my_net.py`. Commands run in the
+folder of the project."""
 
 MARK = "IN_NO_KEY"
 """A module that assigns the reason to this name changes no result: `digest` leaves it out, but not what it imports."""
@@ -33,7 +39,7 @@ class _Source:
     is_marked: bool
 
 
-def digest(*modules: str, without: Sequence[str] = ()) -> str:
+def digest(*modules: str, without: Sequence[str] = (), packages: Sequence[str] = ()) -> str:
     """Name the code of `modules` and of all that they import, except for marked modules.
 
     The same sources give the same digest on every machine and in every supported version of Python.
@@ -41,12 +47,16 @@ def digest(*modules: str, without: Sequence[str] = ()) -> str:
     Args:
         modules: dotted names.
         without: modules whose code counts elsewhere, such as in the version of the data; so does what they import.
+        packages: names and versions of installed packages that count too.
+
+    Raises:
+        UserError: a module of the project is not there, or is no Python.
 
     """
     left_out = closure(*without)
     sources = {name: _read(name, path) for name, path in closure(*modules).items() if name not in left_out}
     meanings = [(name, source.meaning) for name, source in sources.items() if not source.is_marked]
-    return hashlib.sha256(json.dumps(meanings).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([*meanings, *packages]).encode()).hexdigest()[:16]
 
 
 def closure(*modules: str) -> dict[str, Path]:
@@ -56,6 +66,7 @@ def closure(*modules: str) -> dict[str, Path]:
 
     Raises:
         ModuleNotFoundError: one of `modules` is not in the house.
+        UserError: one of them is not in the project, or is no Python.
 
     """
     found: dict[str, Path] = {}
@@ -67,6 +78,9 @@ def closure(*modules: str) -> dict[str, Path]:
         if path := _file(name):
             found[name] = path
             waiting += [*_read(name, path).imports, *_packages(name)]
+        elif name in modules and _is_of_project(name):
+            file = f"{name.partition('.')[2].replace('.', '/')}.py"
+            raise UserError(f"{Path.cwd()} has no {file}, which a parameter names: put the file there")
         elif name in modules:
             raise ModuleNotFoundError(f"there is no module {name} in {ROOT}", name=name)
     return dict(sorted(found.items()))
@@ -84,11 +98,20 @@ def meaning(path: Path) -> str:
     return _read("", path).meaning
 
 
+def _is_of_project(module: str) -> bool:
+    return module.startswith(f"{PROJECT}.")
+
+
 def _file(module: str) -> Path | None:
-    room, *_ = parts = module.split(".")
-    if room not in ROOMS:
-        return None
-    base = ROOT.joinpath(*parts)
+    room, *parts = module.split(".")
+    if _is_of_project(module):
+        return find_module(Path.cwd(), parts)
+    return find_module(ROOT, [room, *parts]) if room in ROOMS else None
+
+
+def find_module(folder: Path, parts: Sequence[str]) -> Path | None:
+    """Find the file of the module `parts` below a folder."""
+    base = folder.joinpath(*parts)
     places = (base / "__init__.py", base.with_name(f"{base.name}.py"))
     return next((place for place in places if place.is_file()), None)
 
@@ -106,7 +129,10 @@ def _read(module: str, path: Path) -> _Source:
 
 @lru_cache(maxsize=1024)
 def _read_once(path: Path, package: str, _modified: int, _size: int) -> _Source:
-    tree = ast.parse(path.read_bytes(), str(path))
+    try:
+        tree = ast.parse(path.read_bytes(), str(path))
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"{path}:{getattr(error, 'lineno', None) or 1}: {getattr(error, 'msg', error)}") from None
     words: list[str] = []
     _flatten(tree, words)
     text = "".join(words)

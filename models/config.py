@@ -1,42 +1,40 @@
 import difflib
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from core.extensions import ExtensionPoint
 from core.sections import OptionalPath, Section, Switch
 
-IN_NO_KEY = "Values count by themselves, and a training by the module of its network."
+IN_NO_KEY = "Values count by themselves, and a training by the code of its network."
 
-NETWORKS: Mapping[str, str] = {
-    "alexnet": "models.networks.alexnet",
-    "lenet5": "models.networks.lenet",
-    "efficientnet_lite0": "models.networks.efficientnet_lite",
-    "efficientnet_lite1": "models.networks.efficientnet_lite",
-    "efficientnet_lite2": "models.networks.efficientnet_lite",
-}
-"""Networks of our own, each by the module whose `FAMILY` builds it."""
+NETWORKS = ExtensionPoint(
+    "model.network",
+    "convoy.networks",
+    {
+        "alexnet": "models.networks.alexnet:FAMILY",
+        "lenet5": "models.networks.lenet:FAMILY",
+        "efficientnet_lite0": "models.networks.efficientnet_lite:FAMILY",
+        "efficientnet_lite1": "models.networks.efficientnet_lite:FAMILY",
+        "efficientnet_lite2": "models.networks.efficientnet_lite:FAMILY",
+    },
+)
+"""Networks of our own, each by the `Family` that builds it. Of the user's, also a function: num_classes, input_size."""
+TORCHVISION = "models.networks.torchvision_networks"
 OF_TORCHVISION = ("efficientnet_b0", "mobilenet_v3_large", "mobilenet_v3_small", "resnet18", "resnet50")
 """The likeliest of torchvision's, which are known without importing it; that takes 8 s."""
-AUXILIARY = ("googlenet", "inception_v3")
-"""Networks of torchvision with further outputs while they are trained, which nothing here learns from."""
 
 
 def _check_network(name: str) -> str:
-    if name in (*NETWORKS, *OF_TORCHVISION):
+    if name in OF_TORCHVISION or NETWORKS.has(name):
         return name
     import torchvision
 
-    known = {*NETWORKS, *torchvision.models.list_models(module=torchvision.models)} - {*AUXILIARY}
+    known = {*NETWORKS.ours, *torchvision.models.list_models(module=torchvision.models)}
     if name in known:
         return name
-    close = difflib.get_close_matches(name, sorted(known), n=3) or NETWORKS
-    raise ValueError(f"no network of this name; near it are {', '.join(close)}")
-
-
-def module_of(network: str) -> str:
-    """Name the module whose `FAMILY` builds a network."""
-    return NETWORKS.get(network, "models.networks.torchvision_networks")
+    close = difflib.get_close_matches(name, sorted(known), n=3) or NETWORKS.ours
+    raise ValueError(f"no network of this name; near it are {', '.join(close)}; yours is my_file:function")
 
 
 # YAML reads `preset: 2012` as a number.
@@ -47,7 +45,7 @@ class ModelConfig(Section):
     """Which network is trained. Fields left null keep the value of the preset."""
 
     network: Annotated[str, AfterValidator(_check_network)] = "alexnet"
-    """alexnet, lenet5, efficientnet_lite0, _lite1 or _lite2, or a classifier of torchvision, such as resnet18"""
+    """alexnet, lenet5, efficientnet_lite0 to _lite2, a classifier of torchvision (resnet18), or my_file:function"""
     preset: Text | None = None
     """alexnet: bn (default), owt or 2012; lenet5: relu (default) or 1998; the others have none"""
     input_size: int | None = Field(None, ge=8, le=4096)

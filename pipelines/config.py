@@ -10,9 +10,16 @@ from pydantic import BaseModel, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from core.errors import UserError
+from core.extensions import ExtensionPoint
 from core.sections import Section
 from data.config import AugmentationConfig, DataConfig
-from models.config import GateConfig, ModelConfig, RegistryConfig, TrainingConfig
+from models.config import (
+    NETWORKS,
+    GateConfig,
+    ModelConfig,
+    RegistryConfig,
+    TrainingConfig,
+)
 from models.training.recipes import FINETUNE, PROBE, stages
 from serving.config import ServingConfig
 from serving.rollout.canary import RolloutConfig
@@ -76,10 +83,19 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises:
         UserError: the file is missing or no YAML, a key is unknown, or a value is not what is expected; every fault is
-            named with the file, the path, the value and what was expected.
+            named with the file, the path, the value and what was expected. Or a file of the project does not define
+            what a parameter names.
 
     """
-    return _validate(_read(path), path, overrides)
+    config = _validate(_read(path), path, overrides)
+    for point, name in _extensions(config):
+        point.check(name, path.parent)
+    return config
+
+
+def _extensions(config: Config) -> Iterator[tuple[ExtensionPoint, str]]:
+    """Give what may be the user's own, and the name of each."""
+    yield NETWORKS, config.model.network
 
 
 def default_config(overrides: Sequence[str] = ()) -> Config:

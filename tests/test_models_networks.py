@@ -194,14 +194,24 @@ def test_weights_of_which_fewer_than_half_of_the_layers_fit(tmp_path):
         lenet(10, tmp_path / "two.pth")
 
 
-def test_any_classifier_of_torchvision_is_known_by_its_name():
-    network = build_network(ModelConfig(network="squeezenet1_1"), 3, 64)
-    assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
+# One with further outputs while it is trained, and one that is built for a size.
+@pytest.mark.parametrize(("name", "size"), [("squeezenet1_1", 64), ("googlenet", 32), ("vit_b_32", 64)])
+def test_any_classifier_of_torchvision_is_known_by_its_name(name, size):
+    network = build_network(ModelConfig(network=name), 3, size)
+    assert network.training
+    assert network(torch.zeros(2, 3, size, size)).shape == (2, 3)
 
 
-@pytest.mark.parametrize(
-    ("name", "near"), [("resnet81", "resnet18"), ("googlenet", "near it are"), ("alexnett", "alexnet")]
-)
+@pytest.mark.parametrize(("name", "usual"), [("vit_b_32", 224), ("inception_v3", 299)])
+def test_a_size_that_a_network_of_torchvision_does_not_take(name, usual):
+    words = (
+        rf"^model\.network is {name}, which does not take images of 33 px \(.*\): set model\.input_size={usual}, its"
+    )
+    with pytest.raises(UserError, match=words):
+        build_network(ModelConfig(network=name), 3, 33)
+
+
+@pytest.mark.parametrize(("name", "near"), [("resnet81", "resnet18"), ("alexnett", "alexnet")])
 def test_a_network_that_is_not_known_is_told_with_those_near_it(name, near):
     with pytest.raises(ValidationError, match=f"no network of this name; .*{near}"):
         ModelConfig(network=name)

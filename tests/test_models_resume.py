@@ -62,6 +62,20 @@ def test_a_stopped_training_ends_as_one_that_was_not(prepared, tmp_path, monkeyp
     assert {path.name for path in (tmp_path / "stopped").iterdir()} == {BEST, LAST, PREVIOUS}
 
 
+def test_so_does_one_of_a_network_of_the_users(prepared, tmp_path, monkeypatch):
+    net = "from torch import nn\n\ndef build(k, size): return nn.Sequential(nn.Flatten(), nn.Linear(3 * size**2, k))\n"
+    (tmp_path / "my_net.py").write_text(net)
+    monkeypatch.chdir(tmp_path)
+    job = tiny_job(prepared, "my_net:build", checkpoint_minutes=EVERY_STEP)
+    train(job, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(job, tmp_path / "stopped")
+    assert train(job, tmp_path / "stopped").resumed_from == 5
+    assert_equal(tmp_path / "whole" / BEST, tmp_path / "stopped" / BEST)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_is_answered_after_the_step_is_kept(prepared, tmp_path, monkeypatch, caplog, number):
     job, before = tiny_job(prepared), signal.getsignal(number)

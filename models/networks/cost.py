@@ -30,10 +30,20 @@ def measure(network: nn.Module, input_size: int) -> Complexity:
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 stack.callback(layer.register_forward_hook(add).remove)
-        stack.enter_context(_evaluating(network))
-        stack.enter_context(torch.no_grad())
-        network(next(network.parameters()).new_zeros(1, 3, input_size, input_size))
+        _classify_black(network, 1, input_size)
     return Complexity(sum(parameter.numel() for parameter in network.parameters()), multiply_adds)
+
+
+def output_shape(network: nn.Module, input_size: int) -> tuple[int, ...] | None:
+    """Give the shape of the output for two images of shape [3, input_size, input_size]; None: it is no tensor."""
+    output = _classify_black(network, 2, input_size)
+    return tuple(output.shape) if isinstance(output, Tensor) else None
+
+
+def _classify_black(network: nn.Module, num_images: int, input_size: int) -> object:
+    example = next(network.parameters(), torch.zeros(()))
+    with _evaluating(network), torch.no_grad():
+        return network(example.new_zeros(num_images, 3, input_size, input_size))
 
 
 @contextmanager

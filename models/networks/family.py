@@ -13,7 +13,7 @@ Options = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Family:
-    """Networks of one module, and what of ModelConfig they have. The module keeps it under the name `FAMILY`."""
+    """Networks of one module, and what of ModelConfig they have. `models.config.NETWORKS` says where each is."""
 
     build: Callable[[str, int, int, str | None, Options], nn.Module]
     """from the network's name, num_classes, input_size, preset and the options that are set"""

@@ -1,11 +1,14 @@
 import logging
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 
 from torch import nn
 
 from core.errors import UserError
 from data.images.decode import Normalization
-from models.config import ModelConfig, module_of
+from models.config import NETWORKS, TORCHVISION, ModelConfig
+from models.networks.cost import output_shape
 from models.networks.family import Family, Options
 from models.networks.weights import load_weights, read_weights
 
@@ -18,7 +21,8 @@ def build_network(config: ModelConfig, num_classes: int, input_size: int) -> nn.
     Its weights are drawn anew, whatever `config.weights` says.
 
     Raises:
-        UserError: a preset, option or input size that the network does not have.
+        UserError: a preset, option or input size that the network does not have; or the user's code for it is not
+            there, raises, or gives something else.
 
     """
     family = _family(config)
@@ -46,8 +50,31 @@ def start_from_weights(network: nn.Module, config: ModelConfig) -> Normalization
 
 def _family(config: ModelConfig) -> Family:
     """Import the one module that the network is in."""
-    family: Family = import_module(module_of(config.network)).FAMILY
-    return family
+    if not NETWORKS.has(config.network):
+        of_torchvision: Family = import_module(TORCHVISION).FAMILY
+        return of_torchvision
+    found = NETWORKS.load(config.network)
+    if isinstance(found, Family):
+        return found
+    return Family(partial(_build_added, NETWORKS.load_function(config.network, "num_classes", "input_size")))
+
+
+def _build_added(
+    build: Callable[[int, int], object], name: str, num_classes: int, input_size: int, *_: object
+) -> nn.Module:
+    """Let a function of the user's build a network, and look whether it fits."""
+    with NETWORKS.explained(name):
+        network = build(num_classes, input_size)
+    NETWORKS.require(name, network, nn.Module)
+    assert isinstance(network, nn.Module)
+    with NETWORKS.explained(name):
+        shape = output_shape(network, input_size)
+    if shape != (2, num_classes):
+        raise UserError(
+            f"model.network is {name}, which gives shape {shape} for 2 images of {input_size} px: expected logits "
+            f"[2, {num_classes}], one for each class"
+        )
+    return network
 
 
 def computes_channels_last(config: ModelConfig) -> bool:

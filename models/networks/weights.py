@@ -24,7 +24,10 @@ NORMALIZATION = "normalization"
 """Where a checkpoint of ours says how its network's pixels are normalized."""
 
 IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-"""Of torchvision's networks: mean and deviation of ImageNet."""
+"""Of most of torchvision's networks: mean and deviation of ImageNet."""
+HALVES = Normalization(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+CONVERTED = ("googlenet", "inception_v3")
+"""Networks of torchvision that take ImageNet's normalization, and change it to `HALVES` by themselves."""
 
 
 class Weights(NamedTuple):
@@ -54,7 +57,9 @@ def published_weights(network: str) -> Weights:
         ) from None
     fetch(published.url)
     model = torchvision.models.get_model(network, weights=published)
-    return Weights(model.state_dict(), f"ImageNet's weights of {network}", IMAGENET)
+    preset = published.transforms()
+    said = Normalization.model_validate({"mean": preset.mean, "std": preset.std})
+    return Weights(model.state_dict(), f"ImageNet's weights of {network}", HALVES if network in CONVERTED else said)
 
 
 def fetch(url: str) -> Path:

@@ -9,7 +9,7 @@ from core.code import digest
 from core.errors import UserError
 from data.config import AugmentationConfig
 from data.manifest import DataManifest, read_data_manifest
-from models.config import ModelConfig, TrainingConfig, module_of
+from models.config import NETWORKS, TORCHVISION, ModelConfig, TrainingConfig
 from models.training.class_balance import Balance, class_weights, resolve_balance
 from models.training.recipes import FINETUNE, PROBE, Recipe, resolve_recipe, resolve_training
 
@@ -115,7 +115,8 @@ class TrainingJob:
     @cached_property
     def code(self) -> str:
         """Digest of the code that the weights depend on: training and this network, but not what has made the data."""
-        return digest(*_entries(self.model.network, self.training.recipe), without=["data.preparing.stage"])
+        entries, packages = _entries(self.model.network, self.training.recipe), NETWORKS.packages(self.model.network)
+        return digest(*entries, without=["data.preparing.stage"], packages=packages)
 
     @property
     def key(self) -> str:
@@ -140,6 +141,6 @@ def _entries(network: str, recipe: str) -> list[str]:
     """Name the modules that compute the weights; all that they import follows."""
     return [
         "models.training.train",
-        module_of(network),
+        *(NETWORKS.modules(network) or [TORCHVISION]),
         *(["models.training.probe"] if recipe in (PROBE, FINETUNE) else []),
     ]
