@@ -3,15 +3,26 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from core.extensions import ExtensionPoint
 from core.sections import OptionalPath, Section, Switch
 
 IN_NO_KEY = "Values count by themselves."
 
 
-Source = Literal[
-    "digits", "folder", "parquet", "cifar10", "fashion_mnist", "imagenette", "flowers102", "food101", "imagenet"
-]
-
+NEED_PATH = ("folder", "parquet")
+"""Sources that are nothing without `data.path`."""
+OF_TORCHVISION = ("cifar10", "fashion_mnist", "imagenette", "flowers102", "food101", "imagenet")
+SOURCES = ExtensionPoint(
+    "data.source",
+    "convoy.sources",
+    {
+        "digits": "data.sources.digits:DigitsSource",
+        "folder": "data.sources.folder:FolderSource",
+        "parquet": "data.sources.parquet:ParquetSource",
+        **dict.fromkeys(OF_TORCHVISION, "data.sources.torchvision_sets:TorchvisionSource"),
+    },
+)
+"""Sources, each by its class. One of the user's is called with `data.path`, a Path or None."""
 
 _ADDRESS = re.compile(r"(tcp|tls)://([\w.-]+|\[[0-9a-fA-F:.]+\]):(?P<port>[0-9]{1,5})")
 
@@ -31,8 +42,8 @@ OptionalAddress = Annotated[str | None, AfterValidator(_check_address)]
 class DataConfig(Section):
     """Where the labelled images come from and how they become arrays."""
 
-    source: Source = "digits"
-    """digits (in scikit-learn), folder, parquet, cifar10, fashion_mnist, imagenette, flowers102, food101, imagenet"""
+    source: Annotated[str, AfterValidator(SOURCES.accept)] = "digits"
+    """digits, folder, parquet, cifar10, fashion_mnist, imagenette, flowers102, food101, imagenet, or my_file:Class"""
     path: OptionalPath = None
     """folder with one folder for each class, or with train, val and test above them; or of parquet files; null: none"""
     size: int = Field(32, ge=8, le=4096)

@@ -1,4 +1,4 @@
-"""What the stages of dvc.yaml share: their parameters, and how they tell why they failed."""
+"""What the stages of dvc.yaml share: their code, their parameters, and how they tell why they failed."""
 
 import json
 import os
@@ -7,10 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from core import code
 from core.errors import UserError
 from core.files import DISK_FULL, is_disk_full
+from data.config import SOURCES
 
 IN_NO_KEY = "How a stage is run and told what to do."
+
+STAGES = {"ingest": "data.ingest.stage", "prepare": "data.preparing.stage"}
+"""The module of each stage, in their order."""
 
 PARAMS_FILE = Path("outputs/data-params.json")
 """The effective parameters, overrides included, that DVC tracks in place of params.yaml."""
@@ -56,3 +61,14 @@ def read_params(stage: str) -> dict[str, Any]:
         raise UserError(f"{PARAMS_FILE} is missing: `convoy data {stage}` writes it from params.yaml")
     content = json.loads(PARAMS_FILE.read_text(encoding="utf-8"))
     return {**content[stage], **content.get(UNTRACKED, {}).get(stage, {})}
+
+
+def stage_code(source: str) -> dict[str, str]:
+    """Name the code of each stage; ingesting depends on the source that it reads, and on no other.
+
+    Raises:
+        UserError: a file of the project with the source is not there, or is no Python.
+
+    """
+    ingest = code.digest(STAGES["ingest"], *SOURCES.modules(source), packages=SOURCES.packages(source))
+    return {"ingest": ingest, "prepare": code.digest(STAGES["prepare"])}

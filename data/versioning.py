@@ -12,17 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core import code
 from core.errors import UserError, causes
 from core.files import DISK_FULL, is_disk_full, whole_file
 from data.changes import changed_files, changed_params
 from data.config import DataConfig
 from data.quality.decisions import DECISIONS_FILE, digest_of_decisions
 from data.sources.registry import open_source
-from data.stages import MESSAGE_FILE, PARAMS_FILE, UNTRACKED
+from data.stages import MESSAGE_FILE, PARAMS_FILE, STAGES, UNTRACKED, stage_code
 
-STAGES = {"ingest": "data.ingest.stage", "prepare": "data.preparing.stage"}
-"""The module of each stage, in their order."""
 LOCK_FILE = "dvc.lock"
 
 
@@ -123,7 +120,7 @@ def _inputs(workspace: Path, config: DataConfig, fingerprint: str) -> dict[str, 
         "ingest": ingest,
         "decisions": digest_of_decisions(workspace / DECISIONS_FILE),
         "prepare": prepare,
-        "code": {stage: code.digest(module) for stage, module in STAGES.items()},
+        "code": stage_code(config.source),
         UNTRACKED: untracked,
     }
 

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from core.errors import UserError
 from core.extensions import ExtensionPoint
 from core.sections import Section
-from data.config import AugmentationConfig, DataConfig
+from data.config import SOURCES, AugmentationConfig, DataConfig
 from models.config import (
     NETWORKS,
     GateConfig,
@@ -95,6 +95,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def _extensions(config: Config) -> Iterator[tuple[ExtensionPoint, str]]:
     """Give what may be the user's own, and the name of each."""
+    yield SOURCES, config.data.source
     yield NETWORKS, config.model.network
 
 

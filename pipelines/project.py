@@ -5,6 +5,7 @@ from pathlib import Path
 
 from core.errors import UserError
 from core.files import whole_file
+from data.config import SOURCES
 from data.sources.registry import open_source
 from pipelines.config import PARAMS, Config, render
 
@@ -30,7 +31,7 @@ def init_project(folder: Path, config: Config) -> None:
     there = [name for name in (PARAMS, "dvc.yaml", ".dvc", ".dvcignore") if (folder / name).exists()]
     if there:
         raise UserError(f"{folder} has {' and '.join(there)} already: name another folder, or go on in this one")
-    if config.data.path:
+    if config.data.path and config.data.source in SOURCES.ours:
         open_source(config.data).fingerprint()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from core.errors import UserError
-from data.config import DataConfig
 from data.stages import PARAMS_FILE
 from models.tracking.registry import CHAMPION
 from models.tracking.runs import SOURCE, Tracking
@@ -24,9 +23,9 @@ class Origin(BaseModel):
     path: Path | None
 
     @classmethod
-    def of(cls, config: DataConfig) -> "Origin":
+    def of(cls, source: str, path: Path | str | None) -> "Origin":
         """Take what is configured; a relative path begins in the workspace."""
-        return cls(source=config.source, path=config.path and (ROOT / config.path).resolve())
+        return cls(source=source, path=(ROOT / path).resolve() if path else None)
 
     @property
     def options(self) -> str:
@@ -44,7 +43,7 @@ def require_known_source(config: Config, images: Literal["configured", "prepared
         UserError: the sources differ, and gate.allow_new_source is false.
 
     """
-    now = Origin.of(config.data) if images == "configured" else _prepared_origin()
+    now = Origin.of(config.data.source, config.data.path) if images == "configured" else _prepared_origin()
     if config.gate.allow_new_source or now is None or (champion := open_registry(config).by_alias(CHAMPION)) is None:
         return
     known = _origin_of(open_tracking(config), champion.run_id)
@@ -68,7 +67,8 @@ def _prepared_origin() -> Origin | None:
     """Give the source that `data/prepared` was made from; None where it was made elsewhere."""
     if not (ROOT / PARAMS_FILE).is_file():
         return None
-    return Origin.of(DataConfig.model_validate(json.loads((ROOT / PARAMS_FILE).read_text(encoding="utf-8"))["ingest"]))
+    made_from = json.loads((ROOT / PARAMS_FILE).read_text(encoding="utf-8"))["ingest"]
+    return Origin.of(made_from["source"], made_from["path"])
 
 
 def _origin_of(tracking: Tracking, run_id: str) -> Origin | None:

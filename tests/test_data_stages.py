@@ -6,23 +6,23 @@ from houses import ROOT, change, reword
 from images import photos, write
 from workspaces import make_workspace
 
-from core import code
 from data import versioning
 from data.config import DataConfig
 from data.preparing.shard import Plan
+from data.stages import STAGES, stage_code
 
 
 def part_key():
     return Plan(config=DataConfig(), missing=frozenset()).key
 
 
-def stage_digests():
-    return {stage: code.digest(module) for stage, module in versioning.STAGES.items()}
+def stage_digests(source="folder"):
+    return stage_code(source)
 
 
 def test_a_stage_lists_no_source_file():
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    assert [*stages] == [*versioning.STAGES]
+    assert [*stages] == [*STAGES]
     for name, stage in stages.items():
         assert stage.get("deps", []) == ([] if name == "ingest" else ["data/raw"])
         assert f"code.{name}" in stage["params"][0]["outputs/data-params.json"]
@@ -78,6 +78,13 @@ def test_parts_do_not_depend_on_sources_on_checks_or_on_how_they_are_made(house,
     with (house / f"data/{module}.py").open("a") as file:
         file.write("\n\nMORE = 1\n")
     assert part_key() == before
+
+
+def test_ingesting_depends_on_its_own_source(house):
+    before = {source: stage_digests(source) for source in ("folder", "parquet", "cifar10")}
+    with (house / "data/sources/parquet.py").open("a") as file:
+        file.write("\n\nMORE = 1\n")
+    assert [source for source in before if stage_digests(source) != before[source]] == ["parquet"]
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from core.errors import UserError
 from core.files import remove_unfinished, whole_file
 from core.machine import keep_freed_memory, num_cores
-from data.config import DataConfig
+from data.config import NEED_PATH, DataConfig
 from data.ingest.columns import BinaryColumn, texts
 from data.ingest.raw_shards import RAW, REJECTED_FILE, SHARD_PATTERN
 from data.ingest.shard_states import ShardState, States, add_state, is_as_written, read_states, write_states, written
@@ -88,7 +88,7 @@ def ingest(config: DataConfig, raw: Path, state_file: Path) -> None:
 
 
 def _check_apart(config: DataConfig, raw: Path) -> None:
-    if config.source in ("folder", "parquet") and config.path:
+    if config.source in NEED_PATH and config.path:
         source, own = config.path.resolve(), raw.resolve()
         if source.is_relative_to(own) or own.is_relative_to(source):
             raise UserError(
@@ -179,7 +179,7 @@ def _read(image: SourceImage, column: BinaryColumn, config: DataConfig) -> _Row 
     try:
         content = _content(image, column)
     except OSError as error:
-        return Rejected(image.origin, f"cannot be read: {error.strerror}")
+        return Rejected(image.origin, f"cannot be read: {error.strerror or error}")
     if reason := _size_reason(len(content), config):
         return Rejected(image.origin, reason)
     column.add(len(content))

@@ -1,7 +1,9 @@
 """Where labelled images come from. Each source lists its images in a fixed order and names its state cheaply."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from data.splits import Split
@@ -28,6 +30,18 @@ class SourceImage(NamedTuple):
     state: str
     """changes whenever the content may have changed"""
 
+    @classmethod
+    def of_file(cls, origin: str, label: str, path: Path, split: Split | None = None) -> "SourceImage":
+        """Make one of an image file, which is read later; its size and times tell whether it has changed."""
+        status = path.stat()
+        state = f"{path.resolve()} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+        return cls(origin, label, split, str(path), status.st_size, state)
+
+    @classmethod
+    def of_bytes(cls, origin: str, label: str, content: bytes, split: Split | None = None) -> "SourceImage":
+        """Make one of the bytes of an image file."""
+        return cls(origin, label, split, content, len(content), hashlib.sha256(content).hexdigest())
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -47,3 +61,13 @@ class Source(Protocol):
     def list_images(self) -> Listing:
         """List the images, ordered by origin."""
         ...
+
+
+def fingerprint_of(listing: Listing) -> str:
+    """Name all that is listed, and the states of the images."""
+    digest = hashlib.sha256()
+    for image in listing.images:
+        digest.update(repr((image.origin, image.label, image.split, image.state)).encode())
+    for rejected in listing.rejected:
+        digest.update(repr((rejected.path, rejected.reason)).encode())
+    return digest.hexdigest()[:16]

@@ -1,13 +1,16 @@
 """Source `digits`: handwritten digits that need no download."""
 
-import hashlib
 import io
+from pathlib import Path
 
 from data.sources.base import Listing, SourceImage
 
 
 class DigitsSource:
     """The 1,797 handwritten digits of 8x8 pixels that scikit-learn carries (UCI, Alpaydin and Kaynak 1998)."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        """Take no folder: scikit-learn has the images."""
 
     def fingerprint(self) -> str:
         """These images never change."""
@@ -23,7 +26,5 @@ class DigitsSource:
         for index, (pixels, target) in enumerate(zip(digits.images, digits.target, strict=True)):
             png = io.BytesIO()
             Image.fromarray((pixels * 255 / 16).round().astype("uint8")).save(png, "PNG")
-            content = png.getvalue()
-            state = hashlib.sha256(content).hexdigest()
-            images.append(SourceImage(f"digits/{index:04d}.png", str(target), None, content, len(content), state))
+            images.append(SourceImage.of_bytes(f"digits/{index:04d}.png", str(target), png.getvalue()))
         return Listing(images)

@@ -1,13 +1,12 @@
 """Source `folder`: one folder for each class."""
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from core.errors import UserError
-from data.sources.base import Listing, Rejected, SourceImage
+from data.sources.base import Listing, Rejected, SourceImage, fingerprint_of
 from data.splits import Split
 
 SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -48,13 +47,7 @@ class FolderSource:
             UserError: as `list_images`.
 
         """
-        listing = self.list_images()
-        digest = hashlib.sha256()
-        for image in listing.images:
-            digest.update(repr((image.origin, image.label, image.split, image.state)).encode())
-        for rejected in listing.rejected:
-            digest.update(repr((rejected.path, rejected.reason)).encode())
-        return digest.hexdigest()[:16]
+        return fingerprint_of(self.list_images())
 
     def list_images(self) -> Listing:
         """List every file: those below class folders as images, all others as rejected.

@@ -1,10 +1,9 @@
 """The sources by their names."""
 
 from core.errors import UserError
-from data.config import DataConfig
+from data.config import NEED_PATH, OF_TORCHVISION, SOURCES, DataConfig
+from data.sources.added import AddedSource
 from data.sources.base import Source
-from data.sources.digits import DigitsSource
-from data.sources.folder import FolderSource
 
 
 def open_source(config: DataConfig) -> Source:
@@ -14,16 +13,10 @@ def open_source(config: DataConfig) -> Source:
         UserError: `data.path` is missing, or there is nothing of the kind.
 
     """
-    if config.source == "digits":
-        return DigitsSource()
-    if config.source not in ("folder", "parquet"):
-        from data.sources.torchvision_sets import TorchvisionSource
-
-        return TorchvisionSource(config.source, config.path)
-    if config.path is None:
+    if config.source not in SOURCES.ours:
+        return AddedSource(config.source, config.path)
+    if config.path is None and config.source in NEED_PATH:
         raise UserError("data.path is not set: name the folder of your images with --set data.path=FOLDER")
-    if config.source == "parquet":
-        from data.sources.parquet import ParquetSource
-
-        return ParquetSource(config.path)
-    return FolderSource(config.path)
+    load = SOURCES.load(config.source)
+    source: Source = load(config.source, config.path) if config.source in OF_TORCHVISION else load(config.path)
+    return source

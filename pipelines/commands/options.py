@@ -70,15 +70,14 @@ def start(overrides: list[str] | None, target: str | None = None, *, says: str =
 
 
 def start_with_images(overrides: list[str] | None, says: str) -> "Config":
-    """Start a command that reads the user's images, and look at `data.path` before anything else starts.
+    """Start a command that reads the user's images, and look at their source before anything else starts.
 
     Raises:
-        UserError: `data.path` is missing or cannot be used.
+        UserError: `data.path` is missing, or the source cannot be used.
 
     """
     config = start(overrides, says=says)
-    if config.data.source in ("folder", "parquet"):
-        from data.sources.registry import open_source
+    from data.sources.registry import open_source
 
-        open_source(config.data).fingerprint()
+    open_source(config.data).fingerprint()
     return config

@@ -23,6 +23,7 @@ def init(
     overrides: Overrides = None,
 ) -> None:
     """Make a project: a folder that holds parameters, data and runs, apart from the tool."""
+    from data.config import NEED_PATH
     from pipelines.config import default_config
     from pipelines.project import init_project
 
@@ -31,7 +32,7 @@ def init(
     values = [f"data.source={source}"] if source else []
     values += [f"data.path={json.dumps(str(path.expanduser().resolve()))}"] if path else []
     config = default_config([*values, *(overrides or [])])
-    if config.data.source in ("folder", "parquet") and not config.data.path:
+    if config.data.source in NEED_PATH and not config.data.path:
         raise UserError(f"--source {config.data.source} needs the folder of the images: say --path PHOTOS too")
     init_project(folder, config)
     print(f"{folder} is a project: cd {folder}, then convoy run")
