@@ -145,6 +145,8 @@ class GateConfig(Section):
     """share of the certain answers that are right: chooses, on validation images, below what an answer is uncertain"""
     when_unsure: Literal["measured", "wait"] = "measured"
     """too few test images to tell: measured: wait if measured lower than the champion, else promote; wait: always"""
+    approval: Literal["none", "required"] = "none"
+    """required: a model that has passed waits for `convoy approve`; none: it becomes the champion"""
     allow_new_source: bool = False
     """train on another data source than the champion's; false: stop before anything is prepared"""
     max_parity_error: float = Field(1e-3, gt=0)

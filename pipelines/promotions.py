@@ -1,6 +1,8 @@
 """What the gate and a person decide about the champion, and what the ledger keeps of that."""
 
-from collections.abc import Mapping
+import fcntl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from core.errors import UserError
@@ -10,7 +12,7 @@ from serving.rollout import ledger
 from serving.rollout.ledger import Entry, Release, What
 
 if TYPE_CHECKING:
-    from models.tracking.registry import ModelVersion
+    from models.tracking.registry import ModelVersion, Registry
 
 
 def promote_version(config: Config, version: str, why: str) -> str:
@@ -23,19 +25,89 @@ def promote_version(config: Config, version: str, why: str) -> str:
     from models.tracking.registry import CHAMPION
 
     registry = open_registry(config)
-    found, champion = registry.find(version.removeprefix("v")), registry.by_alias(CHAMPION)
+    with promoting():
+        found, champion = _require(registry, version, why), registry.by_alias(CHAMPION)
+        if champion and champion.version == found.version:
+            return f"{champion} is the champion already"
+        registry.promote(found)
+        record("promote", champion, found, why, _figures(config, found))
+    before = f", {champion} the previous one" if champion else ""
+    return f"{found} is the champion{before}; `convoy package` packs it, `convoy deploy` brings it live"
+
+
+def approve_version(config: Config, version: str, why: str) -> str:
+    """Make a version the champion that the gate lets wait for a person; gives the line that tells it.
+
+    Raises:
+        UserError: there is no such version or no reason, or the version does not wait.
+
+    """
+    _require_waiting(config, version, why)
+    return promote_version(config, version, f"approved: {why}")
+
+
+def refuse_version(config: Config, version: str, why: str) -> str:
+    """Refuse a version that the gate lets wait for a person; gives the line that tells it.
+
+    Raises:
+        UserError: there is no such version or no reason, or the version does not wait.
+
+    """
+    from models.tracking.registry import CHAMPION
+    from models.tracking.runs import VERDICT
+
+    found, champion = _require_waiting(config, version, why), open_registry(config).by_alias(CHAMPION)
+    record("refuse", champion, found, f"refused: {why}", _figures(config, found))
+    open_tracking(config).log(found.run_id).tag({VERDICT: f"refused: {why}"})
+    return f"{found} is refused; {f'{champion} stays champion' if champion else 'there is no champion yet'}"
+
+
+def _require_waiting(config: Config, version: str, why: str) -> "ModelVersion":
+    from models.tracking.runs import VERDICT
+
+    found = _require(open_registry(config), version, why)
+    verdict = open_tracking(config).get(found.run_id).tags.get(VERDICT, "not judged")
+    if not verdict.startswith("waits"):
+        raise UserError(
+            f"{found} does not wait for a person; the gate: {verdict}. `convoy promote {found.version} --why TEXT` "
+            "makes it the champion whatever the gate says"
+        )
+    return found
+
+
+def _require(registry: "Registry", version: str, why: str) -> "ModelVersion":
+    found = registry.find(version.removeprefix("v"))
     if found is None:
         raise UserError(f"{registry.name} has no version {version}: MLflow's page lists those that there are")
     if not why.strip():
-        raise UserError("--why is empty: say in a few words why this version is to be the champion")
-    if champion and champion.version == found.version:
-        return f"{champion} is the champion already"
-    registry.promote(found)
-    metrics = open_tracking(config).get(found.run_id).metrics
-    figures = {name: value for name, value in metrics.items() if name.startswith("test/")}
-    record("promote", champion, found, why, figures)
-    before = f", {champion} the previous one" if champion else ""
-    return f"{found} is the champion{before}; `convoy package` packs it, `convoy deploy` brings it live"
+        raise UserError("--why is empty: say in a few words why, for the ledger")
+    return found
+
+
+def _figures(config: Config, version: "ModelVersion") -> dict[str, float]:
+    metrics = open_tracking(config).get(version.run_id).metrics
+    return {name: value for name, value in metrics.items() if name.startswith("test/")}
+
+
+@contextmanager
+def promoting() -> Iterator[None]:
+    """Change the champion alone: of two promotions at once, one wins.
+
+    Raises:
+        UserError: another process changes the champion at the moment.
+
+    """
+    path = LEDGER.with_suffix(".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                "another command changes the champion at the moment: look at `convoy ledger`, and type this again",
+                exit_code=1,
+            ) from None
+        yield
 
 
 def record(

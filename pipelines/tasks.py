@@ -20,7 +20,7 @@ from models.training.job import BEST, TrainingJob
 from models.training.unfinished import interrupted_run, settle_runs
 from pipelines.config import Config
 from pipelines.judgement import judge
-from pipelines.promotions import record
+from pipelines.promotions import promoting, record
 from pipelines.provenance import note_source, require_known_source
 from pipelines.settings import Settings
 from pipelines.workspace import (
@@ -195,7 +195,8 @@ def gate(config: Config, version: str, *, may_fail: bool = False) -> None:
         return
     verdict = _judge(config, registry, challenger, champion)
     if verdict.outcome == "passed":
-        registry.promote(challenger)
+        with promoting():
+            registry.promote(challenger)
         _log.info("gate: passed, %s is the champion", challenger)
     record(_ENTRIES[verdict.outcome], champion, challenger, f"gate: {verdict.why}", verdict.figures)
     if verdict.outcome == "passed":
@@ -204,7 +205,7 @@ def gate(config: Config, version: str, *, may_fail: bool = False) -> None:
     if verdict.outcome == "failed":
         refusal = f"gate: {challenger} did not pass: {verdict.failures}; {stays}"
     else:
-        decide = f"decide with `convoy promote {version} --why TEXT`"
+        decide = f"decide with `convoy approve {version} --why TEXT`"
         refusal = f"gate: {challenger} waits: {verdict.waits_for}; {stays}; {decide}"
     if not may_fail:
         raise UserError(refusal, exit_code=1)

@@ -165,7 +165,7 @@ def test_auto_ends_well_with_a_probe_whose_fine_tuning_is_not_promoted(workspace
     _, found = run("run", *options(photos, *auto, *stays))
     (line,) = re.findall(r"gate: classifier v2 waits: .*", found.stderr)
     assert "too few images to tell" in line
-    assert line.endswith("classifier v1 stays champion; decide with `convoy promote 2 --why TEXT`")
+    assert line.endswith("classifier v1 stays champion; decide with `convoy approve 2 --why TEXT`")
     assert "classifier v1 is the champion, packed as" in found.stdout
     assert (version_of("champion"), version_of("challenger")) == ("1", "2")
     _, found = run("run", *options(photos, *auto, *stays))

@@ -17,6 +17,7 @@ from models.tracking.registry import CHALLENGER, CHAMPION, PREVIOUS, normalize_f
 from models.tracking.runs import PARITY_METRIC, VERDICT
 from pipelines import tasks
 from pipelines.config import Config
+from pipelines.promotions import promoting
 from pipelines.workspace import open_registry, open_tracking
 from serving.rollout.ledger import read
 
@@ -109,14 +110,36 @@ def test_a_challenger_of_other_classes_waits_until_somebody_decides(project, tmp
             tasks.gate.fn(CONFIG, version)
         assert str(refused.value) == (
             "gate: classifier v2 waits: it cannot be compared with the champion: v1 knows other classes (has 'emu'; "
-            "lacks 'fox'); classifier v1 stays champion; decide with `convoy promote 2 --why TEXT`"
+            "lacks 'fox'); classifier v1 stays champion; decide with `convoy approve 2 --why TEXT`"
         )
     assert aliases() == {CHAMPION: "1", CHALLENGER: "2"}
     run = open_tracking(CONFIG).get(open_registry(CONFIG).get("2").run_id)
     assert run.tags[VERDICT].startswith("waits: it cannot be compared")
     assert entries() == [("promote", None, "1", None), ("wait", "1", "2", None)]
+    assert (
+        "classifier v2 is refused; classifier v1 stays champion"
+        in convoy("approve", "2", "--refuse", "--why", "no foxes").stdout
+    )
+    assert "v2 does not wait for a person; the gate: refused: no foxes" in told(
+        convoy("approve", "2", "--why", "yes"), 2
+    )
     assert convoy("promote", "2", "--why", "the fox is new").exit_code == 0
     assert aliases() == {CHAMPION: "2", PREVIOUS: "1"}
+    assert entries()[2:] == [("refuse", "1", "2", None), ("promote", "1", "2", None)]
+
+
+def test_a_model_that_passed_waits_for_approval_where_that_is_required(project, tmp_path):
+    asks = CONFIG.model_copy(update={"gate": CONFIG.gate.model_copy(update={"approval": "required"})})
+    with pytest.raises(
+        UserError, match=r"waits: gate\.approval asks for a person's approval; .*`convoy approve 1 --why"
+    ):
+        tasks.gate.fn(asks, train(tmp_path / "1"))
+    assert aliases() == {CHALLENGER: "1"}
+    with promoting():
+        assert "another command changes the champion" in told(convoy("approve", "1", "--why", "looked at it"), 1)
+    assert "classifier v1 is the champion" in convoy("approve", "1", "--why", "looked at it").stdout
+    assert read(Path("outputs/ledger.jsonl"))[-1].why == "approved: looked at it"
+    assert entries() == [("wait", None, "1", None), ("promote", None, "1", None)]
 
 
 def test_promoting_needs_a_version_and_a_reason(workspace):

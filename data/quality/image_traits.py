@@ -81,7 +81,7 @@ def _of_files(raw: Path, prepared: Path, split: Split, manifest: DataManifest) -
         except DecodeError as error:
             raise UserError(f"a {split} image cannot be decoded any more: {error}") from None
     return {
-        "size": _quarters(np.array([float(min(width, height)) for _, width, height, _ in found]), "{:,.0f} px"),
+        "size": _quarters(np.array([float(min(width, height)) for _, width, height, _ in found]), ",.0f", " px"),
         "shape": [_shape(width / height) for _, width, height, _ in found],
         "form": [form for *_, form in found],
     }
@@ -96,8 +96,8 @@ def _of_pixels(images: PreparedImages) -> Traits:
     measured = [_measure(images.gather(batch)) for batch in _batches(len(images))]
     brightness, sharpness, color = np.concatenate(measured, axis=1)
     return {
-        "brightness": _quarters(brightness, "{:.0f} of 255"),
-        "sharpness": _quarters(sharpness, "{:.3g}"),
+        "brightness": _quarters(brightness, ".0f", " of 255"),
+        "sharpness": _quarters(sharpness, ".3g"),
         "colour": ["grey" if one <= GREY else "coloured" for one in color],
     }
 
@@ -115,12 +115,12 @@ def _measure(images: npt.NDArray[np.uint8]) -> Floats:
     return np.stack([grey.mean(axis=(1, 2)), laplacian.var(axis=(1, 2)), spread.mean(axis=(1, 2))]).astype(np.float64)
 
 
-def _quarters(values: Floats, unit: str) -> list[str]:
+def _quarters(values: Floats, form: str, unit: str = "") -> list[str]:
     """Name the quarter that each value lies in, with its bounds; values that are equal share one."""
     bounds = np.unique(np.quantile(values, [0.25, 0.5, 0.75], method="lower"))
     edges = [float(values.min()), *(float(bound) for bound in bounds), float(values.max())]
     numbers = np.searchsorted(bounds, values, side="left")
-    names = [f"{unit.format(low)} to {unit.format(high)}" for low, high in pairwise(edges)]
+    names = [f"{low:{form}} to {high:{form}}{unit}" for low, high in pairwise(edges)]
     return [names[number] for number in numbers]
 
 

@@ -20,7 +20,7 @@ from models.judging.slices import Slice, worse_slices
 FOLDER = Path(__file__).with_suffix("")
 SECTIONS = ("Intended use", "Limits", "Licence of the data")
 """What only a person knows: headings of `card.md` in the project."""
-NOTHING = "Nobody has said anything here yet: write it into `card.md` of the project."
+NOTHING = "Nobody has said anything here yet: write it into card.md of the project."
 NUM_CLASSES = 30
 """Where there are more classes, those recognized worst are shown."""
 PARAMS = ("model.", "training.recipe", "training.max_epochs", "training.seed", "num_parameters", "multiply_adds")

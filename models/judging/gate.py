@@ -19,6 +19,7 @@ from models.judging.slices import Slice, worse_slices
 ROUNDING = 1e-9
 """Less than one image among any test images: 0.1 - 0.01 is more than 0.09 to a computer."""
 
+APPROVAL = "gate.approval asks for a person's approval"
 NUM_SLICES = 5
 """Slices that a note names."""
 
@@ -153,14 +154,14 @@ def judge_challenger(
     slice_checks, slice_notes = _judge_slices(slices, config.max_slice_drop)
     checks, notes = checks + slice_checks, notes + slice_notes
     checks.append(_at_most("ONNX against torch", parity_error, config.max_parity_error))
+    approval = APPROVAL if config.approval == "required" else ""
     if rival.predictions is None:
-        waits = f"it cannot be compared with the champion: {rival.why_none}" if rival.is_incomparable else ""
+        waits = f"it cannot be compared with the champion: {rival.why_none}" if rival.is_incomparable else approval
         notes.append(f"not compared with a champion: {rival.why_none}")
         return Verdict(checks=tuple(checks), waits_for=waits, notes=tuple(notes))
     comparison = compare(rival.predictions.hits, challenger.hits, config.max_regression)
-    return Verdict(
-        checks=tuple(checks), comparison=comparison, waits_for=_unsure(comparison, config), notes=tuple(notes)
-    )
+    waits = _unsure(comparison, config) or approval
+    return Verdict(checks=tuple(checks), comparison=comparison, waits_for=waits, notes=tuple(notes))
 
 
 def _unsure(comparison: Comparison, config: GateConfig) -> str:

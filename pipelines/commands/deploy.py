@@ -23,6 +23,19 @@ def promote(
     print(promote_version(config, version, why))
 
 
+def approve(
+    version: Annotated[str, typer.Argument(help="Version of the model, such as 3.")],
+    why: Annotated[str, typer.Option(help="The reason, for the ledger.")],
+    refuse: Annotated[bool, typer.Option("--refuse", help="Refuse it instead: the champion stays.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Decide about a version that the gate lets wait for a person."""
+    config = start(overrides, says="approve: asks MLflow for the version")
+    from pipelines.promotions import approve_version, refuse_version
+
+    print((refuse_version if refuse else approve_version)(config, version, why))
+
+
 def deploy(
     target: Target = None,
     version: Annotated[int | None, typer.Option(help="Version of the model; else the champion.")] = None,

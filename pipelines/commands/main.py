@@ -12,7 +12,8 @@ from core.errors import UserError
 from pipelines.commands.card import card
 from pipelines.commands.compare import compare
 from pipelines.commands.data import data_app
-from pipelines.commands.deploy import deploy, ledger, promote, rollback
+from pipelines.commands.deploy import approve, deploy, ledger, promote, rollback
+from pipelines.commands.doctor import doctor
 from pipelines.commands.help import MODELS, PIPELINE, PROJECT, SERVERS, SERVING, GroupedCommands, examples
 from pipelines.commands.lineage import lineage
 from pipelines.commands.options import (
@@ -26,6 +27,7 @@ from pipelines.commands.options import (
     typed_here,
 )
 from pipelines.commands.project import explain, init, params
+from pipelines.commands.reproduce import reproduce
 
 
 class Guarded(GroupedCommands):
@@ -242,6 +244,9 @@ app.command(rich_help_panel=MODELS, epilog=examples("convoy compare", "convoy co
     compare
 )
 app.command(rich_help_panel=MODELS, epilog=examples('convoy promote 3 --why "checked by hand"'))(promote)
+app.command(rich_help_panel=MODELS, epilog=examples('convoy approve 3 --why "looked at what it breaks"'))(approve)
+app.command(rich_help_panel=MODELS, epilog=examples("convoy reproduce 5f0c21a7"))(reproduce)
+app.command(rich_help_panel=PROJECT, epilog=examples("convoy doctor"))(doctor)
 app.command(rich_help_panel=SERVING, epilog=examples("convoy deploy --target cpu --canary 10"))(deploy)
 app.command(rich_help_panel=SERVING, epilog=examples('convoy rollback --why "too slow"'))(rollback)
 app.command(rich_help_panel=SERVING, epilog=examples("convoy ledger --target cpu --json", "convoy ledger --verify"))(
