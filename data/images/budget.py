@@ -1,18 +1,18 @@
 DEFAULT_SECONDS = 30.0
-"""Of one core for one image, where nobody waits for it."""
+"""CPU time for one image, where no client waits for an answer."""
 
 
 class OverBudgetError(Exception):
-    """Reading an image takes more work than allowed; the message says what takes so long."""
+    """Reading an image takes more CPU time than allowed. The message names the costly part."""
 
 
 class Budget:
-    """Processor seconds that reading one image may take. Work is counted from above, before it is done."""
+    """CPU seconds that reading one image may take. Work is counted before it is done, by an upper bound."""
 
     __slots__ = ("_allowed", "_spent")
 
     def __init__(self, seconds: float) -> None:
-        """Allow so many seconds of one core."""
+        """Allow `seconds` of one core."""
         self._allowed = seconds
         self._spent = 0.0
 
@@ -25,11 +25,11 @@ class Budget:
         """Count work.
 
         Args:
-            seconds: an upper bound of its processor time.
-            what: names the work in a message.
+            seconds: upper bound of the work's CPU time.
+            what: name of the work, for the message.
 
         Raises:
-            OverBudgetError: all work together exceeds the budget.
+            OverBudgetError: the sum of all work exceeds the budget.
 
         """
         self._spent += seconds

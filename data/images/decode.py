@@ -22,10 +22,10 @@ from data.images.work import count_opening, count_reading
 Pixels = npt.NDArray[np.uint8]
 
 DECODERS = ("pillow", "simplejpeg")
-"""Packages whose versions pixels depend on."""
+"""Packages on whose versions the pixels depend."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "DIB", "ICO", "PCX", "TGA")
-"""Pictures, the likeliest first. Pillow knows more, some of which start other programs (EPS) or hold documents."""
+"""Most common first. Other formats of Pillow are left out: some start other programs (EPS) or hold documents."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -36,35 +36,35 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns an image upright, by the value of EXIF's tag Orientation."""
+"""Transposition that turns an image upright, by EXIF orientation."""
 
 _SWAPPING = {_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8]}
 _FROM_THE_RIGHT = {_TURNS[2], _TURNS[3], _TURNS[6], _TURNS[7]}
 _FROM_THE_BOTTOM = {_TURNS[3], _TURNS[4], _TURNS[7], _TURNS[8]}
-"""Turns that make columns of rows; those whose first column, or first row, was a last one."""
+"""Turns that swap rows and columns; turns after which the last column, or the last row, is the first."""
 
 BROKEN = (OSError, ValueError, SyntaxError, TypeError, LookupError, ArithmeticError, EOFError, RuntimeError,
           AttributeError, AssertionError, MemoryError, struct.error, zlib.error)  # fmt: skip
-"""What Pillow's plugins raise for hostile files."""
+"""Exceptions that Pillow's plugins raise for hostile files."""
 
 
 REDUCTION = 2
-"""A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that leaves this many times the pixels wanted, each way."""
+"""A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if each side keeps this many times the wanted pixels."""
 
 Span = tuple[float, float]
-"""Where a side starts and ends, in pixels."""
+"""Start and end of a side, in pixels."""
 
 
 class DecodeError(Exception):
-    """These bytes are no usable image; the message says why, in a few words without paths."""
+    """The bytes are no usable image. The message gives the reason in a few words, without paths."""
 
 
 class TooLargeError(DecodeError):
-    """The image has more pixels, or takes more work or memory, than allowed; it was not decoded."""
+    """The image has more pixels, or takes more CPU time or memory, than allowed. It was not decoded."""
 
 
 class Normalization(BaseModel):
-    """Pixels become (pixel / 255 - mean) / std, for red, green and blue."""
+    """Maps pixels to (pixel / 255 - mean) / std, for red, green and blue."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -73,10 +73,10 @@ class Normalization(BaseModel):
 
 
 class Preprocessing(BaseModel):
-    """All that turns image bytes into a network's input: the same for preparation, evaluation and the endpoint.
+    """How image bytes become a network's input, in preparation, evaluation and the endpoint.
 
-    The shorter side is resized to `size` and the centre square kept, as in section 2 of the AlexNet paper; of that, the
-    centre `crop` pixels.
+    The shorter side is resized to `size`, and the centre square is kept, as in section 2 of the AlexNet paper. The
+    input is the centre `crop` pixels of this square.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -85,27 +85,27 @@ class Preprocessing(BaseModel):
     crop: int
     max_pixels: int
     normalization: Normalization | None = None
-    """part of the exported graph; None while images are prepared, which no network sees yet"""
+    """part of the exported graph; None during preparation"""
 
     @property
     def hash(self) -> str:
-        """Name of this preprocessing: equal exactly where all its values are equal."""
+        """Identifier of this preprocessing, equal only for equal values."""
         return hashlib.sha256(self.model_dump_json(exclude_none=True).encode()).hexdigest()[:12]
 
 
 def decode(image: bytes, spec: Preprocessing, max_seconds: float = DEFAULT_SECONDS) -> Pixels:
-    """Turn the bytes of an image file into pixels of shape [crop, crop, 3].
+    """Decode the bytes of an image file to pixels of shape [crop, crop, 3]. Thread-safe.
 
-    EXIF orientation is applied, transparency is laid over white, samples of more than 8 bits are scaled to 8, and the
-    first frame stands for an animation. Safe to call from several threads.
+    EXIF orientation is applied. Transparency is laid over white. Samples of more than 8 bits are scaled to 8. Of an
+    animation, the first frame is decoded.
 
-    A JPEG whose shorter side is 4 times `spec.size` or more is decoded at 1/2, 1/4 or 1/8, by libjpeg's smaller
-    transforms, to no less than twice `spec.size`. Of 205 photographs with a shorter side of 256, decoded to 64, 32 and
-    16 pixels, that changed the result by 0.6, 0.8 and 1.1 grey levels of 255 in the mean, and by 17 at most; what is
-    smaller than that is the same to the last bit as when all is decoded and then resized.
+    A JPEG whose shorter side is at least 4 times `spec.size` is decoded at 1/2, 1/4 or 1/8, by libjpeg's smaller
+    transforms, to at least twice `spec.size`. For 205 photographs with a shorter side of 256, decoded to 64, 32 and
+    16 pixels, this changed the result by 0.6, 0.8 and 1.1 grey levels of 255 in the mean, and by 17 at most. The result
+    of a smaller JPEG is identical to a full decode and resize.
 
     Raises:
-        TooLargeError: more than `spec.max_pixels`, or more work than `max_seconds` of one core.
+        TooLargeError: more than `spec.max_pixels`, or more CPU time than `max_seconds`.
         DecodeError: not an image, truncated, or broken.
 
     """
@@ -115,12 +115,12 @@ def decode(image: bytes, spec: Preprocessing, max_seconds: float = DEFAULT_SECON
 
 @contextmanager
 def opened(image: bytes, max_pixels: int, max_seconds: float = DEFAULT_SECONDS) -> Iterator[Image.Image]:
-    """Open an image whose pixels are read in the block; what goes wrong there is named in a few words.
+    """Open an image whose pixels are read in the block. Errors get a short message.
 
-    The work of opening and reading is counted before it is done: nothing that has begun needs to be broken off.
+    CPU time is counted before the work starts, so no work has to be aborted.
 
     Raises:
-        TooLargeError: more than `max_pixels`, or more work than `max_seconds` of one core.
+        TooLargeError: more than `max_pixels`, or more CPU time than `max_seconds`.
         DecodeError: not an image, truncated, or broken.
 
     """
@@ -144,26 +144,26 @@ def opened(image: bytes, max_pixels: int, max_seconds: float = DEFAULT_SECONDS) 
 
 
 def to_pixels(picture: Image.Image, spec: Preprocessing) -> Pixels:
-    """Read the pixels of an opened image, upright and of 8 bits, resized and cropped: [crop, crop, 3]."""
+    """Read an opened image as 8-bit pixels of shape [crop, crop, 3]: upright, resized and cropped."""
     return np.array(to_square(picture, spec))
 
 
 def to_square(picture: Image.Image, spec: Preprocessing) -> Image.Image:
-    """Read an opened image as `to_pixels` does, and leave it to Pillow: RGB."""
+    """Read an opened image like `to_pixels`, as a Pillow image in RGB."""
     return _center_square(upright(picture, (spec.size, spec.size)), spec)
 
 
 class Upright(NamedTuple):
-    """An image, RGB or L, as it is to be looked at."""
+    """Upright image, RGB or L."""
 
     image: Image.Image
     across: Span
-    """what the original covers of the width: where the image was reduced, its last column may be a part of one"""
+    """part of the width that the original covers; after a reduction, the last column may be covered partly"""
     down: Span
 
 
 def upright(picture: Image.Image, wanted: tuple[int, int]) -> Upright:
-    """Read an opened image that is going to be resized to `wanted`, its width and height as they are in the file."""
+    """Read an opened image, to resize it to `wanted`: width and height before the image is turned upright."""
     in_file = picture.size
     reduced = picture.draft(None, (REDUCTION * wanted[0], REDUCTION * wanted[1]))
     width, height = reduced[1][2:] if reduced else in_file
@@ -180,17 +180,17 @@ def upright(picture: Image.Image, wanted: tuple[int, int]) -> Upright:
 
 
 def _loaded(picture: Image.Image, *, is_reduced: bool) -> Image.Image:
-    """Read the pixels of an opened image, of its size as it is now.
+    """Read the pixels of an opened image, at its current size.
 
-    JPEGs of colours are read by simplejpeg, to the same bits. libjpeg hands Pillow row after row in one buffer, and
-    writes past the cache where that begins at a multiple of 32 bytes, so that decoding takes a tenth longer. Whatever
-    simplejpeg refuses, Pillow reads after all, or says what is wrong with it.
+    simplejpeg reads colour JPEGs, with identical pixels. libjpeg hands Pillow row after row in one buffer. If this
+    buffer begins at a multiple of 32 bytes, libjpeg's writes bypass the cache, and decoding takes a tenth longer. If
+    simplejpeg refuses a file, Pillow reads it, or reports the error.
     """
     if isinstance(picture, JpegImageFile) and picture.format == "JPEG" and picture.mode == "RGB":
         width, height = picture.size
-        pixels = np.empty((height, width, 3), dtype=np.uint8)  # into which a header that says otherwise does not fit
+        pixels = np.empty((height, width, 3), dtype=np.uint8)  # an image of another size does not fit
         at_least = {"min_width": width, "min_height": height} if is_reduced else {}
-        assert picture.fp is not None  # it has not been read yet
+        assert picture.fp is not None  # the file has not been read yet
         picture.fp.seek(0)
         with suppress(ValueError):
             read = simplejpeg.decode_jpeg(picture.fp.read(), buffer=pixels, **at_least)
@@ -204,25 +204,25 @@ _QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
 def _silence_pillow() -> None:
-    """Pillow warns of large images, whose limit is checked here, and of odd metadata, which is not used.
+    """Ignore Pillow's warnings of large images, whose limit is checked here, and of odd metadata, which is not used.
 
-    `catch_warnings` is not safe where several threads decode; and a filter set anew would let others' warnings repeat.
+    `catch_warnings` is not thread-safe. Adding the filter again would make other modules' warnings repeat.
     """
     if warnings.filters[:1] != [_QUIET]:
         warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def orientation(image: Image.Image) -> Image.Transpose | None:
-    """What turns an image upright; None where it is, or does not say."""
+    """Return the transposition that turns an image upright, or None if none is known or needed."""
     try:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except BROKEN:
-        # The pixels are fine: every viewer shows such an image as it lies.
+        # The pixels are fine. Viewers show an image with broken EXIF as stored.
         return None
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Make an image RGB or L; what is one of them is not copied, and grey stays one channel until it is small."""
+    """Convert an image to RGB or L, without a copy if possible. Grey stays one channel until the image is small."""
     if image.mode.startswith("I;16"):
         image = _high_bytes(image)
     elif image.mode in ("I", "F"):
@@ -236,7 +236,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _high_bytes(image: Image.Image) -> Image.Image:
-    """As Pillow does itself for colours of 16 bits; a PNG may declare one grey level transparent."""
+    """Keep the high bytes, as Pillow does for 16-bit colours. A PNG may declare one grey level transparent."""
     samples = np.asarray(image)
     grey = Image.fromarray((samples >> 8).astype(np.uint8))
     if (transparent := image.info.get("transparency")) is not None:
@@ -245,7 +245,7 @@ def _high_bytes(image: Image.Image) -> Image.Image:
 
 
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:
-    """Samples of 32 bits carry no range of their own: up to 1, up to 255 and up to 65,535 are the ranges in use."""
+    """Scale 32-bit samples. They carry no range: the ranges in use are up to 1, up to 255 and up to 65,535."""
     samples = np.asarray(image, dtype=np.float32)
     highest = float(samples.max(initial=0, where=np.isfinite(samples)))
     in_bytes = 255.0 if image.mode == "F" and highest <= 1 else 1.0
@@ -254,10 +254,9 @@ def _scale_to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _center_square(upright: Upright, spec: Preprocessing) -> Image.Image:
-    """Resize and crop in one pass over the pixels that are kept: `box` is in coordinates of the decoded image.
+    """Resize and crop in one pass over the kept pixels. `box` is in coordinates of the decoded image.
 
-    The network's crop is cut from the stored square, so that it is the same to the last bit whether an image was
-    prepared before or has come to the endpoint just now.
+    The network's crop is cut from the stored square, so that preparation and endpoint give identical pixels.
     """
     shorter = min(end - start for start, end in (upright.across, upright.down))
     left, right = _kept(upright.across, shorter, spec.size)
@@ -269,7 +268,7 @@ def _center_square(upright: Upright, spec: Preprocessing) -> Image.Image:
 
 
 def _kept(span: Span, shorter: float, size: int) -> Span:
-    """Give the part of one side that the centre `size` of its resized pixels are made of."""
+    """Return the part of one side that is resized to the centre `size` pixels."""
     side = span[1] - span[0]
     resized = round(side / (shorter / size))
     first, scale = (resized - size) // 2, side / resized

@@ -1,6 +1,6 @@
-"""How much memory the reading of an image takes, told before it is read.
+"""Estimates how much memory the reading of an image takes, before it is read.
 
-A small container must not begin what it cannot hold, and 450 bytes may stand for 50 million pixels.
+An image of 50 million pixels, too large for a small container, may come as a file of 450 bytes.
 """
 
 from PIL import Image
@@ -11,20 +11,20 @@ _BY_MODE = {"1": 6, "L": 2, "P": 6, "RGB": 5, "I": 22, "F": 22}
 _OTHER_MODE = 9
 _TRANSPARENT = {"RGBA": 9, "P": 10, "RGB": 13, "LA": 13}
 _OTHER_TRANSPARENT = 18
-"""Bytes for each pixel at the highest: what Pillow holds, which keeps RGB in 4, and the copies that
-`data.images.decode` makes on the way to 8 bits. Measured on images of 9 million pixels, rounded up."""
+"""Peak bytes per pixel: Pillow's own image, with 4 bytes for RGB, and the copies that `data.images.decode` makes on the
+way to 8 bits. Measured on images of 9 million pixels, rounded up."""
 
 _BY_FORMAT = {"AVIF": 9, "JPEG": 3, "JPEG2000": 24, "TIFF": 8, "WEBP": 13}
-"""Bytes for each pixel that the decoder of a format takes besides."""
+"""Additional bytes per pixel of each format's decoder."""
 
 _PROGRESSIVE = 6
-"""Bytes for each pixel of a progressive JPEG, at whatever size it is read: all its coefficients are held."""
+"""Bytes per pixel of a progressive JPEG's coefficients, all of which are held even for a reduced read."""
 
 _FIXED = 500_000
 
 
 def footprint(picture: Image.Image, spec: Preprocessing) -> int:
-    """Estimate, from above, the bytes that reading an opened image takes at the highest."""
+    """Estimate an upper bound of the peak memory, in bytes, of reading an opened image."""
     pixels = picture.width * picture.height
     if picture.has_transparency_data:
         cost = _TRANSPARENT.get(picture.mode, _OTHER_TRANSPARENT)
@@ -38,7 +38,7 @@ def footprint(picture: Image.Image, spec: Preprocessing) -> int:
 
 
 def _reduction(picture: Image.Image, spec: Preprocessing) -> int:
-    """By how much libjpeg makes a JPEG smaller while it reads it."""
+    """Factor by which libjpeg reduces a JPEG while decoding."""
     wanted = REDUCTION * spec.size
     room = min(picture.width, picture.height) // wanted
     return next((scale for scale in (8, 4, 2) if scale <= room), 1)

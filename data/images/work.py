@@ -1,8 +1,8 @@
-"""How much processor time the reading of an image takes, told before it is read.
+"""Estimates how much CPU time the reading of an image takes, before it is read.
 
-Some formats let a small file take a decoder minutes: scans that refine the same pixels again and again, compressed
+In some formats, a small file may take minutes to decode: scans that refine the same pixels again and again, compressed
 text that nobody reads, comments between numbers. Each count is an upper bound. The costs were measured with Pillow 13
-and simplejpeg 1.9 on one core of a virtual machine (AMD EPYC), and raised by a half at least.
+and simplejpeg 1.9 on one core of a virtual machine (AMD EPYC), and raised by at least one half.
 """
 
 from typing import Any
@@ -18,21 +18,21 @@ from data.images.work_tags import count_exif, count_tags
 
 _PIXEL_SECONDS = {"AVIF": 300e-9, "JPEG": 0.0, "JPEG2000": 20e-9, "MPO": 0.0, "WEBP": 180e-9}
 _OTHER_PIXEL_SECONDS = 60e-9
-"""Per pixel, with the way to 8 bits; of a JPEG all is counted with its scans."""
+"""Per pixel, with the conversion to 8 bits. `count_jpeg` counts all work of a JPEG."""
 _BYTE_SECONDS = 15e-9
 _SLOW_BYTE_SECONDS = 150e-9
 _RUN_PIXEL_SECONDS, _RUN_BYTE_SECONDS = 220e-9, 500e-9
-"""Of a BMP in runs, which Pillow reads in Python."""
+"""Of a run-length encoded BMP, which Pillow reads in Python."""
 _BIT_SECONDS, _NUMBER_BYTE_SECONDS, _NUMBER_SECONDS, _COMMENT_SECONDS = 60e-9, 450e-9, 1.5e-6, 150e-6
-"""Of a PPM in text, or of levels that need scaling, which Pillow reads in Python; it copies all for each comment."""
+"""Of a PPM in text, or with scaled levels, which Pillow reads in Python. Pillow copies the data for each comment."""
 _STRIP_SECONDS = 15e-6
 _PROFILE_SECONDS = 0.03
-"""Of making a table of colours."""
+"""Of building a colour table."""
 _JPEG_COMPRESSIONS, _LZMA = {"jpeg", "tiff_jpeg"}, "lzma"
 
 
 def count_opening(image: bytes, budget: Budget) -> None:
-    """Count the work of opening an image file; for a JPEG, that of decoding it too.
+    """Count the work of opening an image file. For a JPEG, also count the work of decoding.
 
     Raises:
         OverBudgetError: more work than allowed.
@@ -59,9 +59,9 @@ def count_reading(image: bytes, picture: Image.Image, budget: Budget) -> None:
     """Count the work of reading the pixels of an opened image.
 
     Args:
-        image: the file.
-        picture: the same, opened.
-        budget: what may be spent.
+        image: content of the file.
+        picture: the opened image.
+        budget: CPU time that may be spent.
 
     Raises:
         OverBudgetError: more work than allowed.
@@ -85,7 +85,7 @@ def count_reading(image: bytes, picture: Image.Image, budget: Budget) -> None:
 
 
 def _count_in_python(image: bytes, picture: Image.Image, pixels: int, budget: Budget, what: str) -> None:
-    """Count what Pillow decodes in Python."""
+    """Count the formats that Pillow decodes in Python."""
     decoder = next((tile[0] for tile in getattr(picture, "tile", ())), "")
     if decoder == "bmp_rle":
         budget.spend(pixels * _RUN_PIXEL_SECONDS + len(image) * _RUN_BYTE_SECONDS, what + " in runs")
@@ -98,7 +98,7 @@ def _count_in_python(image: bytes, picture: Image.Image, pixels: int, budget: Bu
 
 
 def _count_tiff(image: bytes, picture: TiffImagePlugin.TiffImageFile, budget: Budget) -> None:
-    """Count the work of strips or tiles, which may be more and larger than the image needs."""
+    """Count the strips or tiles of a TIFF, which may be more and larger than the image needs."""
     tags: Any = picture.tag_v2
     starts = _numbers(tags.get(TiffImagePlugin.STRIPOFFSETS) or tags.get(TiffImagePlugin.TILEOFFSETS))
     sizes = _numbers(tags.get(TiffImagePlugin.STRIPBYTECOUNTS) or tags.get(TiffImagePlugin.TILEBYTECOUNTS))
@@ -116,6 +116,6 @@ def _count_tiff(image: bytes, picture: TiffImagePlugin.TiffImageFile, budget: Bu
 
 
 def _numbers(value: Any) -> tuple[int, ...]:
-    """Give the values of a tag, which a file may also make text or fractions."""
+    """Return the integers in a tag. A file may also store text or fractions."""
     values = value if isinstance(value, tuple) else (value,)
     return tuple(number for number in values if isinstance(number, int) and number >= 0)

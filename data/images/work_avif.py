@@ -1,4 +1,4 @@
-"""Work of opening an AVIF, counted from the boxes of its metadata."""
+"""CPU time of opening an AVIF, counted from its metadata boxes."""
 
 import struct
 from collections.abc import Iterator
@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from data.images.budget import Budget
 
 _ITEM_PAIR_SECONDS = 6e-9
-"""For each pair of items: libavif looks each one up among all others, one by one."""
+"""Per pair of items: for each item, libavif searches through all items."""
 _EXIF_SECONDS = 0.4e-6
-"""Per byte of the file, where there is EXIF: Pillow reads it when it opens the file."""
+"""Per byte of a file with EXIF, which Pillow reads when it opens the file."""
 _CONTAINERS = {b"moov": 0, b"trak": 0, b"meta": 4, b"iprp": 0}
-"""Boxes that hold boxes, and the bytes before these."""
+"""Boxes that hold boxes, and the number of bytes before the first inner box."""
 _ITEM_BYTES = {b"iinf": 20, b"iloc": 6, b"ipma": 3, b"iref": 12, b"iprp": 8}
-"""Least size of what these boxes say of an item."""
+"""Minimum bytes per item in each of these boxes."""
 _MAX_BOXES = 10_000
 
 
 def is_avif(image: bytes) -> bool:
-    """Tell whether Pillow would take a file for an AVIF."""
+    """Whether Pillow would take a file for an AVIF."""
     return image[4:8] == b"ftyp"
 
 
@@ -38,7 +38,7 @@ def count_avif(image: bytes, budget: Budget) -> None:
 
 
 def _boxes(image: bytes) -> Iterator[tuple[bytes, int]]:
-    """Give kind and size of each box, those inside others too."""
+    """Yield kind and size of each box, including inner boxes."""
     waiting = [(0, len(image))]
     while waiting:
         position, end = waiting.pop()

@@ -1,4 +1,4 @@
-"""Work of walking through files that are lists of small blocks: PNG, GIF, icons, and the head of a PPM."""
+"""CPU time of files that are lists of small blocks: PNG, GIF, icons, and the header of a PPM."""
 
 import re
 import struct
@@ -10,12 +10,12 @@ PNG = b"\x89PNG\r\n\x1a\n"
 ICON = b"\0\0\1\0"
 
 _CHUNK_SECONDS = 10e-6
-"""Per chunk of a PNG: Pillow reads each in Python."""
+"""Per chunk of a PNG, which Pillow reads in Python."""
 _COMPRESSED = {b"zTXt", b"iTXt", b"iCCP"}
 _MAX_TEXT = 2**20
-"""Bytes that Pillow unpacks of a chunk."""
+"""Maximum bytes that Pillow unpacks from a chunk."""
 _MAX_RATIO = 1032
-"""of deflate"""
+"""Maximum compression ratio of deflate."""
 _UNPACKED_SECONDS = 4.5e-9
 
 _BLOCK_SECONDS = 2e-6
@@ -28,12 +28,12 @@ _ENTRY_SECONDS = 15e-6
 _ICON_PIXEL_SECONDS = 150e-9
 
 _HEAD_SECONDS = 2e-6
-"""Per byte of the head of a PPM: Pillow reads each in Python."""
+"""Per byte of the header of a PPM, which Pillow reads in Python."""
 _HEAD_WORD = re.compile(rb"#[^\r\n]*|[^\s#]{1,11}")
 
 
 def count_png(image: bytes, budget: Budget, start: int = 0) -> None:
-    """Count the work of reading the chunks of the PNG at `start`, less that of its pixels.
+    """Count the work of reading the chunks of the PNG at `start`, without the pixels.
 
     Raises:
         OverBudgetError: more work than allowed.
@@ -73,7 +73,7 @@ def count_gif(image: bytes, budget: Budget) -> None:
 
 
 def count_icon(image: bytes, budget: Budget) -> None:
-    """Count the work of opening a file of icons, which Pillow reads at once.
+    """Count the work of opening an icon file, which Pillow decodes at once.
 
     Raises:
         OverBudgetError: more work than allowed.
@@ -90,7 +90,7 @@ def count_icon(image: bytes, budget: Budget) -> None:
 
 
 def icon_pixels(image: bytes) -> int:
-    """Count the pixels of the largest picture in a file of icons, which Pillow reads when it opens it; 0 for others."""
+    """Count the pixels of the largest picture in an icon file, which Pillow decodes when opening; 0 for other files."""
     if not image.startswith(ICON) or len(image) < 6:
         return 0
     largest = 0
@@ -113,7 +113,7 @@ def _icon_entries(image: bytes) -> range:
 
 
 def count_ppm_head(image: bytes, budget: Budget) -> None:
-    """Count the work of reading the head of a PPM, a byte at a time.
+    """Count the work of reading the header of a PPM, byte by byte.
 
     Raises:
         OverBudgetError: more work than allowed.

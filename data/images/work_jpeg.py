@@ -1,4 +1,4 @@
-"""Work of decoding a JPEG, counted from its markers.
+"""CPU time of decoding a JPEG, counted from its markers.
 
 A progressive file of 100 KB may hold thousands of scans, and each scan visits every block of 8 x 8 coefficients again.
 """
@@ -20,36 +20,36 @@ _HEADER = re.compile(rb"\xff([^\x00\xff])")
 _AFTER_SCAN = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 
 _SEGMENT_SECONDS = 20e-6
-"""Per segment: Pillow reads each in Python."""
+"""Per segment, which Pillow reads in Python."""
 _PADDING_SECONDS = 1e-6
-"""Per byte between segments: Pillow skips each in Python."""
+"""Per byte between segments, which Pillow skips in Python."""
 _EXIF_SECONDS = 0.4e-6
-"""Per byte of EXIF: Pillow makes a Python object of each fraction."""
+"""Per byte of EXIF: Pillow makes a Python object for each fraction."""
 _SCAN_SECONDS = 20e-6
 _BLOCK_SECONDS, _PROGRESSIVE_BLOCK_SECONDS, _ARITHMETIC_BLOCK_SECONDS = 40e-9, 150e-9, 800e-9
-"""Per block and scan: a refining scan of an empty block takes 105 ns."""
+"""Per block and scan. A refining scan of an empty block takes 105 ns."""
 _BYTE_SECONDS = 15e-9
 _PIXEL_SECONDS = 1.5e-9
-"""Per pixel and component: transform, upsampling and colours."""
+"""Per pixel and component: transform, upsampling and colour conversion."""
 _ARITHMETIC_BYTE_SECONDS = 80e-9
 _PASSES = 2
-"""simplejpeg and then Pillow decode a file that has a flaw."""
+"""simplejpeg and then Pillow decode a damaged file."""
 
 
 class _Frame(NamedTuple):
-    """What SOF says."""
+    """Content of the marker SOF."""
 
     pixels: int
     blocks: dict[int, int]
-    """blocks of each component, by its identifier"""
+    """number of blocks of each component, by the component's identifier"""
     is_arithmetic: bool
     is_progressive: bool
 
 
 def count_jpeg(image: bytes, budget: Budget, start: int = 0, end: int | None = None) -> None:
-    """Count the work of decoding the JPEG that the bytes from `start` to `end` are.
+    """Count the work of decoding the JPEG in the bytes from `start` to `end`.
 
-    A JPEG of one sequential scan, as most are, is looked at up to its scan.
+    Most JPEGs have one sequential scan. They are read only up to this scan.
 
     Raises:
         OverBudgetError: more work than allowed.
@@ -73,7 +73,7 @@ def count_jpeg(image: bytes, budget: Budget, start: int = 0, end: int | None = N
             budget.spend(length * _EXIF_SECONDS, "EXIF of a JPEG")
         elif marker == _SCAN:
             if frame is None:
-                return  # no decoder reads on
+                return  # decoders stop here
             num_scans += 1
             if num_scans == 1:
                 _spend_once(end - position, frame, budget)
@@ -84,14 +84,14 @@ def count_jpeg(image: bytes, budget: Budget, start: int = 0, end: int | None = N
 
 
 def _spend_once(num_bytes: int, frame: _Frame, budget: Budget) -> None:
-    """Count what is done once: the bytes of all scans, and the way from coefficients to pixels."""
+    """Count the work that is done once: the bytes of all scans, and the conversion of coefficients to pixels."""
     per_byte = _ARITHMETIC_BYTE_SECONDS if frame.is_arithmetic else _BYTE_SECONDS
     pixels = frame.pixels * len(frame.blocks) * _PIXEL_SECONDS
     budget.spend(_PASSES * (num_bytes * per_byte + pixels), f"{frame.pixels:,} pixels of a JPEG")
 
 
 def _spend_on_scan(image: bytes, position: int, frame: _Frame, budget: Budget, number: int) -> bool:
-    """Count one scan; tells whether the decoder stops after it, as all components are in it."""
+    """Count one scan. Returns whether the decoder stops after the scan, because it holds all components."""
     num_components = image[position + 2] if position + 2 < len(image) else 0
     names = image[position + 3 : position + 3 + 2 * num_components : 2]
     blocks = sum(frame.blocks.get(name, 0) for name in names)
@@ -102,7 +102,7 @@ def _spend_on_scan(image: bytes, position: int, frame: _Frame, budget: Budget, n
 
 
 def _read_frame(image: bytes, position: int, marker: int) -> _Frame | None:
-    """Read size and components; None where they are cut off or empty, which no decoder accepts."""
+    """Read size and components. Returns None if the frame is truncated or empty, which no decoder accepts."""
     head = image[position : position + 8]
     if len(head) < 8:
         return None

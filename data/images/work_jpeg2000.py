@@ -1,4 +1,4 @@
-"""Work of decoding a JPEG 2000, counted from its headers."""
+"""CPU time of decoding a JPEG 2000, counted from its headers."""
 
 import struct
 from dataclasses import dataclass, field
@@ -17,12 +17,12 @@ _TILE_SECONDS = 60e-6
 _PACKET_SECONDS = 3e-6
 _BLOCK_SECONDS = 2e-6
 _MAX_PLANES = 31
-"""openjpeg refuses more."""
+"""openjpeg refuses more planes."""
 
 
 @dataclass
 class _Header:
-    """What the markers of a codestream say; of several, the most work."""
+    """Content of the markers of a codestream. Of several markers, the one with the most work counts."""
 
     width: int = 0
     height: int = 0
@@ -59,7 +59,7 @@ def count_jpeg2000(image: bytes, budget: Budget) -> None:
             tile_start, tile_length = position, int.from_bytes(body[2:6], "big")
         elif marker == _DATA:
             if not tile_length:
-                break  # the last one, up to the end
+                break  # the last tile extends to the end
             position = max(tile_start + tile_length, position + 2)
             continue
         else:
@@ -71,7 +71,7 @@ def count_jpeg2000(image: bytes, budget: Budget) -> None:
 
 
 def _note(header: _Header, marker: int, body: bytes) -> None:
-    """Take from a marker what decides the work."""
+    """Read the values of a marker that decide the work."""
     if marker == _SIZE and len(body) >= 36:
         right, bottom, left, top, across, down, _, _, components = struct.unpack_from(">2x8IH", body)
         header.width, header.height = max(0, right - left), max(0, bottom - top)
@@ -85,7 +85,7 @@ def _note(header: _Header, marker: int, body: bytes) -> None:
     elif marker in (_QUANTIZATION, _QUANTIZATION_OF_ONE):
         body = body if marker == _QUANTIZATION else body[2 if header.components > 256 else 1 :]
         if body:
-            # 5 bits of exponent: alone in a byte, or before 11 others.
+            # The exponent has 5 bits, in a byte of its own or before 11 bits of mantissa.
             step = 1 if not body[0] & 31 else 2
             exponents = [value >> 3 for value in body[1::step]]
             header.planes = max(header.planes, min(_MAX_PLANES, (body[0] >> 5) + max(exponents, default=0)))
@@ -94,7 +94,7 @@ def _note(header: _Header, marker: int, body: bytes) -> None:
 
 
 def _note_style(header: _Header, style: int, body: bytes) -> None:
-    """Take levels, blocks and precincts from a marker of coding style: SPcod or SPcoc."""
+    """Read levels, blocks and precincts from the parameters of a coding style: SPcod or SPcoc."""
     if len(body) < 5:
         return
     header.levels = max(header.levels, min(body[0], 32))

@@ -1,4 +1,4 @@
-"""Work of reading the tags of a TIFF file, and of EXIF, which is one."""
+"""CPU time of reading the tags of a TIFF file, and of EXIF, which has the same format."""
 
 import struct
 
@@ -6,20 +6,20 @@ from data.images.budget import Budget
 
 _TAG_SECONDS = 20e-6
 _TAG_PAIR_SECONDS = 40e-9
-"""For each pair of tags: libtiff sorts the tags that it does not know again for each of them."""
+"""Per pair of tags: libtiff sorts all unknown tags again for each unknown tag."""
 _VALUE_SECONDS = 3e-6
 _FRACTION_SECONDS = 8e-6
 _BYTE_SECONDS = 20e-9
 _EXIF_SECONDS = 0.5e-6
-"""Per byte: Pillow makes a Python object of each fraction, which has 8."""
+"""Per byte: Pillow makes a Python object for each fraction of 8 bytes."""
 _LIBTIFF_TAGS = 4096
-"""libtiff refuses directories with more."""
+"""libtiff refuses directories with more tags."""
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
-"""Bytes of a value of each type."""
+"""Bytes per value of each type."""
 _BYTES, _FRACTIONS = {1, 2, 7}, {5, 10}
 _DIRECTORIES = {34665, 34853, 40965}
-"""Tags that name another directory, which Pillow reads too: EXIF, GPS, interoperability."""
+"""Tags that point to another directory, which Pillow reads too: EXIF, GPS, interoperability."""
 
 
 def count_tags(image: bytes, budget: Budget) -> None:
@@ -51,7 +51,7 @@ def count_exif(exif: bytes, budget: Budget) -> None:
 
 
 def _count_directory(image: bytes, order: str, start: int, budget: Budget, *, is_big: bool) -> list[int | None]:
-    """Count the tags of a directory and give the offsets of the directories that it names."""
+    """Count the tags of a directory, and return the offsets of the directories that the tags point to."""
     head, entry = (order + "Q", order + "HHQQ") if is_big else (order + "H", order + "HHII")
     number = _read(image, head, start) or 0
     position, size, left = start + struct.calcsize(head), struct.calcsize(entry), len(image)
@@ -59,7 +59,7 @@ def _count_directory(image: bytes, order: str, start: int, budget: Budget, *, is
     others: list[int | None] = []
     while number and position + size <= len(image):
         tag, kind, count, value = struct.unpack_from(entry, image, position)
-        # Pillow skips data that together are larger than the file.
+        # Pillow skips a value if the sum of all values exceeds the size of the file.
         count = count if count * _SIZES.get(kind, 0) <= left else 0
         left -= count * _SIZES.get(kind, 0)
         per_value = _BYTE_SECONDS if kind in _BYTES else _FRACTION_SECONDS if kind in _FRACTIONS else _VALUE_SECONDS
