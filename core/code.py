@@ -1,8 +1,7 @@
-"""The code that a result depends on, read from the source files: nothing is imported.
+"""Digest of the code on which a result depends, read from the source files without importing them.
 
-A module's meaning is its syntax tree without docstrings; comments and formatting are not in the tree. What a module
-depends on are the modules of the house, and of the project, that it imports, directly or not. So no list of files is
-kept anywhere.
+A module counts by its syntax tree without docstrings. Comments and formatting are not in the tree. A module depends on
+the modules of the house and of the project that it imports, directly or not, so no list of files is kept by hand.
 """
 
 import ast
@@ -16,41 +15,41 @@ from pathlib import Path
 from core.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-"""The folder that holds the rooms, wherever the tool is installed."""
+"""Folder of the rooms, wherever the tool is installed."""
 ROOMS = ("convoy", "pipelines", "serving", "models", "data", "core")
-"""Modules of other packages count by the versions of those, not by their code."""
+"""Other packages count by their version, not by their code."""
 PROJECT = "convoy_project"
-"""The package that the modules of a user's project are in, `convoy_project.my_net` for `my_net.py`. Commands run in the
-folder of the project."""
+"""Package of the modules in a user's project: `convoy_project.my_net` is `my_net.py`. Commands run in the project's
+folder."""
 
 MARK = "IN_NO_KEY"
-"""A module that assigns the reason to this name changes no result: `digest` leaves it out, but not what it imports."""
+"""A module that assigns a reason to this name changes no result. `digest` skips the module, but not its imports."""
 IN_NO_KEY = "Computes keys. A change that matters changes the digests themselves."
 
 
 @dataclass(frozen=True)
 class _Source:
-    """What is read from one file."""
+    """Parsed source file."""
 
     meaning: str
     """digest of the syntax tree"""
     imports: frozenset[str]
-    """modules, and names that may be modules, at any depth of the file but not for type checkers only"""
+    """modules, and names that may be modules, at any depth of the file; without imports for type checkers only"""
     is_marked: bool
 
 
 def digest(*modules: str, without: Sequence[str] = (), packages: Sequence[str] = ()) -> str:
-    """Name the code of `modules` and of all that they import, except for marked modules.
+    """Hash the code of `modules` and of all modules that they import, without marked modules.
 
     The same sources give the same digest on every machine and in every supported version of Python.
 
     Args:
         modules: dotted names.
-        without: modules whose code counts elsewhere, such as in the version of the data; so does what they import.
+        without: modules whose code counts elsewhere, such as in the data version. Their imports are left out too.
         packages: names and versions of installed packages that count too.
 
     Raises:
-        UserError: a module of the project is not there, or is no Python.
+        UserError: a module of the project is missing, or is no Python.
 
     """
     left_out = closure(*without)
@@ -60,13 +59,13 @@ def digest(*modules: str, without: Sequence[str] = (), packages: Sequence[str] =
 
 
 def closure(*modules: str) -> dict[str, Path]:
-    """Give `modules` and all modules of the house that they import, directly or not, by name: the file of each.
+    """Return the files of `modules` and of all modules of the house that they import, directly or not, by module name.
 
-    Imports in functions count, imports under `if TYPE_CHECKING` do not. Packages of a module come with it.
+    Imports in functions count. Imports under `if TYPE_CHECKING` do not count. A module's packages are included.
 
     Raises:
         ModuleNotFoundError: one of `modules` is not in the house.
-        UserError: one of them is not in the project, or is no Python.
+        UserError: one of `modules` is missing in the project, or is no Python.
 
     """
     found: dict[str, Path] = {}
@@ -87,14 +86,14 @@ def closure(*modules: str) -> dict[str, Path]:
 
 
 def package_data(*modules: str) -> list[Path]:
-    """Files that belong to modules and are no code: those in a folder beside the module that has its name."""
+    """List the data files of modules. They are in a folder beside the module that has the module's name."""
     folders = [path.with_suffix("") for path in closure(*modules).values() if path.with_suffix("").is_dir()]
     files = [path for folder in folders for path in folder.rglob("*")]
     return sorted(path for path in files if path.is_file() and path.suffix not in (".py", ".pyc"))
 
 
 def meaning(path: Path) -> str:
-    """Digest of a source file that stays the same where only comments, docstrings or formatting change."""
+    """Digest of a source file that comments, docstrings and formatting do not change."""
     return _read("", path).meaning
 
 
@@ -110,7 +109,7 @@ def _file(module: str) -> Path | None:
 
 
 def find_module(folder: Path, parts: Sequence[str]) -> Path | None:
-    """Find the file of the module `parts` below a folder."""
+    """Find the file of module `parts` below `folder`."""
     base = folder.joinpath(*parts)
     places = (base / "__init__.py", base.with_name(f"{base.name}.py"))
     return next((place for place in places if place.is_file()), None)
@@ -142,12 +141,12 @@ def _read_once(path: Path, package: str, _modified: int, _size: int) -> _Source:
 
 
 def _flatten(value: object, words: list[str]) -> None:
-    """Write a syntax tree as text that is the same in all versions of Python: fields that are empty are left out."""
+    """Write a syntax tree as text that is the same in all versions of Python. Empty fields are left out."""
     if isinstance(value, ast.AST):
         words.append(f"{type(value).__name__}(")
         for name in value._fields:
             field = getattr(value, name, None)
-            # What is loaded and what is stored follows from its place in the tree.
+            # `ctx` (load or store) follows from the place in the tree.
             if field is not None and field != [] and name != "ctx":
                 words.append(f"{name}=")
                 _flatten(field, words)
@@ -163,7 +162,7 @@ def _flatten(value: object, words: list[str]) -> None:
 
 
 def _is_docstring(node: object) -> bool:
-    """Also one under a field or a constant: an expression that is a string has no effect."""
+    """Whether a statement is only a string: a docstring, also of a field or a constant."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
@@ -180,7 +179,7 @@ def _imports(node: ast.AST, package: str) -> Iterator[str]:
 
 
 def _names(node: ast.ImportFrom, package: str) -> Iterator[str]:
-    """`from a import b` imports the module `a`, and `a.b` where that is one."""
+    """`from a import b` imports the module `a`, and `a.b` if that is a module."""
     above = package.split(".")
     above = above[: len(above) + 1 - node.level] if node.level else []
     module = ".".join([*above, *([node.module] if node.module else [])])

@@ -4,10 +4,10 @@ IN_NO_KEY = "What a person is told changes no result."
 
 
 class UserError(Exception):
-    """Something that the person at the keyboard can mend: what was wrong, where, and what to do, in one line.
+    """Error that the user can fix. The message says in one line what was wrong, where, and what to do.
 
-    The command prints it without a traceback and ends with `exit_code`: 2 for what was asked (a wrong option, a missing
-    folder), 1 for what happened (a full disk, a failed gate).
+    The command prints the message without a traceback and exits with `exit_code`: 2 for a wrong request (a wrong
+    option, a missing folder), 1 for a failure (a full disk, a failed gate).
     """
 
     def __init__(self, message: str, *, exit_code: int = 2) -> None:
@@ -17,12 +17,12 @@ class UserError(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """Put what a library has said into one line."""
+    """Return a library's message in one line of at most 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Give an error, what it came from, and so on to the innermost."""
+    """Yield an error, its cause, and so on to the innermost cause."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

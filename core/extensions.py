@@ -1,8 +1,8 @@
-"""What users add to the tool, found by its name: in a file of their project, or in a package that they installed.
+"""Extensions by users, found by name: in a file of their project, or in an installed package.
 
-`my_net:build` is `build` of the file `my_net.py` in the folder of the project. A name without a colon is one of ours,
-or an entry point of an installed package. The files of a project are loaded as modules of a private package: none hides
-a module of ours, whatever its name, and one imports another with a dot, `from .my_layers import Block`.
+`my_net:build` is `build` in the file `my_net.py` of the project. A name without a colon is one of ours, or an entry
+point of an installed package. The files of a project are modules of a private package. Therefore they never hide our
+modules, and import each other with a dot: `from .my_layers import Block`.
 """
 
 import hashlib
@@ -32,24 +32,24 @@ _REFERENCE = re.compile(r"((?:[^\W\d]\w*\.)*[^\W\d]\w*):([^\W\d]\w*)")
 
 @dataclass(frozen=True)
 class ExtensionPoint:
-    """A kind of thing that a parameter names: those of ours, and where users add theirs."""
+    """Parameter that names code: our names, and the places where users add theirs."""
 
     parameter: str
     """path in params.yaml"""
     group: str
-    """of the entry points of installed packages"""
+    """group of the entry points in installed packages"""
     ours: Mapping[str, str] = field(default_factory=dict)
-    """names, and where in the house each is, as module:attribute"""
+    """module:attribute of each of our names"""
 
     def has(self, name: str) -> bool:
-        """Whether the name is one of ours, an entry point, or well-formed as one of a file of the project."""
+        """Whether the name is one of ours, an entry point, or has the form `module:attribute` of a project's file."""
         return name in self.ours or is_of_project(name) or self._entry_point(name) is not None
 
     def accept(self, name: str) -> str:
         """Validate a value of the parameter, for pydantic.
 
         Raises:
-            ValueError: there is nothing of the name.
+            ValueError: nothing has this name.
 
         """
         if self.has(name):
@@ -58,10 +58,10 @@ class ExtensionPoint:
         raise ValueError(f"nothing has this name; {known}yours is my_file:name")
 
     def check(self, name: str, project: Path) -> None:
-        """Look whether a file of the project defines what `name` stands for, without loading it.
+        """Check that a file of the project defines `name`, without loading the file.
 
         Raises:
-            UserError: there is no such file, it is no Python, or the name is not in it.
+            UserError: the file is missing, is no Python, or does not define the name.
 
         """
         if not is_of_project(name):
@@ -81,7 +81,7 @@ class ExtensionPoint:
             raise UserError(f"{self._said(name)}, and {file.name} defines no {attribute}{has}")
 
     def modules(self, name: str) -> list[str]:
-        """Name the module behind `name`, for keys; none for entry points, which count by `packages`."""
+        """Return the module of `name`, for keys; none for an entry point, which counts by `packages`."""
         reference = self.ours.get(name, name)
         if ":" not in reference:
             return []
@@ -89,16 +89,16 @@ class ExtensionPoint:
         return [module if name in self.ours else f"{code.PROJECT}.{module}"]
 
     def packages(self, name: str) -> list[str]:
-        """Give name and version of the installed package that has the entry point `name`, for keys."""
+        """Return name and version of the installed package with the entry point `name`, for keys."""
         if name in self.ours or is_of_project(name) or not (found := self._entry_point(name)):
             return []
         return [f"{found.dist.name}=={found.dist.version}" if found.dist else found.value]
 
     def state(self, names: Sequence[str]) -> str:
-        """Name the code behind all of `names`; "" for none.
+        """Digest of the code of all `names`; "" if there are none.
 
         Raises:
-            UserError: a file of the project is not there, or is no Python.
+            UserError: a file of the project is missing, or is no Python.
 
         """
         modules = [module for name in names for module in self.modules(name)]
@@ -106,10 +106,10 @@ class ExtensionPoint:
         return code.digest(*modules, packages=[*names, *packages]) if names else ""
 
     def load(self, name: str) -> Any:
-        """Give what `name` stands for.
+        """Return the object with this name.
 
         Raises:
-            UserError: it is not there, or its module raises; the message names the line.
+            UserError: the object is missing, or its module raises. The message names the line.
 
         """
         if name in self.ours:
@@ -126,10 +126,10 @@ class ExtensionPoint:
             return found.load()
 
     def load_function(self, name: str, *arguments: str) -> Callable[..., Any]:
-        """Load what is called with so many arguments: a function, or a class.
+        """Load a function or a class that can be called with `arguments`.
 
         Raises:
-            UserError: as `load`; or it cannot be called so.
+            UserError: as `load`; or the function cannot be called with `arguments`.
 
         """
         found = self.load(name)
@@ -141,14 +141,14 @@ class ExtensionPoint:
         except TypeError as error:
             raise UserError(f"{self._said(name)}, which cannot be called as {call}: {error}") from None
         except ValueError:
-            pass  # some functions in C do not tell what they take
+            pass  # some C functions have no signature
         return found  # type: ignore[no-any-return]
 
     def require(self, name: str, found: object, *kinds: type) -> None:
-        """Compare what the code behind `name` has given with what is expected of it.
+        """Check the type of `found`, which the code of `name` returned.
 
         Raises:
-            UserError: it is of another type.
+            UserError: `found` has another type.
 
         """
         if not isinstance(found, kinds):
@@ -157,10 +157,10 @@ class ExtensionPoint:
 
     @contextmanager
     def explained(self, name: str) -> Iterator[None]:
-        """Turn what the code behind `name` raises into one line that names the place in that code.
+        """Turn an error in the code of `name` into a UserError that names the line of this code.
 
         Raises:
-            UserError: anything was raised.
+            UserError: the block raised an error.
 
         """
         try:
@@ -185,12 +185,12 @@ class ExtensionPoint:
 
 
 def is_of_project(name: str) -> bool:
-    """Whether a name stands for something in a file of the project: `module:attribute`."""
+    """Whether a name has the form `module:attribute`, and so belongs to a file of the project."""
     return _REFERENCE.fullmatch(name) is not None
 
 
 def short_name(name: str) -> str:
-    """Give what a name is called where only letters fit: `f1` for `my_metrics:f1`."""
+    """Return the last part of a name: `f1` for `my_metrics:f1`."""
     return name.rpartition(":")[2]
 
 
@@ -208,7 +208,7 @@ def _article(noun: str) -> str:
 
 
 def _place(error: BaseException, package: str) -> str:
-    """Name the innermost line of a package's code that an error came from."""
+    """Return file and line of the innermost frame of an error in a package's code."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{Path(error.filename).name}:{error.lineno}"
     place, step = "", error.__traceback__
@@ -221,7 +221,7 @@ def _place(error: BaseException, package: str) -> str:
 
 
 def _hint(error: Exception) -> str:
-    """Say how a file of the project imports another one."""
+    """Explain how a file of the project imports another one, if an import failed."""
     for cause in causes(error):
         name = cause.name if isinstance(cause, ModuleNotFoundError) and cause.name else ""
         if name and code.find_module(Path(), name.split(".")):
@@ -230,9 +230,9 @@ def _hint(error: Exception) -> str:
 
 
 class _Loader(SourceFileLoader):
-    """Compiles a file whenever it is loaded, and writes no bytecode into the project.
+    """Loader that compiles a file at every load, and writes no bytecode into the project.
 
-    Bytecode is told to be stale by the second: a file that is changed twice within one would not be read again.
+    Bytecode compares modification times in seconds, so it misses a second change within one second.
     """
 
     def path_stats(self, path: str) -> Mapping[str, Any]:
@@ -240,7 +240,7 @@ class _Loader(SourceFileLoader):
 
 
 class _Finder:
-    """Finds modules in the folder that their package names."""
+    """Finder of modules in the folder of their package."""
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None, _target: ModuleType | None = None) -> ModuleSpec | None:
@@ -259,9 +259,9 @@ class _Finder:
 
 
 def _import_of_project(module: str) -> ModuleType:
-    """Import a module of the project in the current folder, once for each state of its code.
+    """Import a module of the project in the current folder, once per state of its code.
 
-    A notebook may edit the file, and work in several projects.
+    A notebook may edit the file, and may work in several projects.
     """
     folder = Path.cwd()
     state = hashlib.sha256(f"{folder} {code.digest(f'{code.PROJECT}.{module}')}".encode()).hexdigest()[:12]

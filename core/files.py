@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and what a full disk looks like."""
+"""Files that are complete or absent, and the errors of a full disk."""
 
 import errno
 import hashlib
@@ -20,7 +20,7 @@ DISK_FULL = "the disk of {} is full: free some space and run the same command ag
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Look for the system's error among the causes of `error`: libraries wrap it, SQLite words it in its own way."""
+    """Whether `error` or one of its causes is a full disk. Libraries wrap the system's error. SQLite words its own."""
     return any(
         getattr(one, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in str(one)
         for one in causes(error)
@@ -29,9 +29,9 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to, which becomes `path` only when all of it is written.
+    """Yield a temporary path to write to. The file is renamed to `path` when the block ends without an error.
 
-    The name is this writer's alone: on a cluster, a worker that was given up for dead may still write the same file.
+    The temporary path is unique: on a cluster, a worker that was given up for dead may still write the same file.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
@@ -42,9 +42,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a process that was killed has left of whole files.
+    """Remove the temporary files that a killed process left in `folder`.
 
-    A writer that is alive after all fails when it renames its file, and leaves the one in place as it is.
+    If a writer is still alive, its rename fails, and the existing file stays.
     """
     for temporary in folder.glob(".*.tmp"):
         temporary.unlink(missing_ok=True)

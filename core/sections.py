@@ -1,4 +1,4 @@
-"""Sections of params.yaml: what the configurations of all rooms are made of."""
+"""Base of the configuration classes: sections of params.yaml."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +12,7 @@ Switch = Literal[True, False, "auto"]
 
 
 def _expand(value: object) -> object:
-    """`~` in a path means the home directory here as in a shell; an empty path is none."""
+    """Expand `~` to the home directory. An empty path becomes None."""
     if value == "":
         return None
     return Path(value).expanduser() if isinstance(value, str) else value
@@ -22,6 +22,6 @@ OptionalPath = Annotated[Path | None, BeforeValidator(_expand)]
 
 
 class Section(BaseModel):
-    """One section of params.yaml: frozen, and closed to keys it does not know."""
+    """One section of params.yaml: frozen, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

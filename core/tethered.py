@@ -1,6 +1,6 @@
-"""Run a module as `python -m` does, and stop when whoever started it is gone: even one that is killed leaves no server.
+"""Run a module like `python -m`, and stop when the parent process ends: even a killed parent leaves no server behind.
 
-What starts it holds the other end of its standard input, and never writes to it.
+The parent holds the other end of this process's stdin, and never writes to it.
 """
 
 import os

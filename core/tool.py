@@ -1,4 +1,4 @@
-"""The tool itself: its version, and whether somebody watches its progress."""
+"""The tool's version, and whether to show progress."""
 
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -7,7 +7,7 @@ IN_NO_KEY = "What is told, never what is computed."
 
 
 def tool_version() -> str:
-    """Give Convoy's version, or "not installed" where its code lies in a folder, as in the worker's image."""
+    """Return Convoy's version, or "not installed" if the code only lies in a folder, as in the worker's image."""
     try:
         return version("convoy")
     except PackageNotFoundError:
@@ -15,5 +15,5 @@ def tool_version() -> str:
 
 
 def shows_progress() -> bool:
-    """Whether a progress bar is drawn: in a terminal, and in a notebook, whose output is no terminal."""
+    """Whether to draw progress bars: in a terminal, and in a notebook, whose output is no terminal."""
     return sys.stderr.isatty() or "ipykernel" in sys.modules
