@@ -1,4 +1,4 @@
-"""From trained weights to what an endpoint loads: uint8 pixels in, probabilities out, as ONNX and as a program."""
+"""Export of trained weights for an endpoint, as ONNX and as a `torch.export` program: uint8 pixels to probabilities."""
 
 import base64
 import io
@@ -22,7 +22,7 @@ class ServedNetwork(nn.Module):
     """Normalization, network, temperature and softmax: uint8 [N, C, C, 3] to probabilities [N, num_classes]."""
 
     def __init__(self, classifier: ImageClassifier, temperature: float = 1.0) -> None:
-        """Take the parts that an endpoint needs; logits are divided by `temperature`."""
+        """Take the parts that an endpoint needs. Logits are divided by `temperature`."""
         super().__init__()
         self.temperature = temperature
         self.normalize, self.network = classifier.normalize, classifier.network
@@ -36,7 +36,7 @@ class TorchPredictor:
     """The trained network with the calling convention of `OnnxPredictor`."""
 
     def __init__(self, network: ServedNetwork) -> None:
-        """Switch to evaluation."""
+        """Set the network to evaluation mode."""
         self._network = network.eval()
 
     def __call__(self, images: Pixels) -> Probabilities:
@@ -46,8 +46,8 @@ class TorchPredictor:
 
 
 def export_onnx(network: ServedNetwork, crop: int, folder: Path) -> Path:
-    """Write `model.onnx`, which says how it normalizes pixels."""
-    import onnx  # here, because who exports programs alone has none
+    """Write `model.onnx`, with its normalization as metadata."""
+    import onnx  # imported here, because the export of programs does not need onnx
 
     path = write_onnx(network, crop, folder / MODEL_FILE, "probabilities")
     model = onnx.load(path)
@@ -57,27 +57,27 @@ def export_onnx(network: ServedNetwork, crop: int, folder: Path) -> Path:
 
 
 class _HalfPrecision(nn.Module):
-    """`ServedNetwork` in bf16, but for what needs more bits: normalization, here and between layers, and softmax."""
+    """`ServedNetwork` in bf16. Pixel normalization, batch normalization and softmax stay in float32."""
 
     def __init__(self, served: ServedNetwork) -> None:
         super().__init__()
         self.normalize, self.network = served.normalize, deepcopy(served.network)
         self.temperature = served.temperature
-        # Other orders of memory are not written faithfully; who loads the program puts the channels last.
+        # torch.export does not keep other memory formats. `load_program` applies channels-last.
         self.network.to(torch.bfloat16).to(memory_format=torch.contiguous_format)
         for module in self.network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.float()
 
     def forward(self, images: Tensor) -> Tensor:
-        # Not by calling it: what it does on a CPU, block by block, would be recorded block by block.
+        # Not `self.normalize(images)`, which works block by block on a CPU: the export would record each block.
         pixels = images * self.normalize.scale + self.normalize.offset
         logits = self.network(pixels.permute(0, 3, 1, 2).to(torch.bfloat16))
         return torch.softmax(logits.float() / self.temperature, dim=1)
 
 
 def export_program(network: ServedNetwork, crop: int, folder: Path) -> Path:
-    """Write `model.pt2`, a program in bf16 with a dynamic batch, and nothing pickled in it."""
+    """Write `model.pt2`, a program in bf16 with a dynamic batch size and without pickled data."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / PROGRAM_FILE
     example = torch.zeros(2, crop, crop, 3, dtype=torch.uint8)
@@ -92,16 +92,16 @@ def export_program(network: ServedNetwork, crop: int, folder: Path) -> Path:
 
 
 def preprocessing_of(data: DataManifest, crop: int, normalization: Normalization | None = None) -> Preprocessing:
-    """What an endpoint does to an image: what preparation did, and the crop and normalization of the network.
+    """Return the preprocessing of an endpoint: that of preparation, and the network's crop and normalization.
 
-    Without `normalization`, it is that of the training pixels.
+    The default normalization is that of the training pixels.
     """
     normalization = normalization or data.color.normalization
     return Preprocessing(size=data.size, crop=crop, max_pixels=data.max_pixels, normalization=normalization)
 
 
 def make_golden(image: Pixels, probabilities: Probabilities) -> Golden:
-    """Keep one cropped image [C, C, 3] and the answer for it."""
+    """Make the golden image from a cropped image [C, C, 3] and its probabilities."""
     png = io.BytesIO()
     Image.fromarray(image).save(png, "PNG")
     return Golden(

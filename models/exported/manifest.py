@@ -7,44 +7,44 @@ from data.images.decode import Normalization, Preprocessing
 
 
 class Golden(BaseModel):
-    """One test image and the answer that was measured for it: an endpoint that answers otherwise is not ready."""
+    """One test image and its measured probabilities. An endpoint with a different answer is not ready."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     image: str
-    """a lossless PNG of the prepared image, base64"""
+    """lossless PNG of the prepared image, base64"""
     probabilities: tuple[float, ...]
 
 
 Precision = Literal["fp32", "int8"]
-"""How an ONNX model computes."""
+"""Precisions of an ONNX model."""
 
 MODEL_FILE = "model.onnx"
 INT8_FILE = "model.int8.onnx"
 PROGRAM_FILE = "model.pt2"
 NORMALIZATION = "convoy.normalization"
-"""Under this name a model's file says how it normalizes pixels."""
+"""Key of the pixel normalization in a model file's metadata."""
 
 
 class Int8(BaseModel):
-    """What became of the attempt to compute in 8-bit integers: the figures, and what they led to."""
+    """Result of int8 quantization: measurements and decision."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     refusal: str | None
-    """why the model is not served so; None: it is"""
+    """why the int8 model is not served; None if it is served"""
     accuracy_drop: dict[str, float]
-    """by split: how much of its accuracy the model loses against fp32"""
+    """loss of accuracy against fp32, by split"""
     seconds: dict[Precision, dict[int, float]]
-    """medians of the processor time for a batch of so many images, on one core of the machine that exported"""
+    """median CPU time of a batch, by batch size, on one core of the machine that exported the model"""
     num_bytes: dict[Precision, int]
     onnx_sha256: str
     golden: tuple[float, ...]
-    """the answer to the golden image in this precision"""
+    """probabilities of the golden image in int8"""
 
 
 class Certainty(BaseModel):
-    """Which answers are uncertain, chosen on validation images, and what the others are worth there."""
+    """Thresholds for uncertain answers, and the quality of the certain answers, all from validation images."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,17 +60,17 @@ class Certainty(BaseModel):
 
 
 class ModelManifest(BaseModel):
-    """What travels with the ONNX file: everything an endpoint must know, so that serving holds no number of its own.
+    """Everything that an endpoint must know about an ONNX file. Serving code holds no such values.
 
-    The ONNX graph takes `image`, uint8 [N, crop, crop, 3], and gives `probabilities`, float32 [N, len(classes)];
-    normalization, temperature and softmax are inside it.
+    The ONNX graph takes `image`, uint8 [N, crop, crop, 3], and returns `probabilities`, float32 [N, len(classes)]. It
+    contains normalization, temperature and softmax.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     version: str | None
-    """number in the registry; None until it is registered"""
+    """number in the registry; None before registration"""
     network: str
     classes: tuple[str, ...]
     preprocessing: Preprocessing
@@ -81,14 +81,14 @@ class ModelManifest(BaseModel):
     metrics: dict[str, float]
     onnx_sha256: str
     program_sha256: str | None = None
-    """of the `torch.export` program with the same input and output; None where it was exported without one"""
+    """hash of the `torch.export` program with the same input and output; None if the model has no program"""
     golden: Golden
     int8: Int8 | None = None
-    """None where it was not tried"""
+    """None if int8 was not tried"""
     temperature: float = 1.0
-    """what logits are divided by, chosen on validation images"""
+    """divisor of the logits, chosen on validation images"""
     certainty: Certainty | None = None
-    """None where the validation images were too few to choose a threshold: no answer is uncertain then"""
+    """None if there were too few validation images; then no answer is uncertain"""
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -97,10 +97,10 @@ class ModelManifest(BaseModel):
         return self
 
     def require_normalization(self, file: str, found: str | None) -> None:
-        """Compare the manifest with what a model's file says of its normalization: JSON, None in files before 2026-12.
+        """Compare the manifest with the normalization in a model's file: JSON, or None in files before 2026-12.
 
         Raises:
-            UserError: the two differ; such a model would answer, and wrongly.
+            UserError: the two differ. Such a model would give wrong answers.
 
         """
         expected = self.preprocessing.normalization
@@ -112,11 +112,11 @@ class ModelManifest(BaseModel):
 
     @property
     def files(self) -> dict[str, str]:
-        """Give the files that the model can be loaded from, with their SHA-256."""
+        """SHA-256 of each file from which the model can be loaded."""
         int8 = self.int8.onnx_sha256 if self.int8 and self.int8.refusal is None else None
         files = {MODEL_FILE: self.onnx_sha256, INT8_FILE: int8, PROGRAM_FILE: self.program_sha256}
         return {name: sha256 for name, sha256 in files.items() if sha256}
 
     def golden_answer(self, model_file: str) -> tuple[float, ...]:
-        """Give the probabilities of the golden image; a quantized model has an answer of its own."""
+        """Return the probabilities of the golden image. A quantized model has its own."""
         return self.int8.golden if model_file == INT8_FILE and self.int8 else self.golden.probabilities

@@ -8,14 +8,14 @@ OPSET = 18
 
 
 def write_onnx(module: nn.Module, crop: int, path: Path, output: str) -> Path:
-    """Write a module that takes images, uint8 [N, crop, crop, 3], with a dynamic batch, as `image` to `output`.
+    """Export a module to ONNX, from input `image`, uint8 [N, crop, crop, 3], to `output`, with a dynamic batch size.
 
-    It is exported with two images, because a batch of one is burnt in.
+    The example has two images, because the exporter would fix a batch size of one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     example = torch.zeros(2, crop, crop, 3, dtype=torch.uint8)
     with warnings.catch_warnings():
-        # The tracing exporter is deprecated, and starts in a quarter of the time of the other; parity is a gate.
+        # The deprecated tracing exporter starts four times as fast as the new one. The gate checks parity.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),

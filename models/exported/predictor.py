@@ -13,15 +13,15 @@ MANIFEST_FILE = "manifest.json"
 
 
 class OnnxPredictor:
-    """An exported model and its manifest, ready to classify: the one way to run a model without torch."""
+    """Exported model and its manifest, run by onnxruntime, without torch."""
 
     file = MODEL_FILE
 
     def __init__(self, folder: Path, *, num_threads: int = 0) -> None:
-        """Load the model and `manifest.json` from `folder`; 0 threads means one for each core.
+        """Load the model and `manifest.json` from `folder`. 0 threads means one thread per core.
 
         Raises:
-            UserError: a file is missing, or the model is not the one that the manifest was written for.
+            UserError: a file is missing, or the model does not belong to the manifest.
 
         """
         self.folder, self.manifest = folder, read_model_manifest(folder)
@@ -41,18 +41,18 @@ class OnnxPredictor:
 
 
 class Int8Predictor(OnnxPredictor):
-    """The same in 8-bit integers, for models that were accepted so."""
+    """`OnnxPredictor` for the int8 model."""
 
     file = INT8_FILE
 
 
 def entropy(probabilities: Probabilities) -> Probabilities:
-    """Give the entropy of probabilities [N, num_classes], in nats, [N]."""
+    """Return the entropy [N] of probabilities [N, num_classes], in nats."""
     return np.asarray(-(probabilities * np.log(probabilities.clip(1e-12))).sum(axis=1))
 
 
 def is_uncertain(probabilities: Probabilities, certainty: Certainty | None) -> bool:
-    """Tell whether the answer to one image [num_classes] is uncertain; without thresholds none is."""
+    """Whether one image's probabilities [num_classes] are uncertain. Without thresholds, no answer is uncertain."""
     if certainty is None:
         return False
     is_improbable = probabilities.max() < certainty.threshold
@@ -63,7 +63,7 @@ def read_model_manifest(folder: Path) -> ModelManifest:
     """Read the manifest beside an exported model.
 
     Raises:
-        UserError: it is missing or damaged.
+        UserError: the manifest is missing or damaged.
 
     """
     path = folder / MANIFEST_FILE

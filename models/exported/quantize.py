@@ -1,8 +1,8 @@
-"""Static int8 quantization: per channel, calibrated on training images; kept only where it pays.
+"""Static int8 quantization: per channel, calibrated on training images, kept only if it is faster and accurate enough.
 
-It pays by measurement and not by the network's name: AlexNet becomes three times as fast, LeNet slower, and
-EfficientNet-B0 may lose half of its accuracy. Int8 answers otherwise than fp32, so the choice must not depend on how
-busy the machine is: what is compared is the processor time of one thread, which does not count while others run.
+The decision is measured for each model: AlexNet becomes three times as fast, LeNet slower, and EfficientNet-B0 may lose
+half of its accuracy. Int8 and fp32 give different answers, so the decision must not depend on the load of the machine.
+Therefore the CPU time of one thread is compared.
 """
 
 import logging
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-# Before it is imported: see `models.exported.session.open_session`.
+# Set before the import: see `models.exported.session.open_session`.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -34,14 +34,14 @@ from models.judging.evaluate import predict
 NUM_CALIBRATION_IMAGES = 512
 CALIBRATION_BATCH = 16
 OPERATORS = ["Conv", "Gemm", "MatMul", "Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Add", "Mul"]
-"""What is computed in integers. The softmax stays: probabilities in steps of 1/256 would be no probabilities."""
+"""Quantized operators. Softmax is not quantized, because probabilities need finer steps than 1/256."""
 NORMALIZATION = "/normalize/"
-"""How the names of the nodes that normalize pixels begin. They stay too: in integers onnxruntime takes 50 times as long
-for one factor and one summand a channel, longer than for all convolutions of AlexNet."""
+"""Prefix of the nodes that normalize pixels. They are not quantized either: onnxruntime would take 50 times as long for
+one factor and one summand per channel, longer than for all convolutions of AlexNet."""
 MEASURED: tuple[Split, ...] = ("val", "test")
 MIN_SPEEDUP = 1.2
-"""Below this, the gain is not worth answers that differ. Measured on two cores with a load of 14, six networks were at
-most 0.49 or at least 1.28 times as fast in int8, each time (LeNet; MobileNetV2): none came near the limit."""
+"""Below this, the gain is not worth different answers. On two cores with a load of 14, each of six networks was at most
+0.49 (LeNet) or at least 1.28 (MobileNetV2) times as fast in int8 in every run: no network came near the limit."""
 
 Predict = Callable[[Pixels], Probabilities]
 Medians = dict[Precision, dict[int, float]]
@@ -51,7 +51,7 @@ _log = logging.getLogger("convoy")
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What a trial needs: the prepared images, and the square that the network sees of them, in pixels."""
+    """Images for quantization: the prepared images, and the side of the network's crop in pixels."""
 
     prepared: Path
     crop: int
@@ -62,7 +62,7 @@ class Calibrated:
 
 
 class TrainingImages(CalibrationDataReader):  # type: ignore[misc]
-    """Training images spread evenly over the split, in the form that onnxruntime asks for: a batch a call."""
+    """Training images, spread evenly over the split, for onnxruntime's calibration: one batch per call."""
 
     def __init__(self, images: PreparedImages, crop: int) -> None:
         """Choose the images."""
@@ -72,15 +72,15 @@ class TrainingImages(CalibrationDataReader):  # type: ignore[misc]
         self._batches = iter(np.array_split(chosen, -(-count // CALIBRATION_BATCH)))
 
     def get_next(self) -> dict[str, Pixels] | None:
-        """Give a batch, uint8 [N, crop, crop, 3]; None when there are no more."""
+        """Return the next batch, uint8 [N, crop, crop, 3], or None after the last."""
         batch = next(self._batches, None)
         return None if batch is None else {"image": center_crop(self._images.gather(batch), self._crop)}
 
 
 def quantize(fp32: Path, int8: Path, data: Calibrated) -> None:
-    """Write the model `fp32` to `int8`, with 8-bit weights (one scale a channel) and activations (one a tensor)."""
+    """Quantize the model `fp32` to `int8`: 8-bit weights (a scale per channel) and activations (a scale per tensor)."""
     with tempfile.TemporaryDirectory(dir=int8.parent) as folder:
-        # Folds batch normalization into the convolutions, which have to be quantized as one.
+        # Folds batch normalization into the convolutions, because they must be quantized together.
         prepared = Path(folder, "prepared.onnx")
         quant_pre_process(str(fp32), str(prepared), skip_symbolic_shape=True)
         written = Path(folder, "int8.onnx")
@@ -100,7 +100,7 @@ def quantize(fp32: Path, int8: Path, data: Calibrated) -> None:
 
 
 def _copy_notes(source: Path, target: Path) -> None:
-    """Let the quantized model say what the other one says of itself."""
+    """Copy the metadata of `source` to `target`."""
     model = onnx.load(target)
     onnx.helper.set_model_props(model, {note.key: note.value for note in onnx.load(source).metadata_props})
     onnx.save(model, target)
@@ -117,14 +117,14 @@ def try_int8(
     max_accuracy_drop: float,
     measure_seconds: Callable[[Mapping[Precision, Predict], int], Medians] = time_alternately,
 ) -> Int8:
-    """Quantize the model in `folder`, and keep the result beside it where it is accurate enough and faster.
+    """Quantize the model in `folder`, and keep the result if it is accurate enough and faster.
 
     Args:
-        folder: holds the exported model; `model.int8.onnx` stays there only where it is accepted.
-        data: where images for calibration (training) and measurement (validation and test) are.
-        golden_image: uint8 [crop, crop, 3], whose answer is kept.
-        max_accuracy_drop: share of the images of a split, validation or test, by which accuracy may fall.
-        measure_seconds: times the two models, which compute on one core.
+        folder: folder of the exported model. `model.int8.onnx` stays there only if it is accepted.
+        data: images for calibration (training) and measurement (validation and test).
+        golden_image: uint8 [crop, crop, 3].
+        max_accuracy_drop: allowed loss of accuracy on the validation and test images, between 0 and 1.
+        measure_seconds: times the two models, each on one core.
 
     """
     files: dict[Precision, Path] = {"fp32": folder / MODEL_FILE, "int8": folder / INT8_FILE}
@@ -148,10 +148,10 @@ def try_int8(
 
 
 def metrics_of(tried: Int8) -> dict[str, float]:
-    """Name the figures as a run keeps them.
+    """Return the measurements as metrics of a run.
 
-    MLflow's page of a run sorts its charts by the part of the name before the slash. `variants` comes after `train` and
-    `val`, whose charts are the learning curves.
+    MLflow sorts the charts of a run by the part of the name before the slash. `variants` comes after `train` and `val`,
+    whose charts are the learning curves.
     """
     return (
         {f"variants/int8_{split}_accuracy_drop": drop for split, drop in tried.accuracy_drop.items()}

@@ -1,4 +1,4 @@
-"""ONNX files run by onnxruntime."""
+"""Inference of ONNX files with onnxruntime."""
 
 import os
 from pathlib import Path
@@ -16,16 +16,16 @@ Probabilities = npt.NDArray[np.float32]
 
 
 def open_session(model: Path, num_threads: int = 0) -> "InferenceSession":
-    """Load an ONNX file, which nobody has checked; 0 threads means one for each core."""
-    # From 1.29 on, onnxruntime reports its use to its makers, and only this, before it is imported, keeps it from that.
-    # Here and not above: who runs a program of torch has no onnxruntime.
+    """Load an ONNX file without checks. 0 threads means one thread per core."""
+    # From 1.29 on, onnxruntime sends telemetry, unless this variable is set before the import.
+    # Imported here, because the images of torch programs have no onnxruntime.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.log_severity_level = 3
-    # Its threads look for work all the time, which is soonest, but between predictions takes the cores from decoding.
+    # Spinning threads are faster, but between predictions they take the cores from decoding.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 

@@ -1,4 +1,4 @@
-"""The `gpu` target's way to run an exported model: a `torch.export` program in bf16, for which torch is enough."""
+"""Inference of the `gpu` target: runs a `torch.export` program in bf16 with torch alone."""
 
 import json
 import zipfile
@@ -18,15 +18,15 @@ from models.exported.predictor import read_model_manifest
 from models.exported.session import Probabilities
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-"""A batch is filled up to the next of these, for each of which a CUDA graph is kept; larger ones are divided."""
+"""A batch is padded to the next of these sizes, each of which has a CUDA graph. Larger batches are split."""
 NUM_WARM_UPS = 3
-"""Before a graph is captured: libraries choose kernels and allocate, which must not happen in a capture."""
+"""Runs before a graph is captured: libraries choose kernels and allocate memory, which a capture does not allow."""
 
 
 class ProgramPredictor:
-    """An exported program and its manifest, with the calling convention of `OnnxPredictor`; on a CPU too, slowly.
+    """Exported program and its manifest, with the calling convention of `OnnxPredictor`. Runs on a CPU too, slowly.
 
-    Safe to call from several threads, which take turns: the buffers of the graphs are there once.
+    Thread-safe. Threads take turns, because they share the buffers of the graphs.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class ProgramPredictor:
         """Load `model.pt2` and `manifest.json` from `folder`.
 
         Args:
-            folder: where they are.
-            num_threads: on a CPU; 0: one for each core.
-            device: cuda or cpu; None: a GPU where there is one.
-            cuda_graphs: capture one for each batch size now, so that no request waits for it. A CPU has none.
+            folder: folder of both files.
+            num_threads: threads on a CPU; 0: one thread per core.
+            device: cuda or cpu; None: a GPU if there is one.
+            cuda_graphs: capture a graph for each batch size now, so that no request waits for it. Ignored on a CPU.
 
         Raises:
-            UserError: a file is missing, or the program is not the one that the manifest was written for.
+            UserError: a file is missing, or the program does not belong to the manifest.
 
         """
         self.manifest = read_model_manifest(folder)
@@ -79,7 +79,7 @@ class ProgramPredictor:
 
 
 class _Graph:
-    """All kernels of one batch size, started at once; pixels and probabilities go through pinned memory."""
+    """CUDA graph of one batch size. Pixels and probabilities are copied through pinned memory."""
 
     def __init__(self, network: nn.Module, size: int, crop: int, device: torch.device) -> None:
         self._sent = torch.zeros(size, crop, crop, 3, dtype=torch.uint8, pin_memory=True)
@@ -107,13 +107,13 @@ class _Graph:
 
 
 def load_program(path: Path, device: torch.device) -> tuple[nn.Module, str | None]:
-    """Read a program for `device`, once it is sure that no pickle is in it; and what it says of its normalization.
+    """Load a program for `device`, and return its network and its normalization. Files with pickled data are refused.
 
-    `torch.export.load` reads weights as plain bytes where the file says so, and unpickles whatever it says is pickled;
-    example inputs too, with `weights_only` first and without it where that fails. Ours have neither.
+    `torch.export.load` unpickles weights that the file marks as pickled. It also unpickles example inputs, first with
+    `weights_only`, and without if that fails. Our programs have neither.
 
     Raises:
-        UserError: the file is no program, or has something pickled in it.
+        UserError: the file is no program, or holds pickled data.
 
     """
     try:
@@ -130,7 +130,7 @@ def load_program(path: Path, device: torch.device) -> tuple[nn.Module, str | Non
 
 
 def _is_pickled(archive: zipfile.ZipFile, name: str) -> bool:
-    """Example inputs that are not empty, and lists of weights or constants of which any is said to be pickled."""
+    """Whether a member holds example inputs, or is a list of weights or constants in which any entry is pickled."""
     if "/sample_inputs/" in name:
         return archive.getinfo(name).file_size > 0
     if not name.endswith("_config.json"):
