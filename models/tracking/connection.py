@@ -1,4 +1,4 @@
-"""The way to a tracking server, or to a database, that may be away."""
+"""Connection to an MLflow server or database that may be down."""
 
 import logging
 import ssl
@@ -18,14 +18,14 @@ from core.errors import UserError, one_line
 
 ANSWER_SECONDS = 10
 MISSING = tuple(map(ErrorCode.Name, (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)))
-"""MLflow's codes where there is no run, model or alias of a name; the second one where its form is another."""
+"""MLflow's error codes for a run, model or alias that does not exist; the second code is for a malformed name."""
 
 
 def connect(uri: str) -> MlflowClient:
     """Open the tracking server, or the database, at `uri`.
 
     Raises:
-        UserError: it does not answer, or MLflow cannot use it; MLflow itself would try for four minutes.
+        UserError: the server does not answer (MLflow itself would retry for four minutes), or MLflow cannot use it.
 
     """
     for noisy in ("mlflow", "alembic", "urllib3"):
@@ -42,13 +42,13 @@ def connect(uri: str) -> MlflowClient:
 
 @contextmanager
 def asking(uri: str) -> Iterator[None]:
-    """Turn what MLflow raises in the block into one clear line, the cause of which it stays.
+    """Turn MLflow's errors in the block into a UserError.
 
     Raises:
         UserError: the server or the database cannot be reached, or refuses.
 
     """
-    # Asked first, because MLflow's own client tries for minutes.
+    # Ask first, because MLflow's own client retries for minutes.
     require_answer(uri)
     try:
         yield
@@ -57,23 +57,23 @@ def asking(uri: str) -> Iterator[None]:
 
 
 def require_answer(uri: str) -> None:
-    """Ask a server for any answer.
+    """Check that a server gives any answer.
 
     Raises:
-        UserError: it gives none.
+        UserError: the server gives no answer.
 
     """
     if not uri.startswith(("http://", "https://")):
         return
     try:
-        # urllib takes a password in it for a part of the name
+        # urllib takes a password in the address for a part of the host name
         with urllib.request.urlopen(without_password(uri), timeout=ANSWER_SECONDS):  # noqa: S310 - set by the user
             return
     except urllib.error.HTTPError:
-        return  # it answers, if only to ask who we are, which MLflow will say
+        return  # an answer; MLflow reports a failed login itself
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        if not isinstance(reason, ssl.SSLError):  # MLflow has settings of its own for certificates
+        if not isinstance(reason, ssl.SSLError):  # MLflow has its own settings for certificates
             raise UserError(
                 f"MLflow at {without_password(uri)} does not answer ({one_line(reason)}): start it, "
                 "or set MLFLOW_TRACKING_URI to where it is",
@@ -82,6 +82,6 @@ def require_answer(uri: str) -> None:
 
 
 def without_password(uri: str) -> str:
-    """Give an address as it may be shown."""
+    """Remove user and password from an address, to show it."""
     address = urlsplit(uri)
     return address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()

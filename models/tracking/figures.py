@@ -1,4 +1,4 @@
-"""Pictures of a training run. Shapes: N images of H x W pixels, K variants of each, C classes."""
+"""Figures of a training run. Shapes: N images of H x W pixels, K variants of each, C classes."""
 
 import math
 import unicodedata
@@ -20,12 +20,12 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 Pixels = npt.NDArray[np.uint8]
 History = Mapping[str, Sequence[tuple[int, float]]]
 
-# Okabe and Ito's palette, told apart by colour-blind readers.
+# The palette of Okabe and Ito, for colour-blind readers.
 _BLUE, _ORANGE, _RED = "#0072B2", "#E69F00", "#B03A00"
 _INK, _FAINT = "#222222", "#888888"
 _SPLITS = (("train", "training", _BLUE), ("val", "validation", _ORANGE))
 
-# The first that is installed and has the character is used; DejaVu Sans comes with matplotlib.
+# matplotlib uses the first installed font that has the character. DejaVu Sans comes with matplotlib.
 _FAMILIES = (
     *("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Noto Sans SC", "Noto Sans JP"),
     *("WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC", "Hiragino Sans", "Malgun Gothic", "Arial Unicode MS"),
@@ -33,16 +33,16 @@ _FAMILIES = (
 )
 
 _MAX_COUNTED = 25
-"""classes up to which the cells of a confusion matrix have room for their counts"""
+"""maximum number of classes for which a confusion matrix shows counts"""
 _MAX_NAMED = 100
-"""classes up to which its rows and columns have room for their names"""
+"""maximum number of classes for which a confusion matrix shows names"""
 
 
 def learning_curves(history: History) -> Figure:
-    """Draw loss and accuracy against the epoch, training and validation together.
+    """Draw loss and accuracy against the epoch, for training and validation.
 
-    Of `history`, (epoch, value) by metric, `train/loss`, `val/loss`, `train/accuracy` and `val/accuracy` are drawn, as
-    far as they are there. Of two values for one epoch the later counts; what is no finite number is left out.
+    `history` has (epoch, value) by metric. The metrics `train/loss`, `val/loss`, `train/accuracy` and `val/accuracy`
+    are drawn if present. Of two values for one epoch, the later counts. Values that are not finite are left out.
     """
     figure = _figure(10, 4)
     loss, accuracy = figure.subplots(1, 2)
@@ -58,7 +58,7 @@ def _curves(axes: Axes, history: History, metric: str, least_span: float) -> Non
     for split, label, color in _SPLITS:
         points = _points(history, f"{split}/{metric}")
         if points:
-            # Markers show where the values are, and the only value where there is one epoch.
+            # Markers show the values, in particular a single value.
             marker = "o" if len(points) <= 30 else ""
             axes.plot(*zip(*points, strict=True), color=color, label=label, linewidth=2, marker=marker, markersize=5)
     axes.set_xlabel("epoch", color=_INK)
@@ -68,7 +68,7 @@ def _curves(axes: Axes, history: History, metric: str, least_span: float) -> Non
     axes.set_axisbelow(True)
     if axes.lines:
         bottom, top = axes.get_ylim()
-        slack = max(0.0, least_span - (top - bottom)) / 2  # or noise would fill the panel
+        slack = max(0.0, least_span - (top - bottom)) / 2  # keeps noise from filling the panel
         axes.set_ylim(bottom - slack, top + slack)
         axes.legend(frameon=False)
     else:
@@ -88,10 +88,10 @@ def _title(axes: Axes, name: str, best: tuple[int, float] | None, wording: str) 
 
 
 def confusion_matrix(counts: npt.NDArray[np.int64], classes: Sequence[str]) -> Figure:
-    """Draw how many images of each class (row) were taken for each class (column): `counts` is [C, C].
+    """Draw a confusion matrix from `counts` [C, C]: rows are true classes, columns are predicted classes.
 
-    Colours are shares of the row, so that rare classes show as clearly as frequent ones. Up to 25 classes the cells
-    carry their counts, up to 100 the rows and columns carry their names.
+    Colours are shares of the row, so that rare classes show as clearly as frequent classes. Counts are shown for up to
+    25 classes, names for up to 100.
     """
     num_classes = len(classes)
     shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
@@ -100,7 +100,7 @@ def confusion_matrix(counts: npt.NDArray[np.int64], classes: Sequence[str]) -> F
     size = max(num_classes * cell, 3.2)
     figure = _figure(size + 2.4, size + 1.6)
     axes = figure.subplots()
-    # The square root lets an error of one in fifty be seen beside a diagonal near one.
+    # The square root makes an error rate of 1/50 visible beside a diagonal near one.
     picture = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))
     _name_cells(axes, names, cell)
     if num_classes <= _MAX_COUNTED:
@@ -147,9 +147,9 @@ def _count_cells(axes: Axes, counts: npt.NDArray[np.int64], shares: npt.NDArray[
 
 
 def reliability_diagram(curves: Mapping[str, tuple[Sequence[float], Sequence[float], float]]) -> Figure:
-    """Draw accuracy against confidence: on the diagonal, confidences mean what they say.
+    """Draw accuracy against confidence. A calibrated model is on the diagonal.
 
-    `curves` has, by name, the confidence and the accuracy of each bin, and the expected calibration error.
+    `curves` has the confidences and accuracies of the bins, and the expected calibration error, by name.
     """
     figure = _figure(5, 5)
     axes = figure.subplots()
@@ -171,9 +171,9 @@ def worst_errors(
     confidences: npt.NDArray[np.floating],
     classes: Sequence[str],
 ) -> Figure:
-    """Show images uint8 [N, H, W, 3] with what they are and what they were taken for, in the order given.
+    """Show images uint8 [N, H, W, 3] with their true and predicted classes, in the given order.
 
-    `truths` and `predictions` are class indices [N], `confidences` probabilities [N].
+    `truths` and `predictions` are class indices [N]. `confidences` are probabilities [N].
     """
     if not len(images):
         return _note("No errors on these images")
@@ -195,9 +195,9 @@ def worst_errors(
 
 
 def augmentation_preview(originals: Pixels, augmented: Pixels) -> Figure:
-    """Show images uint8 [N, H, W, 3], each with K variants beside it, uint8 [N, K, H, W, 3], as training sees them.
+    """Show images uint8 [N, H, W, 3], each beside its K augmented variants, uint8 [N, K, H, W, 3].
 
-    The variants may be of another size than the stored images.
+    The variants may have another size than the stored images.
     """
     num_images, num_variants = augmented.shape[:2]
     height = originals.shape[1] / originals.shape[2]
@@ -214,7 +214,7 @@ def augmentation_preview(originals: Pixels, augmented: Pixels) -> Figure:
 
 
 def _figure(width: float, height: float) -> Figure:
-    """Make a figure of so many inches; without pyplot, which would keep it in memory and look for a screen."""
+    """Make a figure, in inches. pyplot would keep the figure in memory and look for a screen."""
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
     figure = Figure(figsize=(width, height), dpi=120, layout=layout)
     FigureCanvasAgg(figure)
@@ -222,7 +222,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _board(width: float, height: float, title: str, scale: float) -> Axes:
-    """Make a page for images one unit wide, `scale` inches each: x to the right from 0, y down from 0."""
+    """Make a page for images that are one unit, `scale` inches, wide. x points right from 0, y points down from 0."""
     margin = 0.15
     header = 0.25 if title else 0.0
     figure = Figure(figsize=((width + 2 * margin) * scale, (height + 2 * margin + header) * scale), dpi=120)
@@ -246,12 +246,12 @@ def _note(text: str) -> Figure:
 
 
 def _name_style(size: float) -> dict[str, Any]:
-    """Text properties for class names, which may hold any letters, and dollar signs that start no formula."""
+    """Text properties for class names, which may contain any letters, and dollar signs that do not start a formula."""
     return {"size": size, "family": list(_installed_families()), "parse_math": False}
 
 
 def _printable(name: str, index: int, max_columns: int = 24) -> str:
-    """One short line of characters that an installed font has; else the class's number, better than empty boxes."""
+    """Shorten a name to one line. A name without glyphs in the installed fonts is replaced by the class's number."""
     name = " ".join(name.split())
     if not name or not all(map(_has_glyph, name)):
         return f"class {index}"
@@ -264,7 +264,7 @@ def _printable(name: str, index: int, max_columns: int = 24) -> str:
 
 
 def _columns(text: str) -> int:
-    """Width in Latin letters; those of Chinese, Japanese and Korean take two."""
+    """Width in Latin letters. A Chinese, Japanese or Korean character is two letters wide."""
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 

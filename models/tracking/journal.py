@@ -1,4 +1,4 @@
-"""Metrics on disk: the training adds lines to a file, and whoever sends them reads it at its own pace."""
+"""Journal of metrics on disk. The training appends lines, and a sender reads the lines at its own pace."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from time import time
 
 @dataclass(frozen=True)
 class Point:
-    """The value of a metric at a step."""
+    """Value of a metric at a step."""
 
     name: str
     step: int
@@ -22,22 +22,22 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """The metrics of one step, and the byte of the file that comes after them."""
+    """Metrics of one step, and the offset in the file after their line."""
 
     points: tuple[Point, ...]
     end: int
 
 
 class Journal:
-    """A file with one line for each step that has metrics; in each metric, the steps only rise.
+    """File with one line for each step that has metrics. The steps of each metric only increase.
 
-    A step that is replayed after an interruption changes nothing: its metrics are there already. A line is handed to
-    the system whole before `append` returns, so that a process killed at any time loses at most the line it was about
-    to write; the part of it that may be there is cut off when the journal is opened again.
+    A step that is replayed after an interruption changes nothing. `append` returns after the whole line has been handed
+    to the operating system, so a killed process loses at most the line that it was writing. The next opening of the
+    journal cuts off an incomplete line.
     """
 
     def __init__(self, path: Path, arrived: Mapping[str, int] | None = None) -> None:
-        """Open the file, or make it; `arrived` holds the last step of each metric that was written elsewhere."""
+        """Open or create the file. `arrived` holds the last step of each metric that was written elsewhere."""
         self.path = path
         self._last = dict(arrived or {})
         self._lock = Lock()
@@ -51,7 +51,7 @@ class Journal:
         truncate(path, self._end)
 
     def append(self, metrics: Mapping[str, float], step: int) -> None:
-        """Add a line, less the metrics that have come as far as `step` before.
+        """Append a line, without metrics that already have a value at `step` or later.
 
         Raises:
             OSError: the disk is full.
@@ -75,11 +75,11 @@ class Journal:
         self._end += len(line)
 
     def append_next(self, metrics: Mapping[str, float]) -> None:
-        """Add a line of metrics that count steps of their own, at the step after their last."""
+        """Append a line at the step after the last step of these metrics."""
         self.append(metrics, 1 + max((self._last.get(name, -1) for name in metrics), default=-1))
 
     def read(self, start: int) -> Iterator[Line]:
-        """Read the whole lines from byte `start` on, up to the first that is half-written or damaged."""
+        """Yield the lines from byte `start`, up to the first incomplete or damaged line."""
         with self.path.open("rb") as file:
             file.seek(start)
             for content in file:

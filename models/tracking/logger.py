@@ -5,7 +5,7 @@ from models.tracking.journal import Journal
 
 
 class RunLogger(Logger):
-    """Writes Lightning's metrics to the journal of a run: the training waits for the disk, never for MLflow."""
+    """Writes Lightning's metrics to the journal of a run, so that the training never waits for MLflow."""
 
     def __init__(self, run_id: str, journal: Journal) -> None:
         """Write to `journal`."""
@@ -14,18 +14,18 @@ class RunLogger(Logger):
 
     @property
     def name(self) -> str:
-        """Lightning asks."""
+        """Name, which Lightning requires."""
         return "mlflow"
 
     @property
     def version(self) -> str:
-        """The run's id."""
+        """Id of the run."""
         return self._run_id
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """One line for all metrics of a step."""
+        """Append the metrics of a step to the journal."""
         self._journal.append(metrics, step or 0)
 
     def log_hyperparams(self, params: object, *_: object, **__: object) -> None:
-        """The job's parameters are on the run already."""
+        """Do nothing: the run has the job's parameters already."""

@@ -1,4 +1,4 @@
-"""Versions of the registered model in MLflow, and the aliases that say what each is for."""
+"""Versions of the registered model in MLflow, and their aliases."""
 
 import logging
 import shutil
@@ -18,14 +18,14 @@ from models.tracking.connection import MISSING, connect
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 EXTRA_FILES = "extra_files"
-"""The folder of a logged model that holds what MLflow does not know."""
+"""Folder of a logged model for files that MLflow does not know."""
 
 _log = logging.getLogger("convoy")
 
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One registered version, with the ids that lead back to where it came from."""
+    """Registered version of a model, with its lineage."""
 
     name: str
     version: str
@@ -39,20 +39,20 @@ class ModelVersion:
 
 
 class Registry:
-    """One registered model."""
+    """Registered model in MLflow."""
 
     def __init__(self, uri: str, name: str) -> None:
         """Open the registry of the tracking server at `uri`.
 
         Raises:
-            UserError: it does not answer.
+            UserError: the server does not answer.
 
         """
         self._client = connect(uri)
         self.name = name
 
     def by_alias(self, alias: str) -> ModelVersion | None:
-        """Find the version that is, say, the champion."""
+        """Find the version with an alias, such as `champion`."""
         try:
             found = self._client.get_model_version_by_alias(self.name, alias)
         except MlflowException as error:
@@ -62,31 +62,31 @@ class Registry:
         return self.get(found.version)
 
     def _is_missing(self, error: MlflowException) -> bool:
-        """Whether there is no such model, version or alias.
+        """Whether an error means that the model, version or alias does not exist.
 
-        Of a model that does not exist, MLflow tells a user who is no administrator that it is forbidden.
+        For a missing model, MLflow answers PERMISSION_DENIED to a user who is not an administrator.
         """
         if error.error_code == "PERMISSION_DENIED":
             return not self._client.search_registered_models(f"name = '{self.name}'")
         return error.error_code in MISSING
 
     def by_run(self, run_id: str) -> ModelVersion | None:
-        """Find the version that a run has registered."""
+        """Find the version that a run registered."""
         found = self._client.search_model_versions(f"name = '{self.name}' and run_id = '{run_id}'")
         return self.get(found[0].version) if found else None
 
     def versions(self) -> dict[str, str]:
-        """Give the version that each run has registered."""
+        """Return the version that each run registered, by run id."""
         found = self._client.search_model_versions(f"name = '{self.name}'")
         return {one.run_id: str(one.version) for one in found}
 
     def aliases(self) -> dict[str, str]:
-        """Give the version that each alias names."""
+        """Return the version of each alias."""
         found = self._client.search_registered_models(f"name = '{self.name}'")
         return {alias: str(version) for one in found for alias, version in one.aliases.items()}
 
     def find(self, version: str) -> ModelVersion | None:
-        """Look a version up that may not be there."""
+        """Return a version, or None if it does not exist."""
         try:
             return self.get(version)
         except MlflowException as error:
@@ -95,7 +95,7 @@ class Registry:
             raise
 
     def get(self, version: str) -> ModelVersion:
-        """Look a version up."""
+        """Return a version."""
         found = self._client.get_model_version(self.name, version)
         tags = found.tags
         commit = tags.get("git_commit") or None
@@ -104,7 +104,7 @@ class Registry:
         )
 
     def register(self, folder: Path) -> ModelVersion:
-        """Log the model of `folder` on its run, register it, and call it the challenger."""
+        """Log the model in `folder` on its run, register it, and make it the challenger."""
         manifest = read_model_manifest(folder)
         model_id = _log_model(folder, manifest)
         if not self._client.search_registered_models(f"name = '{self.name}'"):
@@ -121,7 +121,7 @@ class Registry:
         return self.get(created.version)
 
     def promote(self, version: ModelVersion) -> ModelVersion:
-        """Make a version the champion; the one before it becomes the previous one."""
+        """Make a version the champion. The old champion gets the alias `previous`."""
         champion = self.by_alias(CHAMPION)
         if champion and champion.version != version.version:
             self._client.set_registered_model_alias(self.name, PREVIOUS, champion.version)
@@ -143,14 +143,14 @@ class Registry:
         return self.get(version)
 
     def name_previous(self, version: str | None) -> None:
-        """Let the alias `previous` name a version; None, or a version that was deleted, removes the alias."""
+        """Give a version the alias `previous`. For None or a deleted version, remove the alias."""
         if version and self.find(version):
             self._client.set_registered_model_alias(self.name, PREVIOUS, version)
         elif self.by_alias(PREVIOUS):
             self._client.delete_registered_model_alias(self.name, PREVIOUS)
 
     def download(self, version: ModelVersion, models: Path) -> Path:
-        """Fetch a version into a folder of its own below `models`, its number filled into the manifest.
+        """Download a version into its own folder below `models`, and fill its number into the manifest.
 
         Raises:
             UserError: MLflow no longer has its files.
@@ -170,7 +170,7 @@ class Registry:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether an earlier download is there, as it was."""
+    """Whether a complete, unchanged download exists."""
     try:
         manifest = read_model_manifest(folder)
     except UserError:
@@ -197,14 +197,14 @@ def write_manifest(folder: Path, manifest: ModelManifest) -> None:
 
 
 def normalize_file(path: Path) -> None:
-    """Write an ONNX file as MLflow will write it, so that its checksum holds on both sides."""
+    """Rewrite an ONNX file in the way MLflow will, so that its checksum stays the same."""
     import onnx
 
     onnx.save_model(onnx.load(path), path)
 
 
 def _log_model(folder: Path, manifest: ModelManifest) -> str:
-    """Log as MLflow's own flavour, so that its tools read it too; returns the id of the logged model."""
+    """Log the model in MLflow's ONNX flavour, which MLflow's tools can read. Returns the id of the logged model."""
     import mlflow.onnx
     import onnx
     from mlflow.models import ModelSignature
@@ -221,7 +221,7 @@ def _log_model(folder: Path, manifest: ModelManifest) -> str:
             name="model",
             signature=signature,
             pip_requirements=["onnxruntime", "numpy"],
-            # MLflow writes an ONNX file anew; these it copies.
+            # MLflow rewrites the ONNX file, but copies these files.
             extra_files=[str(folder / name) for name in (MANIFEST_FILE, *manifest.files) if name != MODEL_FILE],
             save_as_external_data=False,
         )

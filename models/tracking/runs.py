@@ -1,4 +1,4 @@
-"""Runs in MLflow: opened once, resumed under the same id, found again by what they were a training of."""
+"""Runs in MLflow. A run is resumed under the same id, and found again by the key of its training job."""
 
 import json
 import logging
@@ -35,18 +35,18 @@ TOOL = "convoy.tool_version"
 PARITY_METRIC = "test/parity_error"
 INT8 = "convoy.int8"
 KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""Tag of an experiment: MLflow's page opens it with its runs, and not with traces of language models."""
+"""Tag of an experiment, so that MLflow opens it with its runs and not with traces of language models."""
 NOTE, MAX_NOTE = "mlflow.note.content", 8000
-"""MLflow shows the text of this tag above a run, and cuts it."""
+"""Tag whose text MLflow shows above a run, and the length at which MLflow cuts the text."""
 PARENT = "mlflow.parentRunId"
-"""MLflow shows a run below the one that this tag names."""
+"""Tag with the id of the parent run. MLflow shows a run below its parent."""
 
 _log = logging.getLogger("convoy")
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run whose training has ended, as the tracking knows it."""
+    """Run whose training has finished, as recorded in MLflow."""
 
     run_id: str
     data_version: str
@@ -58,18 +58,18 @@ class TrainedRun:
 
 @dataclass(frozen=True)
 class FoundRun:
-    """How far a run has come, as the tracking knows it."""
+    """State of a run, as recorded in MLflow."""
 
     is_running: bool
     is_trained: bool
-    """whether its training has ended"""
+    """whether its training has finished"""
 
 
 class Tracking:
-    """One experiment on one tracking server, or in one SQLite file."""
+    """One experiment on a tracking server, or in a SQLite file."""
 
     def __init__(self, uri: str, experiment: str, artifacts: Path | None) -> None:
-        """Open, and create what is missing; `artifacts` is for an experiment in a file, a server has its own place.
+        """Open the experiment, or create it. `artifacts` is for an experiment in a file; a server has its own folder.
 
         Raises:
             UserError: `uri` cannot be used, or the experiment was deleted.
@@ -101,13 +101,13 @@ class Tracking:
         return self._latest(f"tags.`{TRAINED}` = 'true'")
 
     def all_trained(self) -> list[TrainedRun]:
-        """List the finished trainings, the latest first; of many, the latest thousand."""
+        """List the finished trainings, latest first, at most a thousand."""
         order, trained = ["attributes.start_time DESC"], f"tags.`{TRAINED}` = 'true'"
         found = self.client.search_runs([self.experiment_id], trained, order_by=order, max_results=1000)
         return [_as_trained(run) for run in found]
 
     def get(self, run_id: str) -> TrainedRun:
-        """Look a run up."""
+        """Return a run."""
         return _as_trained(self.client.get_run(run_id))
 
     def _latest(self, filter_string: str) -> TrainedRun | None:
@@ -116,10 +116,10 @@ class Tracking:
         return _as_trained(found[0]) if found else None
 
     def find(self, run_id: str) -> "FoundRun | None":
-        """Look for a run that may not be there, or was deleted.
+        """Return the state of a run, or None if it does not exist or was deleted.
 
         Raises:
-            UserError: the tracking does not answer.
+            UserError: MLflow does not answer.
 
         """
         with asking(self.uri):
@@ -134,20 +134,20 @@ class Tracking:
         return FoundRun(run.info.status == "RUNNING", run.data.tags.get(TRAINED) == "true")
 
     def is_resumable(self, run_id: str) -> bool:
-        """Whether the run exists and its training has not ended.
+        """Whether the run exists and its training has not finished.
 
         Raises:
-            UserError: the tracking does not answer, and what there is of the training must not be thrown away.
+            UserError: MLflow does not answer. The training's checkpoints must then be kept.
 
         """
         found = self.find(run_id)
         return bool(found and not found.is_trained)
 
     def end(self, run_id: str, status: str, when: float | None = None) -> None:
-        """End a run, as of a time in seconds since 1970 or as of now.
+        """End a run, at a time in seconds since 1970, by default now.
 
         Raises:
-            UserError: the tracking does not answer.
+            UserError: MLflow does not answer.
 
         """
         with asking(self.uri):
@@ -155,7 +155,7 @@ class Tracking:
 
     @contextmanager
     def open_run(self, run_id: str | None, name: str, git_commit: str | None) -> Iterator["RunLog"]:
-        """Open a new run, or `run_id` again; its status says how the block was left."""
+        """Open a new run, or `run_id` again. The block's outcome decides the run's status."""
         tags = resolve_tags({GIT_COMMIT: git_commit} if git_commit else {})
         if run_id:
             self.client.update_run(run_id, status="RUNNING")
@@ -173,28 +173,28 @@ class Tracking:
         self.client.set_terminated(run_id, "FINISHED")
 
     def _end_early(self, run_id: str, status: str) -> None:
-        """Set the status, unless the server is away: this is not what the block was left for."""
+        """Set the status. If MLflow does not answer, only log a warning, because the block's own error matters more."""
         try:
             self.end(run_id, status)
         except UserError as error:
             _log.warning("train: run %s is still RUNNING in MLflow: %s", run_id[:8], one_line(error))
 
     def log(self, run_id: str) -> "RunLog":
-        """Add to a run, whether it is open or has ended."""
+        """Return the log of a run, which may be open or ended."""
         return RunLog(self.client, run_id, self.uri)
 
 
 class RunLog:
-    """What is written to one run. Its methods for metrics raise `UserError` where the tracking does not answer."""
+    """Writes to one run. The methods for metrics raise `UserError` if MLflow does not answer."""
 
     def __init__(self, client: MlflowClient, run_id: str, uri: str) -> None:
-        """Write to a run of the tracking at `uri`."""
+        """Write to a run in MLflow at `uri`."""
         self._client, self.run_id, self._uri = client, run_id, uri
 
     def last_steps(self) -> dict[str, int]:
-        """Give the last step of each metric that the run has."""
+        """Return the last step of each metric of the run."""
         with asking(self._uri):
-            # MLflow gives the steps in no other way but the whole history of each metric.
+            # MLflow's public interface gives steps only with the whole history of each metric.
             return {latest.key: latest.step for latest in self._client.get_run(self.run_id).data._metric_objs}
 
     def send(self, points: Sequence[Point]) -> None:
@@ -204,7 +204,7 @@ class RunLog:
             self._client.log_batch(self.run_id, metrics)
 
     def start(self, job: TrainingJob, facts: Mapping[str, object]) -> None:
-        """Say what the run is a training of."""
+        """Record the training job of the run."""
         params = job.params | {name: str(value) for name, value in facts.items()}
         self._client.log_batch(self.run_id, params=[Param(*item) for item in params.items()])
         self.tag({KEY: job.key, DATA_VERSION: job.data_version, CODE: job.code, TOOL: tool_version()})
@@ -215,7 +215,7 @@ class RunLog:
         self._client.log_inputs(self.run_id, [training])
 
     def rename(self, name: str) -> None:
-        """Give the run another name."""
+        """Rename the run."""
         self._client.update_run(self.run_id, name=name)
 
     def tag(self, tags: Mapping[str, str]) -> None:
@@ -224,38 +224,38 @@ class RunLog:
             self._client.set_tag(self.run_id, key, value)
 
     def metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Write metrics of one step, those that the run does not have, at once: for figures, not for curves."""
+        """Write the metrics of one step, except those that the run has, in one request. Not for learning curves."""
         last = self.last_steps()
         now = int(time() * 1000)
         self.send([Point(key, step, float(value), now) for key, value in metrics.items() if step > last.get(key, -1)])
 
     def figure(self, figure: "Figure", name: str) -> None:
-        """Keep a picture."""
+        """Store a figure."""
         self._client.log_figure(self.run_id, figure, f"figures/{name}.png")
 
     def page(self, html: str, name: str) -> None:
-        """Keep a page, which MLflow shows."""
+        """Store an HTML page, which MLflow displays."""
         self.text(html, f"{name}.html")
 
     def text(self, text: str, file: str) -> None:
-        """Keep a text."""
+        """Store a text."""
         self._client.log_text(self.run_id, text, file)
 
     def record(self, content: object, name: str) -> None:
-        """Keep a record as JSON."""
+        """Store a record as JSON."""
         self._client.log_text(self.run_id, json.dumps(content, indent=1, ensure_ascii=False), f"{name}.json")
 
     def verdict(self, verdict: Verdict) -> None:
-        """Keep the verdict of the gate with all its figures."""
+        """Store the gate's verdict with all its figures."""
         self.record(verdict.model_dump(mode="json") | {"outcome": verdict.outcome}, "verdict")
         self.tag({VERDICT: "passed" if verdict.outcome == "passed" else f"{verdict.outcome}: {verdict.why}"})
 
     def describe(self, markdown: str) -> None:
-        """Show a text above the run in MLflow, as far as MLflow keeps texts."""
+        """Show a text above the run in MLflow."""
         self.tag({NOTE: markdown})
 
     def read(self, name: str) -> str | None:
-        """Read a file of the run back; None where there is none."""
+        """Read a file of the run, or return None if it does not exist."""
         with tempfile.TemporaryDirectory() as folder:
             try:
                 return Path(self._client.download_artifacts(self.run_id, name, folder)).read_text(encoding="utf-8")
@@ -263,19 +263,19 @@ class RunLog:
                 return None
 
     def history(self, keys: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
-        """Read back the values of metrics, as (step, value)."""
+        """Return the values of metrics, as (step, value)."""
         return {
             key: [(point.step, point.value) for point in self._client.get_metric_history(self.run_id, key)]
             for key in keys
         }
 
     def best_accuracy(self) -> float:
-        """Give the highest validation accuracy of the run."""
+        """Return the highest validation accuracy of the run."""
         return max((value for _, value in self.history(["val/accuracy"])["val/accuracy"]), default=0.0)
 
 
 def system_metrics() -> Callable[[], dict[str, float]]:
-    """Give a function that measures the use of processor, memory, disk, network and GPU."""
+    """Return a function that measures the use of CPU, memory, disk, network and GPU."""
     monitor = SystemMetricsMonitor(run_id=None)
 
     def measure() -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Sends what a journal holds, while the training that writes it goes on."""
+"""Sends the metrics in a journal to MLflow while the training continues."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -11,45 +11,45 @@ from core.errors import UserError
 from models.tracking.journal import Journal, Point
 
 BATCH_POINTS = 1000
-"""the most that MLflow takes at once"""
+"""MLflow's limit for one request"""
 
 _log = logging.getLogger("convoy")
 
 
 class Receiver(Protocol):
-    """Where metrics are sent. Both methods raise `UserError` where it does not answer."""
+    """Receiver of metrics. Both methods raise `UserError` if the receiver does not answer."""
 
     def last_steps(self) -> Mapping[str, int]:
-        """Give the last step of each metric that has arrived."""
+        """Return the last step of each metric that has arrived."""
 
     def send(self, points: Sequence[Point]) -> None:
-        """Send points in one request: after an error, nobody knows whether they have arrived."""
+        """Send points in one request. After an error, the points may or may not have arrived."""
 
 
 class Sender:
-    """Sends the lines of a journal in their order, from a thread of its own.
+    """Sends the lines of a journal in order, from its own thread.
 
-    Where the receiver does not answer, this is told once and tried again with growing pauses, while the journal keeps
-    what waits. Before it sends anything after a start or an error, it asks what has arrived, and leaves that out. Left
-    without an error, it waits until all has arrived or `patience` seconds have gone; left with one, `grace` seconds.
+    If the receiver does not answer, the sender logs one warning and retries with growing pauses. The journal keeps the
+    waiting lines. After a start or an error, the sender first asks which steps have arrived, and skips them. At the end
+    of the block, the sender waits for up to `patience` seconds, after an error in the block for up to `grace` seconds.
 
     Attributes:
-        has_left: whether points wait on disk after the end; `send_now` of another sender sends them.
+        has_left: whether points wait on disk after the end. `send_now` of another sender sends them.
 
     """
 
     interval = 5.0
     """seconds between two requests"""
     longest_pause = 12
-    """intervals between two attempts at most"""
+    """maximum number of intervals between two attempts"""
     patience = 600.0
-    """seconds: a training of hours is worth waiting for while MLflow is restarted"""
+    """seconds; long enough for a restart of MLflow after a training of hours"""
     reminder = 60.0
-    """seconds between two lines that tell of waiting"""
+    """seconds between two log lines while waiting"""
     grace = 5.0
 
     def __init__(self, journal: Journal, receiver: Receiver, sample: Callable[[], Mapping[str, float]] = dict) -> None:
-        """Send from `journal` to `receiver`; what `sample` gives is added to the journal at every interval."""
+        """Send from `journal` to `receiver`. At every interval, the metrics of `sample` are added to the journal."""
         self._journal, self._receiver, self._sample = journal, receiver, sample
         self._arrived: Mapping[str, int] | None = None
         self._offset = 0
@@ -60,7 +60,7 @@ class Sender:
         self._thread = Thread(target=self._run, name="metrics", daemon=True)
 
     def __enter__(self) -> Self:
-        """Start to send."""
+        """Start the thread."""
         self._thread.start()
         return self
 
@@ -70,7 +70,7 @@ class Sender:
         """Send the rest.
 
         Raises:
-            UserError: MLflow does not answer; the journal keeps the rest.
+            UserError: MLflow does not answer. The journal keeps the rest.
 
         """
         self._closing.set()
@@ -86,14 +86,14 @@ class Sender:
 
     def _wait(self) -> None:
         give_up = monotonic() + self.patience
-        # All has usually arrived after a moment.
+        # Usually, everything has arrived after a moment.
         self._thread.join(min(self.grace, self.patience))
         while self._thread.is_alive() and (left := give_up - monotonic()) > 0:
             _log.info("train: waiting up to %.0f s more for MLflow to take the metrics", left)
             self._thread.join(min(left, self.reminder))
 
     def _account(self) -> None:
-        """Tell what has not arrived."""
+        """Report lines that have not arrived."""
         if self._failure:
             raise self._failure
         num_waiting = sum(1 for _ in self._journal.read(self._offset))
@@ -119,7 +119,7 @@ class Sender:
             pause = self.grace / 10
             while not self._send_rest() and not self._abandoned.wait(pause):
                 pass
-        except Exception as error:  # raised again where the training waits for this thread
+        except Exception as error:  # `_account` raises the error in the training's thread
             self._failure = error
 
     def _send_at_intervals(self) -> None:
@@ -133,7 +133,7 @@ class Sender:
             num_skipped = min(2**num_failures, self.longest_pause) - 1
 
     def send_now(self) -> None:
-        """Send what waits, in the thread of the caller, without a training that writes.
+        """Send all waiting lines in the thread of the caller.
 
         Raises:
             UserError: the receiver does not answer.
@@ -150,7 +150,7 @@ class Sender:
                 return
 
     def _send_rest(self) -> bool:
-        """Send what waits; returns whether all has arrived."""
+        """Send all waiting lines. Returns whether all lines have arrived."""
         try:
             self.send_now()
         except UserError as problem:
