@@ -4,7 +4,7 @@ import torch
 from images import noise
 from PIL import Image
 
-from data.augmentation.crop import _copy_rows, _gather, _interpolate, _resample
+from data.augmentation.crop import _copy, _gather, _interpolate, _resample
 
 # top, left, height, width: all of it, enlarged, reduced, narrow, in a corner, one pixel
 BOXES = [(0, 0, 40, 40), (3, 5, 10, 12), (1, 2, 38, 37), (0, 10, 40, 7), (30, 31, 10, 9), (39, 0, 1, 1)]
@@ -25,7 +25,7 @@ def test_a_loop_and_a_gather_cut_the_same():
     for index, (top, left) in enumerate(corners.tolist()):
         square = images[index, top : top + 9, left : left + 9].numpy()
         expected = np.fliplr(square) if index % 2 else square
-        np.testing.assert_array_equal(_copy_rows(*arguments)[index], expected)
+        np.testing.assert_array_equal(_copy(*arguments)[index], expected)
         np.testing.assert_array_equal(_gather(*arguments)[index], expected)
 
 

@@ -5,7 +5,6 @@ import pytest
 import torch
 from images import noise, photos, write
 
-from data.batches import loader
 from data.batches.loader import Batches, Share
 from data.batches.shards import PreparedImages, verify
 from data.config import DataConfig
@@ -75,7 +74,7 @@ def as_numbers(batches):
     """Label and first pixels of every image, in the order of the batches."""
     return [
         (label, *image.flatten().tolist()[:12])
-        for images, labels, _ in batches
+        for images, labels in batches
         for image, label in zip(images, labels.tolist(), strict=True)
     ]
 
@@ -84,17 +83,17 @@ def as_numbers(batches):
 def test_in_order_every_image_comes_once(split, batch_size):
     images, _ = split
     batches = list(Batches(images, batch_size, shuffle_seed=None))
-    sizes = [len(labels) for _, labels, _ in batches]
+    sizes = [len(labels) for _, labels in batches]
     assert set(sizes[:-1]) <= {batch_size}
     assert sum(sizes) == len(images)
     assert len(batches) == len(Batches(images, batch_size, shuffle_seed=None)) == -(-len(images) // batch_size)
     expected = images.gather(np.arange(len(images)))
-    np.testing.assert_array_equal(torch.cat([pixels for pixels, *_ in batches]), expected)
-    np.testing.assert_array_equal(torch.cat([labels for _, labels, _ in batches]), images.labels)
+    np.testing.assert_array_equal(torch.cat([pixels for pixels, _ in batches]), expected)
+    np.testing.assert_array_equal(torch.cat([labels for _, labels in batches]), images.labels)
 
 
 def test_batches_are_bytes_and_numbers(train):
-    pixels, labels, _ = next(iter(Batches(train, 32, shuffle_seed=0)))
+    pixels, labels = next(iter(Batches(train, 32, shuffle_seed=0)))
     assert (pixels.dtype, pixels.shape) == (torch.uint8, (32, SIZE, SIZE, 3))
     assert (labels.dtype, labels.shape) == (torch.int64, (32,))
 
@@ -110,7 +109,7 @@ def test_the_last_smaller_batch_of_a_shuffled_epoch_is_left_out(train):
     batch_size = 64
     assert len(train) % batch_size
     batches = Batches(train, batch_size, shuffle_seed=0)
-    sizes = [len(labels) for _, labels, _ in batches]
+    sizes = [len(labels) for _, labels in batches]
     assert sizes == [batch_size] * (len(train) // batch_size)
     assert len(batches) == len(sizes)
     # What is left out has its turn in another epoch.
@@ -122,7 +121,7 @@ def test_the_last_smaller_batch_of_a_shuffled_epoch_is_left_out(train):
 
 def test_few_images_are_one_batch(train):
     batches = Batches(train, len(train) + 1, shuffle_seed=0)
-    assert [len(labels) for _, labels, _ in batches] == [len(train)]
+    assert [len(labels) for _, labels in batches] == [len(train)]
     assert (len(batches), batches.batch_size) == (1, len(train))
 
 
@@ -148,7 +147,7 @@ def test_processes_share_each_batch(train, seed):
     whole = list(Batches(train, 60, shuffle_seed=seed))
     shares = [list(Batches(train, 60, shuffle_seed=seed, share=Share(rank, 3))) for rank in range(3)]
     assert [len(batches) for batches in shares] == [len(whole)] * 3
-    for step, (images, labels, _) in enumerate(whole):
+    for step, (images, labels) in enumerate(whole):
         for rank, batches in enumerate(shares):
             assert torch.equal(batches[step][0], images[rank::3])
             assert torch.equal(batches[step][1], labels[rank::3])
@@ -192,28 +191,3 @@ def test_images_may_stay_on_the_device(train):
 def test_noise_tells_images_apart():
     """The tests above recognize images by their first pixels."""
     assert len({noise(8, 8, (0, number, index)).tobytes()[:12] for number in (0, 1) for index in range(400)}) == 800
-
-
-@pytest.mark.parametrize("start", [0, 1, 4, 5])
-def test_small_batches_are_read_together(train, monkeypatch, start):
-    """And an epoch that goes on in the middle reads again what its next batch was read with."""
-    batch_size = 32
-    num_steps = len(train) // batch_size
-    assert num_steps % 4
-    apart = Batches(train, batch_size, shuffle_seed=0)
-    monkeypatch.setattr(loader, "TOGETHER_BYTES", 4 * batch_size * SIZE * SIZE * 3)
-    together, *others = (
-        Batches(train, batch_size, shuffle_seed=seed, device=device)
-        for seed, device in ((0, None), (None, None), (0, torch.device("meta")))
-    )
-    together.load_state_dict({"epoch": 0, "next": start})
-    assert as_numbers(together) == as_numbers(apart)[start * batch_size :]
-    together.load_state_dict({"epoch": 0, "next": start})
-    in_order = list(apart)
-    for step, (images, labels, group) in enumerate(together, start):
-        first, number = step // 4 * 4, min(4, num_steps - step // 4 * 4)
-        assert (group.first_step, group.num_steps) == (first, number)
-        assert torch.equal(group.images, torch.cat([batch.images for batch in in_order[first : first + number]]))
-        assert torch.equal(group.images.chunk(number)[step - first], images)
-        assert torch.equal(group.labels.chunk(number)[step - first], labels)
-    assert all(batch.together is None for batches in others for batch in batches)

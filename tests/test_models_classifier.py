@@ -12,7 +12,6 @@ from torch import nn
 from data.batches.loader import Batch, Share
 from data.config import AugmentationConfig
 from models.training.classifier import ImageClassifier
-from models.training.counts import Counts
 from models.training.train import build_classifier, train
 
 MIXED = AugmentationConfig(resized_crop=0.3, brightness=0.4, contrast=0.4, erasing=0.25, mixup=0.2, cutmix=1, flip=True)
@@ -35,7 +34,7 @@ def test_accuracy_is_counted_against_the_labels_and_the_loss_against_what_was_mi
     draws = SimpleNamespace(beta=lambda *_: 0.25, permutation=lambda count: np.roll(np.arange(count), 1))
     monkeypatch.setattr("data.augmentation.mix.np.random.default_rng", lambda _: draws)
     loss = classifier.training_step(Batch(images, labels), 1)
-    _, hits, count = classifier._counts.sums().tolist()
+    _, hits, count = classifier._sums.tolist()
     assert (hits, count) == (8, 8)
     # With smoothing s a class gets (1 - s) of its share and s / 3; where the network is sure of another, it costs 20.
     smoothing = classifier.recipe.label_smoothing
@@ -58,55 +57,14 @@ def test_processes_draw_for_their_share_of_the_batch(prepared):
         assert torch.equal(part.targets, whole.targets[rank::3])
 
 
-EVERYTHING = {
-    **{"crop": True, "resized_crop": 0.4, "brightness": 0.3, "contrast": 0.3, "erasing": 0.5},
-    **{"mixup": 0.2, "cutmix": 1, "flip": True},
-}
-
-
-@pytest.mark.parametrize("options", [{}, {"crop": False}, {"flip": True}, EVERYTHING], ids=str)
-@pytest.mark.parametrize("share", [Share(), Share(1, 2)], ids=["one process", "two"])
-def test_batches_are_augmented_together_as_each_is_alone(prepared, options, share):
-    job = replace(tiny_job(prepared), augmentation=AugmentationConfig.model_validate(options))
-    augment = build_classifier(job).augmentation
-    augment.share = share
-    num_steps, draws = 4, torch.Generator().manual_seed(0)
-    images = torch.randint(256, (num_steps * 6, 24, 24, 3), dtype=torch.uint8, generator=draws)
-    labels = torch.arange(len(images)) % 3
-    together = augment(images, labels, 2, 5, num_steps)
-    assert torch.equal(together.targets, torch.cat([batch.targets for batch in together.batches(num_steps)]))
-    pieces = zip(images.chunk(num_steps), labels.chunk(num_steps), together.batches(num_steps), strict=True)
-    for step, (some, their_labels, found) in enumerate(pieces, 5):
-        alone = augment(some, their_labels, 2, step)
-        assert torch.equal(found.pixels, alone.pixels)
-        assert torch.equal(found.targets, alone.targets)
-
-
 @pytest.mark.parametrize("mixed", [False, True])
 def test_smoothing_is_torchs(prepared, mixed):
     classifier = build_classifier(tiny_job(prepared, label_smoothing=0.1))
     draws = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(8, 3, generator=draws), torch.arange(8) % 3
     targets = torch.softmax(torch.randn(8, 3, generator=draws), dim=1) if mixed else labels
-    loss = nn.functional.cross_entropy(logits, classifier._smoothed(targets))
-    torch.testing.assert_close(loss, nn.functional.cross_entropy(logits, targets, label_smoothing=0.1))
-
-
-@pytest.mark.parametrize("asked_every", [1, 5, 100])
-def test_counts_are_the_same_whenever_they_are_asked_for(asked_every):
-    draws, counts, batches = torch.Generator().manual_seed(0), Counts(), []
-    for step in range(40):
-        size = 1 + step % 7
-        logits, labels = torch.randn(size, 3, generator=draws), torch.randint(3, (size,), generator=draws)
-        batches.append((nn.functional.cross_entropy(logits, labels), logits, labels))
-        counts.add(*batches[-1])
-        if step % asked_every == 0:
-            counts = Counts(counts.sums().clone())  # as a run that goes on from a checkpoint
-    losses = torch.zeros(())
-    for loss, _, labels in batches:
-        losses += loss * len(labels)
-    hits = sum((logits.argmax(dim=1) == labels).sum().item() for _, logits, labels in batches)
-    assert counts.sums().tolist() == [losses.item(), hits, sum(len(labels) for *_, labels in batches)]
+    expected = nn.functional.cross_entropy(logits, targets, label_smoothing=0.1)
+    torch.testing.assert_close(classifier._loss(logits, targets), expected)
 
 
 def test_the_progress_bar_shows_the_loss_of_a_step(prepared, tmp_path, monkeypatch):

@@ -1,18 +1,12 @@
 """Another square out of every image of a batch. N images, S stored and C seen pixels a side, 3 colours.
 
-Each cut is written twice. On the CPU whole rows are copied; on an accelerator, single pixels are gathered, in one
-operation for the whole batch, because a loop would launch a kernel for every image.
+Each cut is written twice: as a loop for the CPU, and as one operation for accelerators, where a loop would launch a
+kernel for every image.
 """
 
-from typing import Any
-
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-MIRRORED = 2**20
-"""Bytes that are mirrored together: of small images one by one, most of the time would go to calls."""
 
 
 def crop_each(images: Tensor, corners: Tensor, mirrored: Tensor, size: int) -> Tensor:
@@ -28,30 +22,16 @@ def crop_each(images: Tensor, corners: Tensor, mirrored: Tensor, size: int) -> T
         uint8 [N, C, C, 3].
 
     """
-    return (_copy_rows if images.device.type == "cpu" else _gather)(images, corners, mirrored, size)
+    return (_copy if images.device.type == "cpu" else _gather)(images, corners, mirrored, size)
 
 
-def _copy_rows(images: Tensor, corners: Tensor, mirrored: Tensor, size: int) -> Tensor:
-    """Copy all squares in one operation, each row as one value of 3 C bytes; then mirror where it is asked for."""
-    stored, (tops, lefts) = images.contiguous().numpy(), corners.numpy().T
-    num_images, side = stored.shape[:2]
-    num_places = side - size + 1
-    squares: Any = np.ndarray(
-        (num_images, num_places, num_places, size),
-        f"V{3 * size}",
-        stored.data,
-        strides=(3 * side * side, 3 * side, 3, 3 * side),
-    )
-    chosen: Any = squares[np.arange(num_images), tops, lefts].view(f"V{3 * size * size}")[:, 0]
-    cut = torch.from_numpy(chosen.view(np.uint8)).view(num_images, size, size, 3)
-    for some in torch.split(mirrored.nonzero()[:, 0], max(1, MIRRORED // chosen.itemsize)):
-        chosen[some.numpy()] = _mirror(cut.index_select(0, some)).flatten(1).numpy().view(chosen.dtype)[:, 0]
-    return cut
-
-
-def _mirror(images: Tensor) -> Tensor:
-    """Mirror images [N, C, C, 3] left to right: as channels that lie last, torch turns whole pixels around at once."""
-    return images.permute(0, 3, 1, 2).flip(3).permute(0, 2, 3, 1)
+def _copy(images: Tensor, corners: Tensor, mirrored: Tensor, size: int) -> Tensor:
+    squares = images.new_empty(len(images), size, size, 3)
+    draws = zip(squares, images, corners.tolist(), mirrored.tolist(), strict=True)
+    for square, image, (top, left), is_mirrored in draws:
+        part = image[top : top + size, left : left + size]
+        square.copy_(part.flip(1) if is_mirrored else part)
+    return squares
 
 
 def _gather(images: Tensor, corners: Tensor, mirrored: Tensor, size: int) -> Tensor:

@@ -1,6 +1,5 @@
 """Batches straight from the memory-mapped shards. Shapes: N images, B images a batch, S pixels a side, 3 colours."""
 
-import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,21 +15,6 @@ from data.batches.shards import Indices, PreparedImages
 MAX_READERS = 8
 """Batches that are read for a GPU at the same time, one by each core: one alone copies less than a GPU trains on."""
 
-TOGETHER_BYTES = 2**22
-"""So many bytes of small batches are read and augmented together on a CPU, where each operation on one of a network
-like LeNet's costs more to call than to compute."""
-
-
-class Together(NamedTuple):
-    """The batches of several steps in one piece."""
-
-    images: torch.Tensor
-    """uint8 [K B, S, S, 3]"""
-    labels: torch.Tensor
-    """int64 [K B]"""
-    first_step: int
-    num_steps: int
-
 
 class Batch(NamedTuple):
     """What one step learns from, or is measured on."""
@@ -39,8 +23,6 @@ class Batch(NamedTuple):
     """uint8 [B, S, S, 3]"""
     labels: torch.Tensor
     """int64 [B]"""
-    together: Together | None = None
-    """what it is a part of, where several were read together"""
 
 
 @dataclass(frozen=True)
@@ -92,9 +74,6 @@ class Batches:
         self._resident = _read_all(images, device) if resident else None
         weights = np.asarray(class_weights, dtype=np.float64)[images.labels] if len(class_weights) else None
         self._chances = None if weights is None else weights / weights.sum()
-        is_for_cpu = device is None or device.type == "cpu"
-        batch_bytes = self.batch_size * images.num_bytes // len(images)
-        self._num_together = max(1, TOGETHER_BYTES // batch_bytes) if is_for_cpu and shuffle_seed is not None else 1
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.images), self.batch_size)
@@ -127,21 +106,8 @@ class Batches:
     def _read(self, order: Indices, steps: range) -> Iterator[Batch]:
         if self._to_gpu and self._resident is None:
             yield from self._read_ahead(order, steps)
-            return
-        size, first_step = self._num_together, steps.start - steps.start % self._num_together
-        for start in range(first_step, steps.stop, size):
-            group = range(start, min(start + size, steps.stop))
-            # Where an epoch goes on in the middle, all of a group are read: what it is cut into is always the same.
-            yield from itertools.islice(self._read_together(order, group), max(0, steps.start - start), None)
-
-    def _read_together(self, order: Indices, steps: range) -> Iterator[Batch]:
-        if len(steps) == 1:
-            yield self._gather(self._chosen(order, steps.start))
-            return
-        images, labels, _ = self._gather(np.concatenate([self._chosen(order, step) for step in steps]))
-        together = Together(images, labels, steps.start, len(steps))
-        for one, its_labels in zip(images.chunk(len(steps)), labels.chunk(len(steps)), strict=True):
-            yield Batch(one, its_labels, together)
+        else:
+            yield from (self._gather(self._chosen(order, step)) for step in steps)
 
     def _read_ahead(self, order: Indices, steps: range) -> Iterator[Batch]:
         num_readers = min(MAX_READERS, num_cores())
@@ -162,13 +128,10 @@ class Batches:
         labels = torch.from_numpy(self.images.labels[indices])
         if self._resident is None:
             return Batch(torch.from_numpy(self.images.gather(indices)), labels)
-        chosen = torch.from_numpy(indices).to(self._resident.device)
-        # On a CPU, the one copies whole images, the other each value.
-        is_on_cpu = self._resident.device.type == "cpu"
-        return Batch(self._resident.index_select(0, chosen) if is_on_cpu else self._resident[chosen], labels)
+        return Batch(self._resident[torch.from_numpy(indices).to(self._resident.device)], labels)
 
     def _gather_pinned(self, indices: Indices) -> Batch:
-        images, labels, _ = self._gather(indices)
+        images, labels = self._gather(indices)
         return Batch(images.pin_memory(), labels.pin_memory())
 
 

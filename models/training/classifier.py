@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.errors import UserError
-from data.augmentation.augment import Augmentation, Augmented, Normalize, center_crop
+from data.augmentation.augment import Augmentation, Normalize, center_crop
 from data.augmentation.draws import seed_of
-from data.batches.loader import Batch, Share, Together
+from data.batches.loader import Batch, Share
 from models.networks.weights import NORMALIZATION
-from models.training.counts import Counts
 from models.training.optimizers import make_optimizer, make_scheduler
 from models.training.recipes import Recipe
 
@@ -27,8 +26,8 @@ DROPOUT = 16
 class ImageClassifier(LightningModule):
     """A network and how it learns. Batches are stored images, uint8 [N, S, S, 3], and labels, int64 [N].
 
-    Metrics go to the loggers directly, under the number of steps done: Lightning's own averages are neither kept in its
-    checkpoints nor cheap enough for networks whose step takes a few milliseconds.
+    Metrics go to the loggers directly, under the number of steps done: Lightning's own averages are not kept in its
+    checkpoints.
     """
 
     class_weights: Tensor | None
@@ -45,8 +44,8 @@ class ImageClassifier(LightningModule):
         self.network, self.augmentation, self.recipe = network, augmentation, recipe
         self.shown: dict[str, float] = {}
         """what the progress bar shows besides the metrics of epochs"""
-        self._counts = Counts()
-        self._augmented: dict[tuple[int, int], Augmented] = {}
+        self._sums = torch.zeros(3)
+        """over the images of an epoch: of their losses, of those that were classified rightly, of one for each"""
 
     @property
     def normalize(self) -> Normalize:
@@ -69,12 +68,12 @@ class ImageClassifier(LightningModule):
                 a GPU wait.
 
         """
-        labels = batch.labels
+        images, labels = batch
         self._draw_from(batch_idx)
-        augmented = self._augment(batch, batch_idx)
+        augmented = self.augmentation(images, labels, self.current_epoch, batch_idx)
         logits = self._logits(augmented.pixels).float()
         loss = self._loss(logits, augmented.targets)
-        self._counts.add(loss, logits, labels)
+        self._count(loss, logits, labels)
         if batch_idx % CHECK_EVERY_N_STEPS == 0:
             self._require_finite(loss)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -84,33 +83,18 @@ class ImageClassifier(LightningModule):
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy; with class weights, an image weighs as much as the classes of its target."""
+        smoothing = self.recipe.label_smoothing
         if self.class_weights is None:
-            return F.cross_entropy(logits, targets)
+            return F.cross_entropy(logits, targets, label_smoothing=smoothing)
         shares = targets if targets.is_floating_point() else F.one_hot(targets, self.augmentation.num_classes).float()
-        return (F.cross_entropy(logits, targets, reduction="none") * (shares @ self.class_weights)).mean()
+        losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
+        return (losses * (shares @ self.class_weights)).mean()
 
-    def _augment(self, batch: Batch, step: int) -> Augmented:
-        """Augment a batch, and with it those that it was read together with: they come next."""
-        place = self.current_epoch, step
-        images, labels, first, number = batch.together or Together(batch.images, batch.labels, step, 1)
-        if place not in self._augmented:
-            augmented: Augmented = self.augmentation(images, labels, self.current_epoch, first, number)
-            batches = augmented._replace(targets=self._smoothed(augmented.targets)).batches(number)
-            self._augmented = {(self.current_epoch, first + index): each for index, each in enumerate(batches)}
-        return self._augmented.pop(place)
-
-    def _smoothed(self, targets: Tensor) -> Tensor:
-        """Give each class, of K, a K-th of the smoothed share: for many batches, what each step would do by itself.
-
-        Args:
-            targets: labels, int64 [N], or the share of each class, float [N, K].
-
-        """
-        smoothing, num_classes = self.recipe.label_smoothing, self.augmentation.num_classes
-        if not smoothing:
-            return targets
-        shares = targets if targets.is_floating_point() else F.one_hot(targets, num_classes)
-        return shares * (1 - smoothing) + smoothing / num_classes
+    def _count(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch to the sums of its epoch, where it is computed: nothing waits for a device."""
+        self._sums[0] += loss.detach() * len(labels)
+        self._sums[1] += (logits.detach().argmax(dim=1) == labels).sum()
+        self._sums[2] += len(labels)
 
     def _draw_from(self, batch_idx: int) -> None:
         """Let what dropout draws follow from seed, epoch, step and process alone.
@@ -143,14 +127,14 @@ class ImageClassifier(LightningModule):
 
     def validation_step(self, batch: Batch, _batch_idx: int) -> None:
         """Loss and accuracy on images that are not trained on."""
-        images, labels, _ = batch
+        images, labels = batch
         if len(labels):  # one of several processes may have got none of the last few
             logits = self(images).float()
-            self._counts.add(F.cross_entropy(logits, labels), logits, labels)
+            self._count(F.cross_entropy(logits, labels), logits, labels)
 
     def on_train_start(self) -> None:
         """Count on the device that computes, and draw for this process's share of each batch."""
-        self._counts = Counts(self._counts.sums().to(self.device))
+        self._sums = self._sums.to(self.device)
         self.augmentation.share = Share(self.global_rank, self.trainer.world_size)
 
     def on_train_epoch_start(self) -> None:
@@ -189,12 +173,12 @@ class ImageClassifier(LightningModule):
 
     def _metrics(self, split: str) -> dict[str, float]:
         """Mean loss and accuracy over what was counted by all processes since the last call."""
-        loss, hits, count = self.trainer.strategy.reduce(self._counts.sums(), reduce_op="sum").tolist()
+        loss, hits, count = self.trainer.strategy.reduce(self._sums.clone(), reduce_op="sum").tolist()
         self._count_anew()
         return {f"{split}/loss": loss / max(count, 1), f"{split}/accuracy": hits / max(count, 1)}
 
     def _count_anew(self) -> None:
-        self._counts = Counts(torch.zeros(3, device=self.device))
+        self._sums = torch.zeros(3, device=self.device)
 
     def _tell(self, metrics: Mapping[str, float], step: int) -> None:
         """Tell loggers, progress bar, callbacks and schedule."""
@@ -214,11 +198,11 @@ class ImageClassifier(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the normalization, and what was counted of an epoch that is not over."""
         checkpoint[NORMALIZATION] = self.normalize.spec.model_dump()
-        checkpoint["sums"] = self._counts.sums().tolist()
+        checkpoint["sums"] = self._sums.tolist()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on counting."""
-        self._counts = Counts(torch.tensor(checkpoint["sums"]))
+        self._sums = torch.tensor(checkpoint["sums"])
 
     def configure_optimizers(self) -> Any:
         """Take optimizer and schedule from the recipe."""

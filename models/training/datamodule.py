@@ -12,8 +12,6 @@ from data.splits import Split
 EVAL_BATCH_SIZE = 256
 RESIDENT_SHARE = 0.25
 """Of a GPU's free memory, so much may hold the training images."""
-RESIDENT_BYTES = 2**28
-"""So much of a CPU's may."""
 
 
 class ImageDataModule(LightningDataModule):
@@ -80,9 +78,7 @@ class ImageDataModule(LightningDataModule):
         return self.trainer.strategy.root_device, Share(self.trainer.global_rank, self.trainer.world_size)
 
     def _is_resident(self, images: PreparedImages, device: torch.device) -> bool:
-        """On the CPU the memory-mapped files are in memory already; few images are gathered faster from one piece."""
+        """On the CPU the memory-mapped files are in memory already."""
         if self._resident != "auto":
             return bool(self._resident)
-        if device.type == "cpu":
-            return images.num_bytes < RESIDENT_BYTES
         return device.type == "cuda" and images.num_bytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]

@@ -1,6 +1,5 @@
 """One training: from a job to the checkpoint of its best epoch, resuming where an earlier attempt was stopped."""
 
-import gc
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,6 @@ from models.training.datamodule import ImageDataModule
 from models.training.execution import check_devices, settle, training_device
 from models.training.interruption import Interruption, Stopped
 from models.training.job import BEST, START, TrainingJob
-from models.training.loop import use_batch_loop
 from models.training.progress import Bar, EpochLines
 from models.training.recipes import Recipe
 
@@ -82,7 +80,6 @@ def train(
         max_hours=job.training.max_hours,
     )
     trainer = _trainer(job, loggers, [keeper, *_watchers(job.recipe), *callbacks], num_nodes)
-    use_batch_loop(trainer)
     data = ImageDataModule(
         job.prepared,
         job.manifest,
@@ -91,20 +88,9 @@ def train(
         resident=job.training.resident,
         class_weights=job.weights_of("sampling"),
     )
-    with interruption.listen(), _explained(job), _without_old_objects():
+    with interruption.listen(), _explained(job):
         trainer.fit(classifier, datamodule=data, ckpt_path=start.checkpoint if start else None, weights_only=True)
     return Trained(checkpoints / BEST, start.step if start else None)
-
-
-@contextmanager
-def _without_old_objects() -> Iterator[None]:
-    """Let Python not look for garbage among what is there already: 50 ms each time, as long as ten steps of LeNet."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 @contextmanager
