@@ -14,7 +14,6 @@ from data.images.decode import Preprocessing, decode
 from data.ingest.stage import ingest
 from data.manifest import read_data_manifest
 from data.preparing import shard as part_module
-from data.preparing import stage as prepare_module
 from data.preparing import workers
 from data.preparing.color_statistics import ColorCounter, color_statistics
 from data.preparing.shard import read_part
@@ -156,13 +155,11 @@ def test_images_without_any_difference_can_be_divided_by_their_deviation():
     assert statistics_of(np.full((1, 4, 4, 3), 7, dtype=np.uint8)).std == (0.001, 0.001, 0.001)
 
 
-@pytest.mark.parametrize(("least_bytes", "num_cores"), [(2**13, 2), (0, 2), (0, 3)], ids=["process", "thread", "both"])
-def test_equal_images_are_prepared_to_equal_bytes(tmp_path, monkeypatch, least_bytes, num_cores):
+def test_equal_images_are_prepared_to_equal_bytes_by_processes(tmp_path, monkeypatch):
     files = photos(300, width=8, height=8)
     one = prepared(tmp_path / "one", files)
     monkeypatch.setattr(workers, "BYTES_PER_PROCESS", 1)
-    monkeypatch.setattr(workers, "num_cores", lambda: num_cores)
-    monkeypatch.setattr(prepare_module, "BYTES_PER_IMAGE", least_bytes)
+    monkeypatch.setattr(workers, "num_cores", lambda: 2)
     two = prepared(tmp_path / "two", files)
     assert len(list((tmp_path / "two" / "raw").glob("*.parquet"))) > 1
     assert files_in(one) == files_in(two)

@@ -1,12 +1,10 @@
 """What an interruption, a kill or a damaged file does to `prepare`."""
 
-import errno
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -22,10 +20,7 @@ from data.batches.shards import PreparedImages, verify
 from data.config import DataConfig
 from data.ingest.stage import ingest
 from data.manifest import read_data_manifest
-from data.preparing import stage as prepare_module
-from data.preparing import workers
 from data.preparing.stage import prepare
-from data.preparing.workers import map_files
 
 ROOT = Path(__file__).parents[1]
 SIZE = 8
@@ -100,43 +95,6 @@ def test_an_interruption_keeps_finished_parts(tmp_path, workplace, opened):
     never_interrupted = Workplace(tmp_path / "other")
     never_interrupted.prepare()
     assert files_in(workplace.prepared) == files_in(never_interrupted.prepared)
-
-
-def test_an_interruption_ends_the_thread_too(workplace, opened, monkeypatch):
-    def interrupt():
-        names.add(threading.current_thread().name)
-        if len(names) == 2 and threading.current_thread() is threading.main_thread():
-            raise KeyboardInterrupt
-
-    names, num_threads = set(), threading.active_count()
-    opened.look = interrupt
-    monkeypatch.setattr(prepare_module, "BYTES_PER_IMAGE", 0)
-    monkeypatch.setattr(workers, "num_cores", lambda: 2)
-    with pytest.raises(KeyboardInterrupt):
-        workplace.prepare()
-    assert threading.active_count() == num_threads
-    assert not list(workplace.prepared.glob(".*"))
-    assert len(list(workplace.parts.glob("*.json"))) < workplace.num_shards
-    opened.look = lambda: None
-    verify(workplace.prepared, workplace.prepare())
-
-
-def fail(path):
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def test_what_fails_in_a_thread_fails_here(workplace, monkeypatch):
-    monkeypatch.setattr(workers, "num_cores", lambda: 2)
-    shards = sorted(workplace.raw.glob("*.parquet"))
-    with pytest.raises(OSError, match="No space left") as caught:
-        list(
-            map_files(
-                lambda path: fail(path) if threading.current_thread() is not threading.main_thread() else path,
-                shards,
-                in_thread=True,
-            )
-        )
-    assert caught.value.errno == errno.ENOSPC
 
 
 def test_one_per_cent_of_new_images_prepares_anew_only_their_shards(tmp_path, opened):
@@ -269,7 +227,7 @@ def test_a_stopped_stage_takes_its_processes_along_and_goes_on_where_it_was(tmp_
         # Ctrl-C reaches every process of the terminal; a kill only the one.
         os.kill(stage.pid, blow) if blow == signal.SIGKILL else os.killpg(stage.pid, blow)
         assert stage.wait(30) == (-signal.SIGKILL if blow == signal.SIGKILL else 130)
-    assert len(processes) == 2
+    assert len(processes) >= 3
     _, alive = psutil.wait_procs(processes, timeout=10)
     assert alive == []
     assert b"Traceback" not in (tmp_path / "stderr").read_bytes()

@@ -39,11 +39,6 @@ PREPARED = Path("data/prepared")
 PARTS = Path("outputs/prepare-parts")
 INDEX_FILE = "index.parquet"
 
-BYTES_PER_IMAGE = 2**13
-"""Decoding larger images takes so much more than all that is said in Python that two threads share a process well."""
-MAX_THREAD_BYTES = 2**28
-"""Of more images, what two threads lose to each other, some 6 %, is more than the start of a process takes."""
-
 OTHER_SPLIT = "or set another data.split_seed, or data.group_near_duplicates=false"
 
 Counts = dict[Split, Counter[str]]
@@ -92,9 +87,7 @@ def _prepare_parts(shards: list[Path], plan: Plan, prepared: Path, parts: Path, 
     # On another machine, a relative path would begin elsewhere.
     shards, folders = [shard.absolute() for shard in shards], [prepared.absolute(), parts.absolute()]
     work = partial(prepare_part, plan=plan, prepared=folders[0], parts=folders[1])
-    num_bytes = sum(shard.stat().st_size for shard in shards)
-    in_thread = BYTES_PER_IMAGE * num_images <= num_bytes < MAX_THREAD_BYTES
-    records = map_files(work, shards, in_thread=in_thread, scheduler=plan.config.scheduler, shared=folders)
+    records = map_files(work, shards, scheduler=plan.config.scheduler, shared=folders)
     try:
         with closing(records), tqdm(total=num_images, unit="image", desc="prepare", disable=None) as progress:
             for record in records:

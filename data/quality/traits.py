@@ -10,7 +10,6 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from data.images.budget import DEFAULT_SECONDS
 from data.images.decode import BROKEN, Pixels, Preprocessing, opened, orientation, to_square
-from data.preparing.workers import keep_going
 
 _ROTATION, _ANIMATION = "EXIF rotation", "animation"
 TRAITS = ("CMYK", "palette", "16 bit", "transparency", _ROTATION, _ANIMATION)
@@ -39,7 +38,6 @@ def decode_and_describe(image: bytes, spec: Preprocessing, max_seconds: float = 
         DecodeError: not an image, too large, truncated, or broken.
 
     """
-    keep_going()
     with opened(image, spec.max_pixels, max_seconds) as picture:
         (width, height), traits = picture.size, _traits(picture)
         square = to_square(picture, spec)
