@@ -3,7 +3,7 @@ import pytest
 from images import noise
 
 from core.checksum import file_checksum
-from data.preparing.array_file import growing_array, map_array, read_images
+from data.preparing.array_file import growing_array, map_array
 
 SHAPE = (4, 4, 3)
 
@@ -12,42 +12,28 @@ def blocks(*lengths):
     return [np.stack([noise(4, 4, 10 * length + seed) for seed in range(length)]) for length in lengths]
 
 
-def written(path, images, expected):
-    with growing_array(path, SHAPE, expected) as array:
+def written(path, images):
+    with growing_array(path, SHAPE) as array:
         for block in images:
             array.append(block)
     return array
 
 
-@pytest.mark.parametrize("num_broken", [0, 1, 95])
-def test_an_array_is_one_of_numpy_and_has_the_checksum_of_its_file(tmp_path, num_broken):
+def test_an_array_is_one_of_numpy_and_has_the_checksum_of_its_file(tmp_path):
     path, images = tmp_path / "some.npy", blocks(3, 1, 7)
-    array = written(path, images, expected=11 + num_broken)
+    array = written(path, images)
     np.testing.assert_array_equal(np.load(path), np.concatenate(images))
     np.testing.assert_array_equal(map_array(path, SHAPE), np.concatenate(images))
-    for indices in ([0, 5, 10], [*range(11)]):
-        some = np.empty((len(indices), *SHAPE), dtype=np.uint8)
-        read_images(path, indices, some)
-        np.testing.assert_array_equal(some, np.concatenate(images)[indices])
     assert (array.num_images, array.checksum) == (11, file_checksum(path))
 
 
 @pytest.mark.parametrize("kept", [0, 60, 128, -1, -48], ids=lambda kept: f"{kept} bytes")
 def test_an_array_that_is_cut_off_is_not_mapped(tmp_path, kept):
     path = tmp_path / "some.npy"
-    written(path, blocks(3), expected=3)
+    written(path, blocks(3))
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(ValueError, match=r"^some\.npy is cut off, or holds no images of 4 x 4 x 3 bytes$"):
         map_array(path, SHAPE)
-
-
-@pytest.mark.parametrize("kept", [0, 128 + 48, -1])
-def test_an_image_that_is_not_there_is_not_read(tmp_path, kept):
-    path = tmp_path / "some.npy"
-    written(path, blocks(2), expected=2)
-    path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(ValueError, match=r"^some\.npy is cut off: it has no image 1 of 4 x 4 x 3 bytes$"):
-        read_images(path, [1], np.empty((1, *SHAPE), dtype=np.uint8))
 
 
 def test_an_array_of_another_kind_is_not_mapped(tmp_path):

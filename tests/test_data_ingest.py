@@ -61,14 +61,14 @@ def workplace(tmp_path):
 @pytest.fixture
 def reads(monkeypatch):
     """Names of the images that are read."""
-    names, open_file = [], os.open
+    names, read_bytes = [], Path.read_bytes
 
-    def counted(path, *args, **options):
-        if str(path).endswith(".jpg"):
-            names.append(Path(path).name)
-        return open_file(path, *args, **options)
+    def counted(path):
+        if path.suffix == ".jpg":
+            names.append(path.name)
+        return read_bytes(path)
 
-    monkeypatch.setattr(os, "open", counted)
+    monkeypatch.setattr(Path, "read_bytes", counted)
     return names
 
 
@@ -236,15 +236,15 @@ def test_a_damaged_cache_is_none(workplace, content):
 
 
 def test_an_interruption_leaves_whole_shards_and_the_next_run_finishes(tmp_path, workplace, reads, monkeypatch):
-    open_file = os.open
+    read_bytes = Path.read_bytes
 
-    def interrupted(*args, **options):
+    def interrupted(path):
         if len(reads) == 700:
             raise KeyboardInterrupt
-        return open_file(*args, **options)
+        return read_bytes(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "open", interrupted)
+        patch.setattr(Path, "read_bytes", interrupted)
         with pytest.raises(KeyboardInterrupt):
             workplace.ingest()
     kept = rows(workplace.raw)

@@ -12,7 +12,7 @@ from core.errors import UserError
 from core.machine import num_cores
 from data.batches.shards import Indices
 from data.images.decode import DecodeError, Pixels, Preprocessing, decode
-from data.ingest.columns import open_shard, read_columns
+from data.ingest.raw_shards import open_shard, read_columns
 from data.manifest import labels_file
 from data.preparing.stage import INDEX_FILE
 from data.splits import Split

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 from core.errors import UserError
 from data.batches.shards import PreparedImages
 from data.images.decode import Pixels
-from data.ingest.columns import read_columns
+from data.ingest.raw_shards import read_columns
 from data.manifest import read_data_manifest
 from data.preparing.stage import INDEX_FILE
 

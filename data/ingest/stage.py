@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from threading import Event, Lock
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,10 +16,9 @@ from tqdm import tqdm
 
 from core.errors import UserError
 from core.files import remove_unfinished, whole_file
-from core.machine import keep_freed_memory, num_cores
+from core.machine import num_cores
 from data.config import NEED_PATH, DataConfig
-from data.ingest.columns import BinaryColumn, texts
-from data.ingest.raw_shards import RAW, REJECTED_FILE, SHARD_PATTERN
+from data.ingest.raw_shards import RAW, REJECTED_FILE, SHARD_PATTERN, column
 from data.ingest.shard_states import ShardState, States, add_state, is_as_written, read_states, write_states, written
 from data.sources.base import Listing, Rejected, SourceImage
 from data.sources.registry import open_source
@@ -36,18 +35,18 @@ ROWS_TOGETHER, BYTES_TOGETHER = 64, 2**21
 """Images that a thread has in memory, so many at most or so many bytes: a row group of the shard. They are copied into
 its one page, and that into the file: of 4.5 MB, both copies take twice as long, as neither is in the cache any more."""
 
-_Row = tuple[str, str, Split | None, str]
-"""What is noted of an image, in the order of the columns."""
 
-SCHEMA = pa.schema(
-    [
-        ("origin", pa.string()),
-        ("label", pa.string()),
-        ("split", pa.string()),
-        ("sha256", pa.string()),
-        ("image", pa.binary()),
-    ]
-)
+class _Row(NamedTuple):
+    """What is kept of an image."""
+
+    origin: str
+    label: str
+    split: Split | None
+    sha256: str
+    image: bytes
+
+
+SCHEMA = pa.schema([*((name, pa.string()) for name in _Row._fields[:-1]), ("image", pa.binary())])
 
 
 def ingest(config: DataConfig, raw: Path, state_file: Path) -> None:
@@ -60,7 +59,6 @@ def ingest(config: DataConfig, raw: Path, state_file: Path) -> None:
 
     """
     _check_apart(config, raw)
-    keep_freed_memory()
     listing = open_source(config).list_images()
     raw.mkdir(parents=True, exist_ok=True)
     (raw / REJECTED_FILE).unlink(missing_ok=True)
@@ -159,12 +157,11 @@ def _write_shard(path: Path, images: list[SourceImage], config: DataConfig, stop
 
 def _read_all(group: list[SourceImage], config: DataConfig) -> tuple[pa.Table, list[Rejected]]:
     """Read images into a table of `SCHEMA`."""
-    largest = int(config.max_file_mb * 2**20)
-    column = BinaryColumn(sum(min(image.num_bytes, largest) for image in group))
-    read = [_read(image, column, config) for image in group]
-    rows = [row for row in read if isinstance(row, tuple)]
-    words = zip(*rows, strict=True) if rows else [()] * (len(SCHEMA) - 1)
-    return pa.table([*map(texts, words), column.finish()], SCHEMA), [row for row in read if isinstance(row, Rejected)]
+    read = [_read(image, config) for image in group]
+    rows = [row for row in read if isinstance(row, _Row)]
+    columns = [column([getattr(row, name) for row in rows]) for name in SCHEMA.names]
+    columns[-1] = columns[-1].view(pa.binary())
+    return pa.table(columns, SCHEMA), [row for row in read if isinstance(row, Rejected)]
 
 
 # The images are compressed already; a dictionary pays for words that repeat.
@@ -172,36 +169,23 @@ _COMPRESSION = {"compression": {"image": "none", "origin": "zstd", "label": "zst
                 "use_dictionary": ["label", "split"], "write_statistics": False}  # fmt: skip
 
 
-def _read(image: SourceImage, column: BinaryColumn, config: DataConfig) -> _Row | Rejected:
-    """Add the bytes of an image to a column, if it can be used."""
+def _read(image: SourceImage, config: DataConfig) -> _Row | Rejected:
+    """Give the row of an image, if it can be used."""
     if isinstance(image.content, str) and (reason := _size_reason(image.num_bytes, config)):
         return Rejected(image.origin, reason)
     try:
-        content = _content(image, column)
+        content = _content(image)
     except OSError as error:
         return Rejected(image.origin, f"cannot be read: {error.strerror or error}")
     if reason := _size_reason(len(content), config):
         return Rejected(image.origin, reason)
-    column.add(len(content))
-    return image.origin, image.label, image.split, hashlib.sha256(content).hexdigest()
+    return _Row(image.origin, image.label, image.split, hashlib.sha256(content).hexdigest(), content)
 
 
-def _content(image: SourceImage, column: BinaryColumn) -> memoryview:
-    """Write the bytes of an image where the next value of a column goes."""
+def _content(image: SourceImage) -> bytes:
     if isinstance(image.content, str):
-        return _file(image.content, image.num_bytes, column)
-    return column.filled(image.content if isinstance(image.content, bytes) else image.content())
-
-
-def _file(path: str, num_bytes: int, column: BinaryColumn) -> memoryview:
-    """Read a file in place, in half the time that `Path.read_bytes` takes, if it is as long as when it was listed."""
-    room = column.room(num_bytes)
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        num_read = os.readv(descriptor, [room, bytearray(1)])
-    finally:
-        os.close(descriptor)
-    return room if num_read == num_bytes else column.filled(Path(path).read_bytes())
+        return Path(image.content).read_bytes()
+    return image.content if isinstance(image.content, bytes) else image.content()
 
 
 def _shard_name(images: list[SourceImage]) -> str:

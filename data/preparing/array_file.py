@@ -1,106 +1,71 @@
 """An array on disk that grows by images: memory does not grow with it."""
 
-import io
-import math
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from core.checksum import Checksum, checksum_of
+from core.checksum import file_checksum
 from core.files import whole_file
 from data.images.decode import Pixels
 
 
 class GrowingArray:
-    """A .npy file, uint8 [num_images, S, S, 3], and its checksum.
+    """A .npy file, uint8 [num_images, S, S, 3].
 
-    Not written by `np.save`, which does not say so where the disk is full. The checksum is taken while it is
-    written, for which the header must be right from the start: how many images will follow is known but for those that
-    turn out to be broken. Only where there are such, header and checksum are made anew.
+    Written by neither a memory map nor `np.save`: where the disk is full, the map kills the process, and `np.save` does
+    not say so.
     """
 
-    def __init__(self, file: BinaryIO, shape: tuple[int, ...], expected: int) -> None:
-        """Begin a file of `expected` images of one `shape`."""
-        self.num_images = 0
-        self._file, self._shape, self._expected = file, shape, expected
-        header = _header((expected, *shape))
-        file.write(header)
-        self._checksum = Checksum(header)
+    checksum = ""
+    """of the whole file, once it is finished"""
 
-    @property
-    def checksum(self) -> str:
-        """Of the whole file, once it is finished."""
-        return self._checksum.hexdigest()
+    def __init__(self, file: BinaryIO, shape: tuple[int, ...]) -> None:
+        """Begin a file of images of one `shape`."""
+        self.num_images = 0
+        self._file, self._shape = file, shape
+        self._write_header()
 
     def append(self, images: Pixels) -> None:
         """Add images, uint8 [N, S, S, 3]."""
         self._file.write(images.data)
-        self._checksum.update(images.data)
         self.num_images += len(images)
 
     def finish(self) -> None:
-        """Correct the header. NumPy pads it, so that it has the same length whatever the number."""
-        if self.num_images != self._expected:
-            self._file.seek(0)
-            self._file.write(_header((self.num_images, *self._shape)))
-            self._file.seek(0)
-            self._checksum = checksum_of(self._file)
+        """Write the number of images into the header, which NumPy pads to the same length whatever the number."""
+        self._file.seek(0)
+        self._write_header()
+
+    def _write_header(self) -> None:
+        shape = (self.num_images, *self._shape)
+        np.lib.format.write_array_header_1_0(self._file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
 @contextmanager
-def growing_array(path: Path, shape: tuple[int, ...], expected: int) -> Iterator[GrowingArray]:
+def growing_array(path: Path, shape: tuple[int, ...]) -> Iterator[GrowingArray]:
     """Give an array to append images of one `shape` to, which becomes `path` after the block."""
-    with whole_file(path) as temporary, temporary.open("w+b") as file:
-        array = GrowingArray(file, shape, expected)
-        yield array
-        array.finish()
+    with whole_file(path) as temporary:
+        with temporary.open("wb") as file:
+            array = GrowingArray(file, shape)
+            yield array
+            array.finish()
+        array.checksum = file_checksum(temporary)
 
 
 def map_array(path: Path, shape: tuple[int, ...]) -> Pixels:
-    """Map a file of a `GrowingArray`, uint8 [num_images, *shape], in a third of the time that `np.load` takes.
+    """Map a file of a `GrowingArray`, uint8 [num_images, *shape].
 
     Raises:
         OSError: it cannot be opened.
         ValueError: it holds something else, or is cut off.
 
     """
-    start = len(_header((0, *shape)))
-    with path.open("rb") as file:
-        num_images = (os.fstat(file.fileno()).st_size - start) // math.prod(shape)
-        if file.read(start) != _header((num_images, *shape)):
-            raise ValueError(f"{path.name} is cut off, or holds no images of {' x '.join(map(str, shape))} bytes")
-        return np.memmap(file, np.uint8, "r", start, (num_images, *shape))
-
-
-def read_images(path: Path, indices: Sequence[int], images: Pixels) -> None:
-    """Fill `images`, uint8 [N, S, S, 3], with those at N indices of a `GrowingArray`'s file.
-
-    For a few of many: mapped, they would take twice as long.
-
-    Raises:
-        OSError: the file cannot be opened.
-        ValueError: it is cut off.
-
-    """
-    shape = images.shape[1:]
-    start, num_bytes = len(_header((0, *shape))), math.prod(shape)
-    descriptor = os.open(path, os.O_RDONLY)
     try:
-        for image, index in zip(images, indices, strict=True):
-            if os.preadv(descriptor, [image.data], start + index * num_bytes) != num_bytes:
-                what = f"image {index} of {' x '.join(map(str, shape))} bytes"
-                raise ValueError(f"{path.name} is cut off: it has no {what}")
-    finally:
-        os.close(descriptor)
-
-
-@cache
-def _header(shape: tuple[int, ...]) -> bytes:
-    content = io.BytesIO()
-    np.lib.format.write_array_header_1_0(content, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    return content.getvalue()
+        array: Pixels = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError):
+        array = np.empty(0, dtype=np.uint8)
+    if array.dtype != np.uint8 or array.shape[1:] != shape:
+        raise ValueError(f"{path.name} is cut off, or holds no images of {' x '.join(map(str, shape))} bytes")
+    return array

@@ -22,12 +22,6 @@ class ColorSums(Model):
     products: tuple[Sums, Sums, Sums]
 
 
-_ROWS, _ABREAST = 256, 4
-"""Pixels are multiplied in blocks of so many rows, each so many pixels long: a product of one pixel with another is
-256 x 255 x 255 at most in a block, below the 2**24 up to which float32 is exact, and a matrix of 12 columns is faster
-than one of 3 and still too small for threads."""
-
-
 _SIDE = 32
 """Pixels a side that are looked at: what lies between says the same, as do other images of the set."""
 
@@ -38,39 +32,27 @@ class ColorCounter:
     def __init__(self) -> None:
         """Start from nothing."""
         self._num_pixels = 0
-        # Of the 4 x 3 columns; sums of whole numbers below 2**53 are exact in float64.
-        self._sums, self._products = np.zeros(3 * _ABREAST), np.zeros((3 * _ABREAST, 3 * _ABREAST))
+        # Sums of whole numbers below 2**53 are exact in float64.
+        self._sums, self._products = np.zeros(3), np.zeros((3, 3))
 
     def add(self, images: Pixels) -> None:
         """Add images, uint8 [N, H, W, 3]; of those larger than `_SIDE`, pixels at equal distances."""
         step = max(1, min(images.shape[1:3]) // _SIDE)
-        looked_at = images[:, ::step, ::step]
-        pixels = np.empty(looked_at.shape, dtype=np.uint8)
-        for color in range(3):  # NumPy takes three times as long for all of them at once
-            pixels[..., color] = looked_at[..., color]
-        values = pixels.ravel()
-        num_blocks = -(-len(values) // (_ROWS * _ABREAST * 3))
-        blocks = np.zeros((num_blocks, _ROWS, _ABREAST * 3), dtype=np.float32)
-        blocks.ravel()[: len(values)] = values
-        self._sums += (_ONES @ blocks).sum(axis=(0, 1), dtype=np.float64)
-        self._products += (blocks.transpose(0, 2, 1) @ blocks).sum(axis=0, dtype=np.float64)
-        self._num_pixels += len(values) // 3
+        pixels = images[:, ::step, ::step].reshape(-1, 3).astype(np.float64)
+        self._sums += pixels.sum(axis=0)
+        self._products += pixels.T @ pixels
+        self._num_pixels += len(pixels)
 
     @property
     def sums(self) -> ColorSums:
         """What has been added up so far."""
-        sums = self._sums.reshape(_ABREAST, 3).sum(axis=0)
-        products = np.einsum("iaib->ab", self._products.reshape(_ABREAST, 3, _ABREAST, 3))
         return ColorSums.model_validate(
             {
                 "num_pixels": self._num_pixels,
-                "sums": sums.astype(np.int64).tolist(),
-                "products": products.astype(np.int64).tolist(),
+                "sums": self._sums.astype(np.int64).tolist(),
+                "products": self._products.astype(np.int64).tolist(),
             }
         )
-
-
-_ONES = np.ones((1, _ROWS), dtype=np.float32)
 
 
 def color_statistics(parts: Iterable[ColorSums]) -> ColorStatistics:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.config import DataConfig
-from data.ingest.columns import read_columns
+from data.ingest.raw_shards import read_columns
 from data.preparing.shard import Dropped
 from data.quality.decisions import Decided
 from data.splits import Split, split_of

@@ -92,7 +92,7 @@ def _rewrite(part: Part, targets: Targets, changed: set[Split], prepared: Path, 
     arrays = {shard.split: map_array(prepared / shard.name, square) for shard in part.shards}
     shards, color = {shard.split: shard for shard in part.shards}, ColorCounter()
     for split in changed & targets.keys():
-        with growing_array(prepared / f"{split}-{part.name}.npy", square, len(targets[split])) as array:
+        with growing_array(prepared / f"{split}-{part.name}.npy", square) as array:
             for pixels in _blocks(targets[split], arrays, size):
                 array.append(pixels)
                 if split == "train":

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -19,7 +18,7 @@ from core.checksum import file_checksum
 from core.files import whole_file
 from data.config import DataConfig
 from data.images.decode import DECODERS, DecodeError, Pixels, Preprocessing
-from data.ingest.columns import open_shard
+from data.ingest.raw_shards import open_shard
 from data.manifest import Model, RejectedImage, Shard
 from data.preparing.array_file import GrowingArray, growing_array
 from data.preparing.color_statistics import ColorCounter, ColorSums
@@ -143,7 +142,6 @@ def _prepare(
 ) -> Part:
     spec, reasons = plan.preprocessing, plan.dropped.get(name, {})
     splits = _splits(listed, plan)
-    expected = Counter(split for origin, split in zip(listed["origin"], splits, strict=True) if origin not in reasons)
     arrays: dict[Split, GrowingArray] = {}
     kept: dict[Split, _Images] = {}
     dropped: dict[Split, _Images] = {}
@@ -151,7 +149,7 @@ def _prepare(
     with ExitStack() as files:
 
         def begin(split: Split) -> _Images:
-            array = growing_array(prepared / f"{split}-{name}.npy", (spec.size, spec.size, 3), expected[split])
+            array = growing_array(prepared / f"{split}-{name}.npy", (spec.size, spec.size, 3))
             arrays[split] = files.enter_context(array)
             takers = [arrays[split].append, color.add] if split == "train" else [arrays[split].append]
             return _Images(spec.size, takers)

@@ -19,8 +19,7 @@ from tqdm import tqdm
 from core.errors import UserError
 from core.files import remove_unfinished, whole_file
 from data.config import DataConfig
-from data.ingest.columns import read_columns, texts
-from data.ingest.raw_shards import RAW, REJECTED_FILE, raw_shards
+from data.ingest.raw_shards import RAW, REJECTED_FILE, column, raw_shards, read_columns
 from data.manifest import MANIFEST_FILE, DataManifest, RejectedImage, labels_file, mirror_keeps_label
 from data.preparing.color_statistics import color_statistics
 from data.preparing.conflicts import find_dropped
@@ -192,7 +191,7 @@ def _write(manifest: DataManifest, parts: list[Part], prepared: Path) -> None:
         _save(prepared / labels_file(split), np.array([label_of[row.label] for row in rows], dtype=np.int64))
         columns = {name: [getattr(row, name) for row in rows] for name in ("label", "origin", "sha256")}
         columns = {"split": [split] * len(rows), **columns}
-        tables.append(pa.table({name: texts(values) for name, values in columns.items()}))
+        tables.append(pa.table({name: column(values) for name, values in columns.items()}))
     with whole_file(prepared / INDEX_FILE) as temporary:
         pq.write_table(pa.concat_tables(tables), temporary, compression="zstd")
     with whole_file(prepared / MANIFEST_FILE) as temporary:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from core.errors import UserError, one_line
-from data.ingest.columns import read_columns
+from data.ingest.raw_shards import read_columns
 from data.preparing.shard import Dropped, Part
 from data.splits import Split
 

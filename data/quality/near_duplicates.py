@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.images.decode import Pixels
-from data.preparing.array_file import read_images
+from data.preparing.array_file import map_array
 from data.preparing.shard import Part, Row
 from data.quality.perceptual_hash import near_groups
 from data.splits import Split
@@ -76,8 +76,8 @@ def _reader(images: Sequence[Kept], prepared: Path, size: int) -> Callable[[Sequ
         num_read = 0
         for (split, shard), some in groupby((images[index] for index in indices), lambda one: (one.split, one.shard)):
             positions = [image.position for image in some]
-            room = pixels[num_read : num_read + len(positions)]
-            read_images(prepared / f"{split}-{shard}.npy", positions, room)
+            array = map_array(prepared / f"{split}-{shard}.npy", (size, size, 3))
+            pixels[num_read : num_read + len(positions)] = array[positions]
             num_read += len(positions)
         return pixels
 

@@ -10,7 +10,7 @@ from PIL import Image
 from core.machine import num_cores
 from data.config import DataConfig
 from data.images.decode import Pixels, opened, upright
-from data.ingest.columns import open_shard
+from data.ingest.raw_shards import open_shard
 from data.quality.findings import Evidence, QualityReport
 
 THUMBNAILS_FILE = "quality-thumbnails.npy"

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from data.ingest.columns import open_shard
+from data.ingest.raw_shards import open_shard
 from data.manifest import DataManifest
 from data.splits import Split
 from models.config import ModelConfig, TrainingConfig
