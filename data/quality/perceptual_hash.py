@@ -3,7 +3,7 @@
 Shapes: N images, P pairs, S stored pixels a side, F values of a reduced image.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -58,16 +58,18 @@ def near_groups(hashes: Hashes, pixels_of: Callable[[Sequence[int]], Pixels]) ->
         The groups, and the number of pairs with near hashes that were not compared, as there are more than MAX_PAIRS.
 
     """
-    pairs, groups, num_compared = near_pairs(hashes), Groups(), 0
+    pairs, alike, num_compared = near_pairs(hashes), np.empty((0, 2), dtype=np.int64), 0
     for start in range(0, len(pairs), COMPARED_TOGETHER):
         if num_compared >= MAX_PAIRS:
-            return groups.members(), len(pairs) - start
+            return connected(alike), len(pairs) - start
         block = pairs[start : start + COMPARED_TOGETHER]
-        block = block[[groups.root(one) != groups.root(other) for one, other in block.tolist()]]
+        if len(alike):
+            one, other = _components(alike, len(hashes))[block.T]
+            block = block[one != other]
         num_compared += len(block)
-        for one, other in _confirmed(block, pixels_of).tolist() if len(block) else ():
-            groups.join(one, other)
-    return groups.members(), 0
+        if len(block):
+            alike = np.concatenate([alike, _confirmed(block, pixels_of)])
+    return connected(alike), 0
 
 
 def _confirmed(pairs: Pairs, pixels_of: Callable[[Sequence[int]], Pixels]) -> Pairs:
@@ -130,36 +132,21 @@ def reduced(images: Pixels) -> Reduced:
     return shrink(images, SIDE).reshape(len(images), -1).astype(np.float64)
 
 
-class Groups:
-    """Joins pairs that share a member into groups (union-find)."""
-
-    def __init__(self) -> None:
-        """Begin with each index by itself."""
-        self._parent: dict[int, int] = {}
-
-    def root(self, index: int) -> int:
-        """Name the group of an index by its smallest member."""
-        while (parent := self._parent.get(index, index)) != index:
-            self._parent[index] = self._parent.get(parent, parent)
-            index = parent
-        return index
-
-    def join(self, one: int, other: int) -> None:
-        """Make one group of two."""
-        low, high = sorted((self.root(one), self.root(other)))
-        self._parent |= {low: low, high: low}
-
-    def members(self) -> list[list[int]]:
-        """List the groups of two or more, each group and all of them in order."""
-        groups: dict[int, list[int]] = {}
-        for index in sorted(self._parent):
-            groups.setdefault(self.root(index), []).append(index)
-        return list(groups.values())
+def connected(pairs: Pairs) -> list[list[int]]:
+    """Join pairs, int64 [P, 2], that share a member into groups, each group and all of them in order."""
+    if not len(pairs):
+        return []
+    members, places = np.unique(pairs, return_inverse=True)
+    groups = _components(places.reshape(pairs.shape), len(members))
+    order = np.argsort(groups, kind="stable")
+    return sorted(some.tolist() for some in np.split(members[order], np.flatnonzero(np.diff(groups[order])) + 1))
 
 
-def connected(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Join pairs that share a member into groups, each group and all of them in order."""
-    groups = Groups()
-    for one, other in pairs:
-        groups.join(one, other)
-    return groups.members()
+def _components(pairs: Pairs, number: int) -> npt.NDArray[np.int32]:
+    """Number the group of each of `number` indices, by the pairs that join them."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    graph = coo_array((np.ones(len(pairs)), pairs.T), shape=(number, number))
+    components: npt.NDArray[np.int32] = connected_components(graph, directed=False)[1]
+    return components
