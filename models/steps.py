@@ -34,11 +34,11 @@ from models.tracking.logger import RunLogger
 from models.tracking.registry import normalize_file, write_manifest
 from models.tracking.runs import INT8, PARENT, PARITY_METRIC, TRAINED, RunLog, Tracking, TrainedRun, system_metrics
 from models.tracking.sender import Sender
-from models.training.checkpoints import find_resume_point, link
+from models.training.checkpoints import link
 from models.training.classifier import ImageClassifier
 from models.training.distributed import Assignment, train_on_devices
 from models.training.execution import check_devices, settle
-from models.training.job import BEST, START, TrainingJob
+from models.training.job import BEST, LAST, START, TrainingJob
 from models.training.optimizers import make_optimizer
 from models.training.preview import preview_augmentation
 from models.training.probe import train_probe
@@ -70,13 +70,11 @@ def train_run(
     if run_id is None:
         shutil.rmtree(checkpoints, ignore_errors=True)
         journal_file(checkpoints).unlink(missing_ok=True)
-    start = find_resume_point(checkpoints)
-    if run_id:
-        _log.info("train: goes on after step %d", start.step if start else 0)
+    is_begun = any((checkpoints / name).is_file() for name in (LAST, BEST))
     # Options that fit neither network nor machine are found here, before they leave a run behind.
     check_devices(job.training)
     _tell_balance(job)
-    untrained = None if start else build_classifier(job)
+    untrained = None if is_begun else build_classifier(job)
     settled = settle(job)
     features = features or checkpoints.parent / "features"
     with tracking.open_run(run_id, run_name(job), git_commit) as log:

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import UserError
@@ -27,7 +27,6 @@ from core.machine import num_cores
 from data.stages import MESSAGE_FILE, run_stage
 from models.tracking.journal import Journal
 from models.tracking.logger import RunLogger
-from models.training.execution import settle
 from models.training.job import TrainingJob
 from models.training.train import train
 
@@ -69,8 +68,6 @@ def train_on_devices(assignment: Assignment) -> None:
         KeyboardInterrupt: Ctrl-C or SIGTERM; the processes have stopped, their state is kept.
 
     """
-    # What is `auto` is chosen here, for all of them alike.
-    assignment = replace(assignment, job=settle(assignment.job))
     path = assignment.checkpoints.with_suffix(".job.json")
     assignment.write(path)
     result = _result_file(assignment)

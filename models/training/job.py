@@ -67,7 +67,7 @@ class TrainingJob:
         """All values of the training."""
         return resolve_recipe(self.training)
 
-    @property
+    @cached_property
     def manifest(self) -> DataManifest:
         """What the prepared folder holds."""
         return read_data_manifest(self.prepared)

@@ -24,7 +24,7 @@ from models.networks.weights import NORMALIZATION, UNREADABLE
 from models.training.checkpoints import Checkpoints, WholeFileIO, find_resume_point
 from models.training.classifier import ImageClassifier
 from models.training.datamodule import ImageDataModule
-from models.training.execution import check_devices, settle, training_device
+from models.training.execution import check_devices, training_device
 from models.training.interruption import Interruption, Stopped
 from models.training.job import BEST, START, TrainingJob
 from models.training.progress import Bar, EpochLines
@@ -51,7 +51,7 @@ def train(
     *,
     num_nodes: int | None = None,
 ) -> Trained:
-    """Train, from the checkpoint in `checkpoints` where there is one.
+    """Train a job that `models.training.execution.settle` has given, from the checkpoint in `checkpoints`, if any.
 
     With `num_nodes`, this process is one of several, as `models.training.distributed` starts them: `training.devices`
     on each of so many machines.
@@ -66,7 +66,7 @@ def train(
     checkpoints.mkdir(parents=True, exist_ok=True)
     remove_unfinished(checkpoints)
     start = find_resume_point(checkpoints)
-    job = settle(job)
+    assert "auto" not in (job.training.precision, job.training.channels_last)
     seed_everything(job.training.seed, verbose=False)
     classifier = build_classifier(job)
     if start is None and (checkpoints / START).is_file():
@@ -80,6 +80,8 @@ def train(
         max_hours=job.training.max_hours,
     )
     trainer = _trainer(job, loggers, [keeper, *_watchers(job.recipe), *callbacks], num_nodes)
+    if start and trainer.is_global_zero:
+        _log.info("train: goes on after step %d", start.step)
     data = ImageDataModule(
         job.prepared,
         job.manifest,
