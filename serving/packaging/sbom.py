@@ -1,10 +1,9 @@
 """Build step of an image: write its bill of materials in CycloneDX 1.6. Uses the standard library only.
 
-Compiled packages bundle other libraries. Sources, in order of precedence: the package's own report, the lists in the
-wheel (PEP 770), the file names in `NAME.libs`.
+Compiled packages bundle other libraries. They come from the lists in the wheels (PEP 770), and from two packages that
+have no list.
 """
 
-import ctypes
 import importlib
 import json
 import platform
@@ -20,41 +19,6 @@ from urllib.parse import quote
 
 MANIFEST = Path("model/manifest.json")
 DEBIAN_PACKAGES = Path("/var/lib/dpkg/status")
-
-PILLOW = {
-    "avif": "libavif",
-    "freetype2": "freetype",
-    "harfbuzz": "harfbuzz",
-    "jpg_2000": "openjpeg",
-    "libjpeg_turbo": "libjpeg-turbo",
-    "libtiff": "libtiff",
-    "littlecms2": "lcms2",
-    "raqm": "raqm",
-    "webp": "libwebp",
-    "zlib_ng": "zlib-ng",
-}
-"""Project of each feature in PIL.features."""
-PROJECTS = {
-    "libavif": "libavif",
-    "libfreetype": "freetype",
-    "libharfbuzz": "harfbuzz",
-    "libjpeg": "libjpeg-turbo",
-    "liblcms2": "lcms2",
-    "libopenjp2": "openjpeg",
-    "libscipy_openblas64_": "openblas",
-    "libsharpyuv": "libwebp",
-    "libtiff": "libtiff",
-    "libwebp": "libwebp",
-    "libwebpdemux": "libwebp",
-    "libwebpmux": "libwebp",
-}
-"""Project of each library file, under the name that packages report."""
-VERSION_FUNCTIONS = {
-    "liblzma": "lzma_version_string",
-    "libpng16": "png_get_libpng_ver",
-    "libzstd": "ZSTD_versionString",
-}
-"""Function of each library that returns the version as text."""
 
 
 def main() -> None:
@@ -137,37 +101,13 @@ def _package(package: Distribution) -> dict[str, Any]:
 def _bundled(package: Distribution) -> Iterator[dict[str, Any]]:
     """List the libraries that a package links statically, or brings as files."""
     report = REPORTS.get(_normal(package.name))
-    found = {one: _generic(*one) for one in report(package)} if report else {}
-    # A list by the wheel's author may name more than the wheel holds. auditwheel lists actual files.
-    found |= {(one["name"], one["version"]): one["purl"] for one in _carried(package, "auditwheel" if found else "")}
-    known = {library.lower().removeprefix("lib") for library, _ in found}
+    found = {one: _generic(*one) for one in report(package)} if report else dict(_carried(package))
     for (library, version), purl in sorted(found.items()):
         yield _component("library", f"{_ref(package)}#{library}@{version}", library, version, purl)
-    for library, path in _files(package):
-        if PROJECTS.get(library, library).lower().removeprefix("lib") not in known:
-            yield _file(package, library, path)
-
-
-def _file(package: Distribution, library: str, path: Path) -> dict[str, Any]:
-    version = _own_version(library, path)
-    # The version of the binary interface, which may differ from the release.
-    shown = version or path.name.partition(".so")[2].strip(".") or "unknown"
-    component = _component("library", f"{_ref(package)}#{path.name}", library, shown, _generic(library, shown))
-    properties = [{"name": "convoy:file", "value": path.name}]
-    if not version:
-        properties.append({"name": "convoy:version", "value": "of the file's name, not of the release"})
-    return component | {"properties": properties}
 
 
 def _generic(library: str, version: str) -> str:
     return f"pkg:generic/{quote(library)}@{quote(version)}"
-
-
-def _pillow(_package: Distribution) -> Iterator[tuple[str, str]]:
-    features = importlib.import_module("PIL.features")
-    for feature, library in PILLOW.items():
-        if version := features.version(feature):
-            yield library, version
 
 
 def _numpy(_package: Distribution) -> Iterator[tuple[str, str]]:
@@ -182,43 +122,21 @@ def _simplejpeg(package: Distribution) -> Iterator[tuple[str, str]]:
         yield "libjpeg-turbo", found[1].decode()
 
 
-def _uvloop(_package: Distribution) -> Iterator[tuple[str, str]]:
-    # One byte each for major, minor and patch.
-    number = importlib.import_module("uvloop.loop").libuv_get_version()
-    yield "libuv", f"{number >> 16}.{number >> 8 & 255}.{number & 255}"
-
-
 REPORTS: Mapping[str, Callable[[Distribution], Iterable[tuple[str, str]]]] = {
     "numpy": _numpy,
-    "pillow": _pillow,
     "simplejpeg": _simplejpeg,
-    "uvloop": _uvloop,
 }
 
 
-def _carried(package: Distribution, prefix: str) -> Iterator[dict[str, Any]]:
-    """Read the components of a wheel's CycloneDX files whose names start with `prefix`, without Python packages."""
+def _carried(package: Distribution) -> Iterator[tuple[tuple[str, str], str]]:
+    """Read the components of a wheel's CycloneDX files, without Python packages: name and version, and package URL."""
     for file in package.files or []:
-        if file.parent.name == "sboms" and file.name.startswith(prefix) and file.suffix == ".json":
+        if file.parent.name == "sboms" and file.suffix == ".json":
             for component in json.loads(file.read_text(encoding="utf-8")).get("components", []):
-                purl = component.get("purl", "")
-                if purl and component.get("version") and not purl.startswith("pkg:pypi/"):
-                    yield component
-
-
-def _files(package: Distribution) -> Iterator[tuple[str, Path]]:
-    """List the library files that auditwheel put beside a package, such as libpng16-1d1ba958.so.16.58.0."""
-    folder = Path(str(package.locate_file(f"{re.sub(r'[-.]', '_', package.name)}.libs")))
-    for path in sorted(folder.glob("*.so*")):
-        yield re.sub("([-.][0-9a-f]{8})+$", "", path.name.partition(".so")[0]), path
-
-
-def _own_version(library: str, path: Path) -> str | None:
-    if library not in VERSION_FUNCTIONS:
-        return None
-    function = getattr(ctypes.CDLL(str(path)), VERSION_FUNCTIONS[library])
-    function.restype, function.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
-    return str(function(None).decode())
+                name, version = component["name"], component.get("version")
+                purl = component.get("purl") or (version and _generic(name, version))
+                if version and not purl.startswith("pkg:pypi/"):
+                    yield (name, version), purl
 
 
 def _licenses(package: Distribution) -> list[dict[str, Any]]:
