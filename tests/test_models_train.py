@@ -157,7 +157,7 @@ def test_memory_that_runs_out_is_told_with_the_remedy(prepared, tmp_path, monkey
         train(tiny_job(prepared), tmp_path)
 
 
-@pytest.mark.parametrize(("rate", "num_warnings"), [(0.01, 0), (50.0, 1)])
+@pytest.mark.parametrize(("rate", "num_warnings"), [(0.01, 0), (8.0, 1)])
 def test_a_loss_above_that_of_guessing_is_told_after_the_warm_up(prepared, tmp_path, caplog, rate, num_warnings):
     """The second epoch is the first one after the warm-up, and the loss of guessing one of three is log 3 = 1.099."""
     train(tiny_job(prepared, max_epochs=2, learning_rate=rate), tmp_path)
