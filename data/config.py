@@ -1,5 +1,5 @@
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -36,6 +36,13 @@ def _check_address(address: str | None) -> str | None:
     raise ValueError("expected tcp://HOST:PORT or tls://HOST:PORT, the address that `dask scheduler` prints")
 
 
+def _check_transform(item: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    if len(item) != 1:
+        raise ValueError("expected one name with its arguments, such as {RandomGrayscale: {p: 0.1}}")
+    return item
+
+
+Transform = Annotated[dict[str, dict[str, Any]], AfterValidator(_check_transform)]
 OptionalAddress = Annotated[str | None, AfterValidator(_check_address)]
 
 
@@ -97,3 +104,5 @@ class AugmentationConfig(Section):
     """alpha: two images and their labels are blended, the shares drawn from Beta(alpha, alpha); 0: off"""
     cutmix: float = Field(0, ge=0)
     """alpha: as mixup, with a square of the other image in place of a blend; both on: one is drawn a step; 0: off"""
+    extra: tuple[Transform, ...] = ()
+    """transforms of torchvision.transforms.v2 after all of these, such as [{RandomGrayscale: {p: 0.1}}]"""

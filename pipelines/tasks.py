@@ -60,8 +60,15 @@ def step(name: str, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
 
 @step(name="check-source")
 def check_source(config: Config, images: Literal["configured", "prepared"]) -> None:
-    """Stop where the images are from another source than the champion's, and nobody has said that they may be."""
+    """Stop where the images are from another source than the champion's, and nobody has said that they may be.
+
+    Transforms of torchvision are tried here too, before anything is done.
+    """
     require_known_source(config, images)
+    if config.augmentation.extra:
+        from data.augmentation.extra import make_transforms
+
+        make_transforms(config.augmentation.extra, config.model.input_size or config.data.size)
 
 
 @step(name="reproduce-data")

@@ -21,8 +21,8 @@ HOMES = {
     "prefect_dask": ["pipelines/"],
     "bentoml": ["serving/"],
     "torch": ["models/", "data/augmentation/", "data/batches/loader.py"],
-    # networks; and the one source that leaves downloading and checking published data sets to it
-    "torchvision": ["models/", "data/sources/torchvision_sets.py"],
+    # networks; transforms that a user names; and the one source that leaves downloading and checking data sets to it
+    "torchvision": ["models/", "data/augmentation/extra.py", "data/sources/torchvision_sets.py"],
     "torchmetrics": ["models/"],
     "pytorch_lightning": ["models/"],
     "onnx": ["models/"],

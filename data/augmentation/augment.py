@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from data.augmentation.boxes import draw_boxes, erase_each
 from data.augmentation.crop import crop_each, resize_each
-from data.augmentation.draws import Draws
+from data.augmentation.draws import Draws, seed_torch
 from data.augmentation.mix import draw_mixing
 from data.batches.loader import Share
 from data.config import AugmentationConfig
@@ -30,7 +30,7 @@ GREY = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in the grey that contrast is measured from: torchvision's."""
 
 # Each has draws of its own, so that switching one on leaves the others as they were. 0 are crop, mirror and colour.
-RESIZED, JITTER, ERASING, MIX = 1, 2, 3, 4
+RESIZED, JITTER, ERASING, MIX, EXTRA = 1, 2, 3, 4, 5
 
 
 class Normalize(nn.Module):
@@ -98,7 +98,7 @@ def _multiply_add(images: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
     result = torch.empty(rows.shape, dtype=dtype)
     size = max(1, BLOCK // (height * width * 3))
-    together = zip(*(each.split(size) for each in (result, rows, scale, offset)), strict=True)
+    together = zip(*(torch.split(each, size) for each in (result, rows, scale, offset)), strict=True)
     for block, pixels, factor, summand in together:
         block.copy_(torch.addcmul(summand, pixels.float(), factor))
     return result.view(images.shape)
@@ -148,6 +148,11 @@ class Augmentation(nn.Module):
         self.share = Share()
         self.config, self.crop, self.flip, self.seed, self.num_classes = config, crop, flip, seed, num_classes
         self.normalize = Normalize(normalization or color.normalization)
+        self.transforms = nn.Sequential()
+        if config.extra:
+            from data.augmentation.extra import make_transforms  # here, because torchvision takes 8 s to import
+
+            self.transforms = make_transforms(config.extra, crop)
         axes = torch.tensor(color.eigenvectors) * torch.tensor(color.eigenvalues)
         std = torch.tensor(self.normalize.spec.std)
         self.register_buffer("color_axes", axes / std[:, None], persistent=False)
@@ -166,12 +171,23 @@ class Augmentation(nn.Module):
         pixels = self.normalize(squares, color_shift, gain)
         if self.config.erasing:
             erase_each(pixels, self._draw_erased(replace(draws, stream=ERASING)))
-        if not self.config.mixup and not self.config.cutmix:
-            return Augmented(pixels, labels)
-        seed = replace(draws, stream=MIX).own_seed
-        mixing = draw_mixing(self.config.mixup, self.config.cutmix, pixels.shape, seed)
-        mixing.blend(pixels)
-        return Augmented(pixels, mixing.targets(labels, self.num_classes))
+        if self.config.mixup or self.config.cutmix:
+            seed = replace(draws, stream=MIX).own_seed
+            mixing = draw_mixing(self.config.mixup, self.config.cutmix, pixels.shape, seed)
+            mixing.blend(pixels)
+            labels = mixing.targets(labels, self.num_classes)
+        if self.transforms:
+            seed_torch(replace(draws, stream=EXTRA).own_seed, pixels.device)
+            pixels = self._transform(pixels)
+        return Augmented(pixels, labels)
+
+    def _transform(self, pixels: Tensor) -> Tensor:
+        """Apply the transforms of torchvision, which take levels from 0 to 1, in float32."""
+        scale, offset = 255 * self.normalize.scale[:, None, None], self.normalize.offset[:, None, None]
+        with torch.autocast(pixels.device.type, enabled=False):
+            levels: Tensor = self.transforms((pixels.float() - offset) / scale)
+            changed = (levels * scale + offset).to(pixels.dtype)
+        return changed.contiguous(memory_format=torch.channels_last)
 
     def _cut(self, images: Tensor, draws: Draws) -> Tensor:
         """Crop and mirror: [N, S, S, 3] to [N, C, C, 3]."""

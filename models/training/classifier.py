@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from core.errors import UserError
 from data.augmentation.augment import Augmentation, Normalize, center_crop
-from data.augmentation.draws import seed_of
+from data.augmentation.draws import seed_of, seed_torch
 from data.batches.loader import Batch, Share
 from models.networks.weights import NORMALIZATION
 from models.training.optimizers import make_optimizer, make_scheduler
@@ -69,8 +69,8 @@ class ImageClassifier(LightningModule):
 
         """
         images, labels = batch
-        self._draw_from(batch_idx)
         augmented = self.augmentation(images, labels, self.current_epoch, batch_idx)
+        self._draw_from(batch_idx)
         logits = self._logits(augmented.pixels).float()
         loss = self._loss(logits, augmented.targets)
         self._count(loss, logits, labels)
@@ -97,14 +97,9 @@ class ImageClassifier(LightningModule):
         self._sums[2] += len(labels)
 
     def _draw_from(self, batch_idx: int) -> None:
-        """Let what dropout draws follow from seed, epoch, step and process alone.
-
-        Not by `torch.manual_seed`, which seeds all kinds of devices: one that is not used costs it 1.5 ms.
-        """
+        """Let what dropout draws follow from seed, epoch, step and process alone."""
         seed = seed_of(self.augmentation.seed, self.current_epoch, batch_idx, stream=DROPOUT + self.global_rank)
-        torch.default_generator.manual_seed(seed)
-        if self.device.type != "cpu":
-            torch.get_device_module(self.device).manual_seed(seed)
+        seed_torch(seed, self.device)
 
     def _require_finite(self, value: Tensor) -> None:
         if not torch.isfinite(value):
