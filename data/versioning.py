@@ -49,9 +49,9 @@ def reproduce(
     fingerprint = open_source(source).fingerprint()
     wanted = list(STAGES)[: list(STAGES).index(target) + 1]
     with (
-        _repo(workspace) as repo,
+        open_repo(workspace) as repo,
         _stage_environment() as message,
-        _readable_errors(workspace, message),
+        readable_errors(workspace, message),
         _whole_lock_file(repo, workspace / LOCK_FILE),
     ):
         _drop_cut_off_rwlock(repo)
@@ -72,7 +72,7 @@ def explain(workspace: Path, config: DataConfig) -> tuple[str | None, dict[str, 
     """
     source = config.model_copy(update={"path": workspace / config.path}) if config.path else config
     inputs = _inputs(workspace, config, open_source(source).fingerprint())
-    with _repo(workspace) as repo, _readable_errors(workspace):
+    with open_repo(workspace) as repo, readable_errors(workspace):
         reasons = _reasons(repo, workspace, list(STAGES), inputs)
         return _version(repo, workspace), {stage: reasons.get(stage, []) for stage in STAGES}
 
@@ -84,7 +84,7 @@ def push(workspace: Path) -> int:
         UserError: the remote cannot be reached or written.
 
     """
-    with _repo(workspace) as repo, _readable_errors(workspace):
+    with open_repo(workspace) as repo, readable_errors(workspace):
         return int(repo.push())
 
 
@@ -92,7 +92,7 @@ def data_version(workspace: Path) -> str | None:
     """DVC's md5 of data/prepared as the last `reproduce` left it; None before the first."""
     if not (workspace / LOCK_FILE).is_file():
         return None
-    with _repo(workspace) as repo, _readable_errors(workspace):
+    with open_repo(workspace) as repo, readable_errors(workspace):
         return _version(repo, workspace)
 
 
@@ -135,7 +135,8 @@ def _write_params(workspace: Path, inputs: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _repo(workspace: Path) -> Iterator[Any]:
+def open_repo(workspace: Path) -> Iterator[Any]:
+    """Open DVC's repository; a workspace without one, or without git, is a `UserError`."""
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
     from dvc.scm import SCMError
@@ -212,7 +213,7 @@ def _drop_cut_off_rwlock(repo: Any) -> None:
 
 
 @contextmanager
-def _readable_errors(workspace: Path, message: Path | None = None) -> Iterator[None]:
+def readable_errors(workspace: Path, message: Path | None = None) -> Iterator[None]:
     """Turn what DVC raises, and what it only logs, into one line."""
     from dvc.exceptions import DvcException
     from dvc.lock import LockError

@@ -21,6 +21,7 @@ from models.config import (
     TrainingConfig,
 )
 from models.training.recipes import FINETUNE, PROBE, stages
+from pipelines.operations.config import RetentionConfig
 from serving.config import ServingConfig
 from serving.rollout.canary import RolloutConfig
 from serving.rollout.gateway import GatewayConfig
@@ -49,6 +50,8 @@ class Config(Section):
     """how a new version takes over from the one that is live"""
     gateway: GatewayConfig = GatewayConfig()
     """what the gateway takes from one client; in use after the next `convoy deploy`"""
+    retention: RetentionConfig = RetentionConfig()
+    """what `convoy clean` removes"""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import time
 
 import pytest
 from images import files_in, photos, write
@@ -10,6 +11,7 @@ from workspaces import make_workspace
 
 from core.errors import UserError
 from data import versioning
+from data.cache import unused_files
 from data.config import DataConfig
 from data.manifest import read_data_manifest
 
@@ -213,3 +215,18 @@ def test_what_a_stage_says_arrives_as_one_line(workspace, tmp_path, capfd):
     assert error.value.exit_code == 1
     assert "\n" not in str(error.value)
     assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_of_the_cache_only_what_the_remote_has_and_nothing_uses_can_go(workspace):
+    later = time.time() + 60
+    assert unused_files(workspace, later) == []
+    lock = (workspace / "dvc.lock").read_text()
+    (workspace / "dvc.lock").unlink()
+    assert unused_files(workspace, later) == [], "the remote has nothing yet"
+    (workspace / "dvc.lock").write_text(lock)
+    versioning.push(workspace)
+    assert unused_files(workspace, later) == []
+    (workspace / "dvc.lock").unlink()
+    found = unused_files(workspace, later)
+    assert sum(file.num_bytes for file in found) == sum(file.path.stat().st_size for file in found) > 0
+    assert unused_files(workspace, 0) == []

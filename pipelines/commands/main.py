@@ -16,6 +16,7 @@ from pipelines.commands.deploy import approve, deploy, ledger, promote, rollback
 from pipelines.commands.doctor import doctor
 from pipelines.commands.help import MODELS, PIPELINE, PROJECT, SERVERS, SERVING, GroupedCommands, examples
 from pipelines.commands.lineage import lineage
+from pipelines.commands.operations import clean
 from pipelines.commands.options import (
     AsJson,
     Overrides,
@@ -258,6 +259,7 @@ app.command(rich_help_panel=PROJECT, epilog=examples("convoy init birds --path ~
 app.command(
     rich_help_panel=PIPELINE, epilog=examples("convoy explain", "convoy explain --set training.max_epochs=3 --json")
 )(explain)
+app.command(rich_help_panel=PROJECT, epilog=examples("convoy clean --dry-run"))(clean)
 app.command(rich_help_panel=PROJECT, epilog=examples("convoy params", "convoy params --changed"))(params)
 
 
