@@ -21,7 +21,7 @@ from models.config import (
     TrainingConfig,
 )
 from models.training.recipes import FINETUNE, PROBE, stages
-from pipelines.operations.config import RetentionConfig
+from pipelines.operations.config import AutomationConfig, RetentionConfig
 from serving.config import ServingConfig
 from serving.rollout.canary import RolloutConfig
 from serving.rollout.gateway import GatewayConfig
@@ -50,6 +50,8 @@ class Config(Section):
     """how a new version takes over from the one that is live"""
     gateway: GatewayConfig = GatewayConfig()
     """what the gateway takes from one client; in use after the next `convoy deploy`"""
+    automation: AutomationConfig = AutomationConfig()
+    """what starts by itself where `convoy up` or a worker runs"""
     retention: RetentionConfig = RetentionConfig()
     """what `convoy clean` removes"""
 
@@ -60,6 +62,8 @@ class Config(Section):
                 f"model.input_size={self.model.input_size} is larger than data.size={self.data.size}: "
                 "a network sees at most what is stored"
             )
+        if self.automation.watch and self.data.path is None:
+            raise ValueError("automation.watch looks at data.path, which is null: set it to the folder of the images")
         if self.data.val_fraction + self.data.test_fraction > 0.8:
             raise ValueError(
                 f"data.val_fraction={self.data.val_fraction} and data.test_fraction={self.data.test_fraction} together "
@@ -110,6 +114,16 @@ def default_config(overrides: Sequence[str] = ()) -> Config:
 
     """
     return _validate({}, Path(PARAMS), overrides)
+
+
+def override(config: Config, overrides: Sequence[str]) -> Config:
+    """Apply overrides to a configuration.
+
+    Raises:
+        UserError: an override is not what is expected.
+
+    """
+    return _validate(config.model_dump(mode="json"), Path(PARAMS), overrides)
 
 
 def _validate(content: dict[str, Any], path: Path, overrides: Sequence[str]) -> Config:
@@ -193,6 +207,8 @@ def _explain(fault: ErrorDetails, path: Path, overridden: set[tuple[str, ...]]) 
     is_overridden = any(location[: len(keys)] == keys[: len(location)] for keys in overridden)
     where = "--set" if is_overridden else str(path)
     name = ".".join(location)
+    if fault["type"] == "extra_forbidden" and len(fault["loc"]) > len(location):
+        return f"{where}: {name}: unknown key {fault['loc'][-1]}"
     if fault["type"] == "extra_forbidden":
         return f"{where}: unknown key {name}{_suggestion(location)}"
     message = fault["msg"].removeprefix("Value error, ")

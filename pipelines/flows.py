@@ -8,10 +8,15 @@ from typing import Any
 
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.states import Cancelled
+from prefect.client.schemas.objects import StateType
+from prefect.states import Cancelled, Completed
 
 from pipelines import tasks
 from pipelines.config import Config
+from pipelines.operations.automatic import count_run, reasons_to_run
+from pipelines.operations.clean import clean
+from pipelines.operations.notices import tell
+from pipelines.operations.receivers import Event
 from pipelines.training_stages import champion_probe, improves_on_probe, pending_stages
 from pipelines.workspace import exclusive, has_champion, require_data_version, settle_runs
 from serving.packaging.bento import Bento
@@ -35,7 +40,25 @@ def _call_ctrl_c_cancelled(flow: Any, flow_run: Any, state: Any) -> None:  # noq
             client.set_flow_run_state(flow_run.id, Cancelled(message="stopped by Ctrl-C"), force=True)
 
 
-@flow(name="prepare-data", persist_result=False, on_running=[_let_our_log_speak], on_crashed=[_call_ctrl_c_cancelled])
+def _tell_of_the_end(flow: Any, flow_run: Any, state: Any) -> None:
+    """Tell people of a flow that has failed or crashed; of one that a flow has called, its caller tells."""
+    is_crash = state.type == StateType.CRASHED
+    if flow_run.parent_task_run_id or (is_crash and "interrupt signal" in (state.message or "")):
+        return
+    what: Event = "crash" if is_crash else "failure"
+    tell(what, f"{what} of {flow.name}", f"{flow.name} ({flow_run.name}, {flow_run.id}): {state.message}")
+
+
+HOOKS: dict[str, Any] = {
+    "persist_result": False,
+    "on_running": [_let_our_log_speak],
+    "on_failure": [_tell_of_the_end],
+    "on_crashed": [_call_ctrl_c_cancelled, _tell_of_the_end],
+}
+"""What all flows have in common."""
+
+
+@flow(name="prepare-data", **HOOKS)
 @exclusive(waits=True)
 def prepare_data(config: Config, then_train: bool = False) -> str:
     """Bring the data up to date, keep it in the remote, and report on it; returns the data version."""
@@ -47,9 +70,7 @@ def prepare_data(config: Config, then_train: bool = False) -> str:
 
 @flow(
     name="train-model",
-    persist_result=False,
-    on_running=[_let_our_log_speak],
-    on_crashed=[_end_its_run, _call_ctrl_c_cancelled],
+    **(HOOKS | {"on_crashed": [_end_its_run, *HOOKS["on_crashed"]]}),
 )
 @exclusive(waits=True)
 def train_model(config: Config, data_version: str | None = None, goes_on: bool = False) -> None:
@@ -70,7 +91,7 @@ def train_model(config: Config, data_version: str | None = None, goes_on: bool =
             tasks.gate(stage, version, may_fail=may_fail)
 
 
-@flow(name="package-model", persist_result=False, on_running=[_let_our_log_speak], on_crashed=[_call_ctrl_c_cancelled])
+@flow(name="package-model", **HOOKS)
 @exclusive(waits=True)
 def package_model(config: Config) -> Bento:
     """Pack the champion as an endpoint that has answered a request."""
@@ -79,7 +100,7 @@ def package_model(config: Config) -> Bento:
     return bento
 
 
-@flow(name="deploy-model", persist_result=False, on_running=[_let_our_log_speak], on_crashed=[_call_ctrl_c_cancelled])
+@flow(name="deploy-model", **HOOKS)
 @exclusive(waits=True)
 def deploy_model(
     config: Config, version: str | None = None, percent: float | None = None, why: str = ""
@@ -92,9 +113,7 @@ def deploy_model(
 
 @flow(
     name="run-pipeline",
-    persist_result=False,
-    on_running=[_let_our_log_speak],
-    on_crashed=[_end_its_run, _call_ctrl_c_cancelled],
+    **(HOOKS | {"on_crashed": [_end_its_run, *HOOKS["on_crashed"]]}),
 )
 @exclusive(waits=True)
 def run_pipeline(config: Config) -> Bento:
@@ -108,3 +127,27 @@ def run_pipeline(config: Config) -> Bento:
             package_model(stage)
     train_model(last, data_version)
     return package_model(last)
+
+
+@flow(name="run-if-changed", **HOOKS)
+@exclusive(waits=True)
+def run_if_changed(config: Config) -> Any:
+    """Run the pipeline where something has changed, as often as `automation.max_runs_per_day` allows.
+
+    Whoever starts this flow says only that something may have changed.
+    """
+    reasons = reasons_to_run(config)
+    if not reasons:
+        return Completed(message="nothing has changed since the last run")
+    if not count_run(config.automation.max_runs_per_day):
+        return Completed(message=f"automation.max_runs_per_day is reached; left for later: {'; '.join(reasons)}")
+    run_pipeline(config)
+    return Completed(message="; ".join(reasons)[:1000])
+
+
+@flow(name="clean-project", **HOOKS)
+def clean_project(config: Config) -> Any:
+    """Remove what `retention` no longer keeps."""
+    with exclusive(waits=True):
+        removals = clean(config, dry_run=False)
+    return Completed(message=f"{len(removals)} removed, {sum(one.num_bytes for one in removals) / 1e6:,.1f} MB freed")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from core.errors import UserError
 from pipelines.config import Config
+from pipelines.operations.notices import tell_entry
 from pipelines.workspace import LEDGER, open_registry, open_tracking
 from serving.rollout import ledger
 from serving.rollout.ledger import Entry, Release, What
@@ -126,7 +127,7 @@ def record(
         figures=figures,
     )
     if what == "promote" or not _is_told(entry):
-        ledger.append(LEDGER, entry)
+        tell_entry(ledger.append(LEDGER, entry))
 
 
 def _is_told(entry: Entry) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from core.errors import UserError, one_line
 from pipelines.config import Config
+from pipelines.operations.notices import tell_entry
 from pipelines.workspace import LEDGER, open_registry, open_site
 from serving.rollout import deploy, ledger
 from serving.rollout.ledger import Entry, Release
@@ -22,6 +23,8 @@ def roll_out(
 ) -> Entry | None:
     """Put a release in place of the live one; gives the ledger's entry, None where the release was live already."""
     entry = deploy.roll_out(open_site(config), release, why=why, figures=figures, percent=percent)
+    if entry:
+        tell_entry(entry)
     with _optional():
         _name_previous(open_registry(config), config.serving.target)
     return entry
@@ -33,6 +36,7 @@ def roll_back(config: Config, why: str) -> Entry:
     Not alone in the workspace: a rollback must be possible while a model is trained there.
     """
     entry = deploy.roll_back(open_site(config), why or "asked for")
+    tell_entry(entry)
     with _optional():
         registry = open_registry(config)
         _restore_champion(registry, entry)

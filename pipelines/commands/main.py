@@ -16,6 +16,7 @@ from pipelines.commands.deploy import approve, deploy, ledger, promote, rollback
 from pipelines.commands.doctor import doctor
 from pipelines.commands.help import MODELS, PIPELINE, PROJECT, SERVERS, SERVING, GroupedCommands, examples
 from pipelines.commands.lineage import lineage
+from pipelines.commands.notify import notify_app
 from pipelines.commands.operations import clean
 from pipelines.commands.options import (
     AsJson,
@@ -97,6 +98,7 @@ def options(
 
 
 app.add_typer(data_app, name="data", rich_help_panel=PIPELINE)
+app.add_typer(notify_app, name="notify", rich_help_panel=PROJECT)
 
 
 @app.command(

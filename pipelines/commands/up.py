@@ -8,18 +8,26 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from core.errors import UserError
 from core.files import whole_file
-from pipelines.config import Config
+from pipelines.config import Config, override
 from pipelines.prefect_server import PREFECT_FOLDER, Server, next_free_port
 from pipelines.session import SERVERS_FILE
 from pipelines.settings import Settings
 from pipelines.workspace import ROOT, open_tracking, settle_runs
+
+OFFERED = (
+    *("run_pipeline", "run_if_changed", "prepare_data", "train_model", "package_model", "deploy_model"),
+    "clean_project",
+)
+"""Flows that can be triggered in Prefect."""
 
 
 def run_servers(config: Config, prefect_port: int, mlflow_port: int) -> None:
     """Start the servers, on these ports or the next free ones, offer the flows, and wait for Ctrl-C."""
     # Prefect's runner ends so on SIGTERM; its processes are gone by then.
     warnings.filterwarnings("ignore", message="coroutine 'Runner.astop' was never awaited")
+    check_schedules(config)
     with suppress(KeyboardInterrupt), ExitStack() as stack:
         start = ["prefect", "server", "start"]
         prefect_port = next_free_port("Prefect", prefect_port)
@@ -43,6 +51,20 @@ def run_servers(config: Config, prefect_port: int, mlflow_port: int) -> None:
         offer_flows(config)
 
 
+def check_schedules(config: Config) -> None:
+    """Apply the overrides of each schedule, before any server starts.
+
+    Raises:
+        UserError: one is not what is expected; says of which schedule.
+
+    """
+    for one in config.automation.schedules:
+        try:
+            override(config, one.overrides)
+        except UserError as error:
+            raise UserError(f"automation.schedules, {one.name}: {error}") from None
+
+
 def _mlflow_arguments(database: str, artifacts: Path) -> list[str]:
     location = ["--default-artifact-root", artifacts.resolve().as_uri(), "--no-serve-artifacts"]
     return ["mlflow", "server", "--backend-store-uri", database, *location, "--workers", "1"]
@@ -50,21 +72,31 @@ def _mlflow_arguments(database: str, artifacts: Path) -> list[str]:
 
 def offer_flows(config: Config, **runner: Any) -> None:
     """Serve the flows with the current configuration as defaults, until interrupted; `runner` is for Prefect's."""
+    check_schedules(config)
     settle_runs(config)
     from prefect import serve
     from prefect.types.entrypoint import EntrypointType
 
     from pipelines import flows
+    from pipelines.operations.triggers import forget_schedules, on_data_event, scheduled, start_if_changed
+    from pipelines.operations.watch import watching
 
     parameters = {"config": config.model_dump(mode="json")}
-    offered = (flows.run_pipeline, flows.prepare_data, flows.train_model, flows.package_model, flows.deploy_model)
+    offered = [getattr(flows, name) for name in OFFERED]
+    triggers = {flows.run_if_changed.name: [on_data_event()]}
     # By module: the tool's files are not in the project's folder.
     place = EntrypointType.MODULE_PATH
     deployments: list[Any] = [
-        flow.to_deployment(flow.name, parameters=parameters, entrypoint_type=place) for flow in offered
+        flow.to_deployment(
+            flow.name, parameters=parameters, triggers=triggers.get(flow.name, []), entrypoint_type=place
+        )
+        for flow in offered
     ]
-    # One at a time: a workspace has one set of files.
-    serve(*deployments, print_starting_message=False, limit=1, **runner)
+    deployments += scheduled(config, offered)
+    forget_schedules(config)
+    with watching(config, start_if_changed):
+        # One at a time: a workspace has one set of files.
+        serve(*deployments, print_starting_message=False, limit=1, **runner)
 
 
 @contextmanager
