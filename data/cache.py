@@ -39,3 +39,28 @@ def unused_files(workspace: Path, before: float) -> list[CachedFile]:
                 old.pop(one.value, None)
         remote = repo.cloud.get_remote_odb(None, "clean", hash_name="md5")
         return [old[oid] for oid in sorted(remote.list_oids_exists(list(old)))] if old else []
+
+
+def local_remote(workspace: Path) -> Path | None:
+    """Give the folder of the default remote; None where there is none, or where it is no folder of this machine.
+
+    Raises:
+        UserError: the workspace is not under version control.
+
+    """
+    with open_repo(workspace) as repo, readable_errors(workspace):
+        name = repo.config["core"].get("remote")
+        url = str(repo.config["remote"].get(name, {}).get("url", "")) if name else ""
+        # DVC has made a relative address absolute.
+        return Path(url) if url and "://" not in url else None
+
+
+def pull(workspace: Path) -> None:
+    """Bring the data that `dvc.lock` names back from the remote.
+
+    Raises:
+        UserError: the remote cannot be reached, or lacks some of it.
+
+    """
+    with open_repo(workspace) as repo, readable_errors(workspace):
+        repo.pull()

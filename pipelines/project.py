@@ -35,7 +35,7 @@ def init_project(folder: Path, config: Config) -> None:
         open_source(config.data).fingerprint()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _init_git(folder)
+        init_git(folder)
         for name, template in FILES.items():
             _write(folder / name, (TEMPLATE / template).read_text(encoding="utf-8"))
         _ignore(folder / ".gitignore")
@@ -44,7 +44,7 @@ def init_project(folder: Path, config: Config) -> None:
         raise UserError(f"{error.filename or folder} cannot be made: {error.strerror}") from None
 
 
-def _init_git(folder: Path) -> None:
+def init_git(folder: Path) -> None:
     """Make a repository, unless the folder is in one that does not ignore it."""
     try:
         inside = subprocess.run(["git", "rev-parse", "--is-inside-work-tree"], cwd=folder, capture_output=True)

@@ -51,7 +51,7 @@ def _prefect_server() -> Iterator[Callable[[], None]]:
     Prefect's own temporary server would be started later, would be imported here as well, which takes longer than a run
     that has nothing to do, and would lose records when it is stopped.
     """
-    if "PREFECT_API_URL" not in os.environ and (url := _running_server()):
+    if "PREFECT_API_URL" not in os.environ and (url := running_server()):
         os.environ["PREFECT_API_URL"] = url
     if "PREFECT_API_URL" in os.environ:
         yield lambda: None
@@ -87,7 +87,8 @@ def _send_records() -> None:
     EventsWorker.drain_all(timeout=DRAIN_SECONDS)
 
 
-def _running_server() -> str | None:
+def running_server() -> str | None:
+    """Give the address of the Prefect server of a `convoy up` that runs here."""
     if not SERVERS_FILE.is_file():
         return None
     servers = json.loads(SERVERS_FILE.read_text(encoding="utf-8"))

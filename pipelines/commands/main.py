@@ -17,7 +17,7 @@ from pipelines.commands.doctor import doctor
 from pipelines.commands.help import MODELS, PIPELINE, PROJECT, SERVERS, SERVING, GroupedCommands, examples
 from pipelines.commands.lineage import lineage
 from pipelines.commands.notify import notify_app
-from pipelines.commands.operations import clean
+from pipelines.commands.operations import backup, clean, restore
 from pipelines.commands.options import (
     AsJson,
     Overrides,
@@ -262,6 +262,8 @@ app.command(
     rich_help_panel=PIPELINE, epilog=examples("convoy explain", "convoy explain --set training.max_epochs=3 --json")
 )(explain)
 app.command(rich_help_panel=PROJECT, epilog=examples("convoy clean --dry-run"))(clean)
+app.command(rich_help_panel=PROJECT, epilog=examples("convoy backup /mnt/backup/birds-2026-12-01"))(backup)
+app.command(rich_help_panel=PROJECT, epilog=examples("convoy restore /mnt/backup/birds-2026-12-01"))(restore)
 app.command(rich_help_panel=PROJECT, epilog=examples("convoy params", "convoy params --changed"))(params)
 
 

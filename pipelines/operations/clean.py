@@ -14,6 +14,7 @@ from models.training import unfinished
 from models.training.job import BEST
 from pipelines.config import Config
 from pipelines.known import database_of
+from pipelines.operations.backup import removing
 from pipelines.operations.references import References, find_references, served_here
 from pipelines.settings import OUTPUTS, Settings
 from pipelines.workspace import CHECKPOINTS, EXPORTED, FEATURES, MODELS, ROOT, exclusive, open_tracking
@@ -48,7 +49,7 @@ def clean(config: Config, *, dry_run: bool) -> list[Removal]:
         UserError: another command works here, MLflow or the engine does not answer, or the ledger was altered.
 
     """
-    with exclusive():
+    with exclusive(), removing(waits=False, shared=False):
         removals = list(_plan(config, dry_run=dry_run))
         for removal in removals if not dry_run else ():
             removal.remove()
