@@ -14,6 +14,7 @@ from pipelines.commands.compare import compare
 from pipelines.commands.data import data_app
 from pipelines.commands.deploy import approve, deploy, ledger, promote, rollback
 from pipelines.commands.doctor import doctor
+from pipelines.commands.drift import drift
 from pipelines.commands.help import MODELS, PIPELINE, PROJECT, SERVERS, SERVING, GroupedCommands, examples
 from pipelines.commands.lineage import lineage
 from pipelines.commands.notify import notify_app
@@ -250,6 +251,7 @@ app.command(rich_help_panel=MODELS, epilog=examples('convoy promote 3 --why "che
 app.command(rich_help_panel=MODELS, epilog=examples('convoy approve 3 --why "looked at what it breaks"'))(approve)
 app.command(rich_help_panel=MODELS, epilog=examples("convoy reproduce 5f0c21a7"))(reproduce)
 app.command(rich_help_panel=PROJECT, epilog=examples("convoy doctor"))(doctor)
+app.command(rich_help_panel=MODELS, epilog=examples("convoy drift ~/from-this-week"))(drift)
 app.command(rich_help_panel=SERVING, epilog=examples("convoy deploy --target cpu --canary 10"))(deploy)
 app.command(rich_help_panel=SERVING, epilog=examples('convoy rollback --why "too slow"'))(rollback)
 app.command(rich_help_panel=SERVING, epilog=examples("convoy ledger --target cpu --json", "convoy ledger --verify"))(

@@ -1,0 +1,37 @@
+"""`convoy drift`: whether images from use differ from those that the champion was measured on."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.options import AsJson, Overrides, all_typed_here, start
+
+
+def drift(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE|FOLDER...", help="Images from use, or folders of them.", callback=all_typed_here),
+    ],
+    as_json: AsJson = False,
+    overrides: Overrides = None,
+) -> None:
+    """Compare images with the champion's test images; exit status 3 where they have drifted."""
+    config = start(overrides, says="drift: asks MLflow for the champion")
+    from pipelines.commands.predict import find_images
+    from pipelines.workspace import require_champion
+
+    files = find_images(paths)
+    _, folder = require_champion(config)
+    from pipelines.operations.drift import measure_drift
+
+    found = measure_drift(folder, files)
+    if as_json:
+        print(found.model_dump_json(indent=1))
+    else:
+        for one in found.alarms or found.differences[:1]:
+            print(f"{one.name}: {one.before:.3f} -> {one.now:.3f}, p {one.p_value:.2g}")
+        verdict = f"{len(found.alarms)} measures have drifted" if found.alarms else "no drift"
+        against = f"{found.num_images:,} images against {found.num_test_images:,} test images"
+        print(f"{verdict}: {against}, alarm below p {found.threshold:.2g}")
+    raise typer.Exit(3 if found.alarms else 0)

@@ -1,0 +1,51 @@
+"""`convoy drift` with a model that names the strongest colour of an image."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageEnhance
+from test_pipelines_commands import convoy, told
+from test_serving_classifier import make_model
+
+from pipelines import workspace as places
+from pipelines.operations import drift
+
+
+@pytest.fixture
+def photos(workspace, prepared, tmp_path, monkeypatch) -> Path:
+    """The photographs that were prepared here; a champion there is too."""
+    for name in ("raw", "prepared"):
+        shutil.copytree(prepared.parent / name, workspace / "data" / name)
+    model = make_model(tmp_path / "model")
+    monkeypatch.setattr(places, "require_champion", lambda _: (None, model))
+    return prepared.parent / "photos"
+
+
+def test_photographs_of_the_same_kind_have_not_drifted(photos, monkeypatch):
+    monkeypatch.setattr(drift, "tell", lambda *_: pytest.fail("nothing to tell"))
+    result = convoy("drift", photos)
+    assert result.exit_code == 0, result.output
+    last = result.stdout.splitlines()[-1]
+    assert re.fullmatch(r"no drift: 120 images against \d+ test images, alarm below p 0.0002", last)
+
+
+def test_dark_photographs_have_and_somebody_is_told(photos, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(drift, "tell", lambda event, *_: said.append(event))
+    dark = tmp_path / "dark"
+    dark.mkdir()
+    for number, path in enumerate(sorted(photos.rglob("*.png"))):
+        ImageEnhance.Brightness(Image.open(path)).enhance(0.3).save(dark / f"{number}.png")
+    (dark / "junk.png").write_bytes(b"junk")
+    result = convoy("drift", dark)
+    assert result.exit_code == 3, result.output
+    assert "brightness: 0." in result.stdout
+    assert "measures have drifted: 120 images" in result.stdout
+    assert said == ["drift"]
+
+
+def test_files_that_are_no_images(photos, tmp_path):
+    (tmp_path / "junk.png").write_bytes(b"junk")
+    assert "none of the files is a usable image" in told(convoy("drift", tmp_path / "junk.png"), 2)
