@@ -12,12 +12,12 @@ from models.networks.family import Family, Options
 from models.networks.weights import IMAGENET
 
 GRID = 6
-"""Largest side of the feature map that the classifier reads: the paper's, which is also torchvision's."""
+"""Maximum side of the feature map before the classifier, as in the paper and in torchvision."""
 
 
 @dataclass(frozen=True)
 class AlexNetSpec:
-    """What makes one AlexNet differ from another; number of classes and input size are the network's own arguments."""
+    """Variant of AlexNet. The number of classes and the input size are arguments of the network."""
 
     channels: tuple[int, int, int, int, int]
     """channels of the published conv1 to conv5, before `width`"""
@@ -25,24 +25,24 @@ class AlexNetSpec:
     normalization: Literal["none", "lrn", "batch"] = "none"
     """lrn: after the activations of conv1 and conv2, as in the paper; batch: before every activation"""
     pooling: Literal["overlapping", "plain"] = "overlapping"
-    """overlapping: maxima of 3x3 every 2; plain: of 2x2 every 2"""
+    """overlapping: max pooling over 3x3 with stride 2; plain: over 2x2 with stride 2"""
     dropout: float = 0.5
-    """share of the units switched off while training, twice"""
+    """dropout probability in each of the two hidden layers"""
     dropout_at: Literal["inputs", "outputs"] = "inputs"
-    """of the two hidden layers: outputs in the paper, inputs in "one weird trick" and torchvision"""
+    """place of dropout in the hidden layers: outputs in the paper, inputs in "one weird trick" and torchvision"""
     groups: Literal[1, 2] = 1
     """2: conv2, conv4 and conv5 see only their own half of the channels, as on the paper's two GPUs"""
     num_conv_layers: int = 5
     """2 to 8"""
     width: float = 1.0
-    """multiplies the channels and the hidden units, each to a multiple of 8"""
+    """factor for channels and hidden units, which are rounded to multiples of 8"""
     padded_stem: bool = True
-    """zeros around the image; the paper has none, which is why it needs 227 pixels and not 224"""
+    """zero padding of the image; the paper has none, and therefore needs 227 pixels instead of 224"""
     initialization: Literal["paper", "torch", "kaiming"] = "torch"
-    """paper: N(0, 0.01) and biases of 1; torch: what torchvision leaves; kaiming: variance kept from layer to layer"""
+    """paper: N(0, 0.01) and biases of 1; torch: torchvision's; kaiming: keeps the variance from layer to layer"""
 
     def scaled(self, number: int) -> int:
-        """Channels or units after `width`: a multiple of 8, which two towers and vector units can share out."""
+        """Scale channels or units by `width`, to a multiple of 8, for two groups and vector instructions."""
         return max(8, round(number * self.width / 8) * 8)
 
 
@@ -58,8 +58,8 @@ PRESETS: Mapping[str, AlexNetSpec] = {
     ),
     # Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks", as torchvision has it.
     "owt": AlexNetSpec(channels=(64, 192, 384, 256, 256)),
-    # Hidden layers are normalized too: four epochs on the digits at learning rates 0.02, 0.05 and 0.1 (a batch of 64)
-    # reach 99 %; with normalized convolutions alone, 96 and 26 % at the first two.
+    # Hidden layers are normalized too. After four epochs on the digits (batch size 64), learning rates 0.02, 0.05 and
+    # 0.1 reach 99 %. If only the convolutions are normalized, the first two rates reach 96 and 26 %.
     "bn": AlexNetSpec(
         channels=(64, 192, 384, 256, 256), normalization="batch", dropout_at="outputs", initialization="kaiming"
     ),
@@ -74,9 +74,9 @@ class _Stem(NamedTuple):
     hidden: int
 
 
-# What the input size decides: the first convolution, and the units in each hidden layer. The published 11x11 every 4
-# leaves nothing of a small image; these rows keep a padded feature map at 3x3 or more from 32 pixels on, and the
-# multiply-adds below 1.2 times those at 224. Where the classifier reads little, 4,096 units would be 100 MB of weights.
+# The first convolution and the number of hidden units, by input size. The published 11x11 with stride 4 leaves nothing
+# of a small image. With these rows, a padded feature map is at least 3x3 from 32 pixels on, and multiply-adds are below
+# 1.2 times the number at 224 pixels. After a small feature map, 4,096 hidden units would mean 100 MB of weights.
 STEMS = (
     _Stem(from_size=128, kernel=11, stride=4, padding=2, hidden=4096),
     _Stem(from_size=64, kernel=7, stride=2, padding=3, hidden=2048),
@@ -85,12 +85,12 @@ STEMS = (
 
 
 class AlexNet(nn.Module):
-    """AlexNet as its spec has it: images [N, 3, input_size, input_size] to logits [N, num_classes].
+    """AlexNet in the variant `spec`: images [N, 3, input_size, input_size] to logits [N, num_classes].
 
-    Preset owt has the layout, and so the state_dict, of torchvision's `alexnet`.
+    Preset owt has the layout and the state_dict of torchvision's `alexnet`.
 
     Raises:
-        UserError: nothing would be left of images of `input_size` after the poolings.
+        UserError: the poolings would leave nothing of an image of `input_size`.
 
     """
 
@@ -115,10 +115,10 @@ class AlexNet(nn.Module):
 
 
 def feature_side(spec: AlexNetSpec, input_size: int) -> int:
-    """Side of the feature map, in cells, that the convolution layers leave of an image of `input_size` pixels.
+    """Side of the feature map, in cells, after the convolutional layers, for an image of `input_size` pixels.
 
     Raises:
-        UserError: none.
+        UserError: no cell is left.
 
     """
     side = _feature_side(spec, input_size)
@@ -156,10 +156,10 @@ def _num_poolings(spec: AlexNetSpec) -> int:
 
 
 def _places(num_conv_layers: int) -> tuple[int, ...]:
-    """Which of the published five each layer is, 0 for conv1.
+    """Return the published layer of each layer, 0 for conv1.
 
-    Layers leave from conv3 to conv5, which share one resolution: 4 layers are without conv4, 3 without conv3 too, 2
-    without conv5 too. Layers join as copies of conv4, behind it: 6 layers have two of it, 8 have four.
+    conv3 to conv5 share one resolution, so they can be removed or repeated: 4 layers are without conv4, 3 also without
+    conv3, 2 also without conv5. Additional layers are copies of conv4: 6 layers have two of it, 8 layers have four.
     """
     middle = (2, *[3] * (num_conv_layers - 4)) if num_conv_layers > 3 else ()
     return (0, 1, *middle, 4)[:num_conv_layers]
@@ -203,7 +203,7 @@ def _hidden(spec: AlexNetSpec, sizes: tuple[int, ...]) -> Iterator[nn.Module]:
 
 
 def _has_bias(spec: AlexNetSpec) -> bool:
-    """Batch normalization takes out any bias in front of it, and adds its own."""
+    """Whether layers have a bias. Batch normalization removes a bias in front of it, and adds its own."""
     return spec.normalization != "batch"
 
 
@@ -221,7 +221,7 @@ def _initialize(network: AlexNet) -> None:
 
 
 def _initialize_as_paper(convolutions: list[nn.Conv2d], hidden: list[nn.Linear], last: nn.Linear) -> None:
-    """Section 5 of the paper: the ones give the ReLUs positive inputs from the start."""
+    """Section 5 of the paper. Biases of 1 give the ReLUs positive inputs from the start."""
     for place, convolution in zip(_places(len(convolutions)), convolutions, strict=True):
         _fill(convolution, std=0.01, bias=0.0 if place in (0, 2) else 1.0)
     for linear in hidden:
@@ -232,7 +232,7 @@ def _initialize_as_paper(convolutions: list[nn.Conv2d], hidden: list[nn.Linear],
 def _initialize_as_kaiming(
     convolutions: list[nn.Conv2d], hidden: list[nn.Linear], last: nn.Linear, activation: Literal["relu", "tanh"]
 ) -> None:
-    """He et al. 2015; the last layer starts near 0, so that the first loss is that of guessing, ln(num_classes)."""
+    """He et al. 2015. The last layer starts near 0, so that the first loss is that of guessing, ln(num_classes)."""
     gain = nn.init.calculate_gain(activation)
     for convolution in convolutions:
         fan_out = convolution.out_channels * math.prod(convolution.kernel_size) / convolution.groups

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 class LocalResponseNorm(nn.Module):
     """b_i = a_i / (k + alpha * sum of a_j^2 over the n neighbouring channels)^beta (Krizhevsky 2012, section 3.3).
 
-    Keeps the shape [N, C, H, W]. `torch.nn.LocalResponseNorm` divides alpha by n, which the paper does not, and pools
-    in three dimensions, which takes 3 times as long on a CPU.
+    Keeps the shape [N, C, H, W]. `torch.nn.LocalResponseNorm` divides alpha by n, unlike the paper, and pools in three
+    dimensions, which takes 3 times as long on a CPU.
     """
 
     def __init__(self, n: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> None:
@@ -19,7 +19,7 @@ class LocalResponseNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize activations of shape [N, C, H, W]."""
         num_channels = x.shape[1]
-        # In float32 whatever the precision around it: bf16 next to k = 2 has steps of 1/64.
+        # Always in float32: near k = 2, bf16 has steps of 1/64.
         squares = F.pad(x.float().square(), (0, 0, 0, 0, self.n // 2, (self.n - 1) // 2))
         energy = squares[:, :num_channels]
         for shift in range(1, self.n):
@@ -28,9 +28,9 @@ class LocalResponseNorm(nn.Module):
 
 
 class AdaptiveAverage(nn.Module):
-    """`nn.AdaptiveAvgPool2d` from one known grid to another, as two products with a constant matrix.
+    """`nn.AdaptiveAvgPool2d` between two known grids, as two products with a constant matrix.
 
-    The same values; but ONNX knows no adaptive pooling, and torch exports it only to sizes that divide the grid.
+    The values are the same. ONNX has no adaptive pooling, and torch exports it only to sizes that divide the grid.
     """
 
     windows: Tensor

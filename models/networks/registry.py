@@ -18,11 +18,11 @@ _log = logging.getLogger("convoy")
 def build_network(config: ModelConfig, num_classes: int, input_size: int) -> nn.Module:
     """Build the network that the config names, on the CPU: images [N, 3, input_size, input_size] to logits.
 
-    Its weights are drawn anew, whatever `config.weights` says.
+    The weights are random, whatever `config.weights` says.
 
     Raises:
-        UserError: a preset, option or input size that the network does not have; or the user's code for it is not
-            there, raises, or gives something else.
+        UserError: the network does not have the preset, option or input size; or the user's code is missing, raises,
+            or returns something else.
 
     """
     family = _family(config)
@@ -30,14 +30,13 @@ def build_network(config: ModelConfig, num_classes: int, input_size: int) -> nn.
 
 
 def start_from_weights(network: nn.Module, config: ModelConfig) -> Normalization | None:
-    """Load `config.weights` into the layers of `network` that they fit; one line in the log says which start anew.
+    """Load `config.weights` into the layers of `network` that they fit. One log line names the layers that stay random.
 
     Returns:
-        How the pixels were normalized that the weights were trained on; None where there are no weights, or nobody
-        knows.
+        Pixel normalization with which the weights were trained; None if it is unknown or there are no weights.
 
     Raises:
-        UserError: the weights cannot be had or read, or belong to another network.
+        UserError: the weights are missing or unreadable, or belong to another network.
 
     """
     if config.weights is None:
@@ -49,7 +48,7 @@ def start_from_weights(network: nn.Module, config: ModelConfig) -> Normalization
 
 
 def _family(config: ModelConfig) -> Family:
-    """Import the one module that the network is in."""
+    """Import the module of the network."""
     if not NETWORKS.has(config.network):
         of_torchvision: Family = import_module(TORCHVISION).FAMILY
         return of_torchvision
@@ -62,7 +61,7 @@ def _family(config: ModelConfig) -> Family:
 def _build_added(
     build: Callable[[int, int], object], name: str, num_classes: int, input_size: int, *_: object
 ) -> nn.Module:
-    """Let a function of the user's build a network, and look whether it fits."""
+    """Call the user's function to build a network, and check the shape of the logits."""
     with NETWORKS.explained(name):
         network = build(num_classes, input_size)
     NETWORKS.require(name, network, nn.Module)
@@ -78,7 +77,7 @@ def _build_added(
 
 
 def computes_channels_last(config: ModelConfig) -> bool:
-    """Whether a CPU computes the network faster with the channels of a pixel side by side in memory."""
+    """Whether a CPU computes the network faster in channels-last memory format."""
     return _family(config).channels_last
 
 
@@ -92,7 +91,7 @@ def _preset(config: ModelConfig, family: Family) -> str | None:
 
 
 def _options(config: ModelConfig, family: Family) -> Options:
-    """Fields that are set to other than their default, which keeps the preset's value."""
+    """Return the fields that differ from their defaults. A default keeps the preset's value."""
     options = config.model_dump(exclude={"network", "preset", "input_size", "weights"}, exclude_defaults=True)
     for name, value in options.items():
         if name not in family.options:

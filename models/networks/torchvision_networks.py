@@ -1,4 +1,4 @@
-"""All classifiers of torchvision, by their names there."""
+"""All classification networks of torchvision, by their names in torchvision."""
 
 import torch
 from torch import nn
@@ -10,11 +10,11 @@ from models.networks.family import Family
 from models.networks.weights import IMAGENET
 
 AUXILIARY = ("googlenet", "inception_v3")
-"""They have further outputs while they are trained, unless told otherwise; nothing here learns from those."""
+"""Networks with auxiliary outputs in training, which are switched off because our training does not use them."""
 
 
 def _build(name: str, num_classes: int, input_size: int, *_: object) -> nn.Module:
-    import torchvision  # here, because it takes 8 s and the other networks do without
+    import torchvision  # imported here, because the import takes 8 s
 
     try:
         network: nn.Module = torchvision.models.get_model(
@@ -33,7 +33,7 @@ def _build(name: str, num_classes: int, input_size: int, *_: object) -> nn.Modul
 
 
 def _options(name: str, input_size: int) -> dict[str, object]:
-    """Name what some networks must be told when they are built."""
+    """Return the arguments that some networks need."""
     if name in AUXILIARY:
         return {"aux_logits": False, "init_weights": True}
     if name.startswith("vit_"):
@@ -42,7 +42,7 @@ def _options(name: str, input_size: int) -> dict[str, object]:
 
 
 def _try(network: nn.Module, input_size: int) -> None:
-    """Let the network see images of this size, without computing anything."""
+    """Run the network on images of this size on the meta device, which computes only shapes."""
     tensors = [*network.named_parameters(), *network.named_buffers()]
     shapes = {name: tensor.detach().to("meta") for name, tensor in tensors}
     was_training = network.training

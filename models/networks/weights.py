@@ -1,4 +1,4 @@
-"""Weights that a network starts from: published ones, by the network's name, or those of a file."""
+"""Initial weights of a network: published weights, by the network's name, or the weights in a file."""
 
 import pickle
 import zipfile
@@ -17,33 +17,33 @@ from core.files import file_sha256
 from data.images.decode import Normalization
 
 UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError, zipfile.BadZipFile)
-"""What torch raises for files of another kind, for cut ones, and for pickles that hold more than tensors."""
+"""torch's errors for files of another kind, truncated files, and pickles that hold more than tensors."""
 MIN_FITTING = 0.5
-"""Share of a network's layers that a file must have: one with fewer belongs to another network."""
+"""Minimum share of a network's layers in a file. A file with fewer layers belongs to another network."""
 NORMALIZATION = "normalization"
-"""Where a checkpoint of ours says how its network's pixels are normalized."""
+"""Key of the pixel normalization in our checkpoints."""
 
 IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-"""Of most of torchvision's networks: mean and deviation of ImageNet."""
+"""Mean and deviation of ImageNet, as in most networks of torchvision."""
 HALVES = Normalization(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 CONVERTED = ("googlenet", "inception_v3")
-"""Networks of torchvision that take ImageNet's normalization, and change it to `HALVES` by themselves."""
+"""Networks of torchvision that take pixels in `IMAGENET`, and convert them to `HALVES` themselves."""
 
 
 class Weights(NamedTuple):
-    """Tensors by their names in the network, and where they come from."""
+    """Tensors by their names in the network, and their source."""
 
     tensors: Mapping[str, Tensor]
     source: str
     normalization: Normalization | None = None
-    """how the pixels were normalized that they were trained on; None: the file does not say"""
+    """normalization of the training pixels; None if the file does not have it"""
 
 
 def published_weights(network: str) -> Weights:
-    """Give torchvision's weights, trained on ImageNet, of a network, downloaded once for all projects of the user.
+    """Return torchvision's ImageNet weights of a network. They are downloaded once for all projects of the user.
 
     Raises:
-        UserError: none are published, the file cannot be had, or it was altered.
+        UserError: no weights are published, the file cannot be downloaded, or it was altered.
 
     """
     import torchvision  # here, because it takes 8 s and the other networks do without
@@ -63,10 +63,11 @@ def published_weights(network: str) -> Weights:
 
 
 def fetch(url: str) -> Path:
-    """Download a file whose name ends with the start of its SHA-256, as torch's do, into torch's own cache.
+    """Download a file into torch's cache. Like torch's files, it must be named after the start of its SHA-256.
 
     Raises:
-        UserError: there is no network, or the file in the cache was cut or altered; says which file to put where.
+        UserError: there is no network, or the cached file is truncated or altered. The message says which file to put
+            where.
 
     """
     path = Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(url).path).name)
@@ -110,12 +111,12 @@ def read_weights(path: Path) -> Weights:
 
 
 def load_weights(network: nn.Module, weights: Weights) -> str:
-    """Start the layers of `network` from weights.
+    """Load weights into the layers of `network`.
 
-    A layer is taken whole or not at all: where any of its tensors is missing or has another shape, it stays as it is.
+    A layer is loaded as a whole. If any of its tensors is missing or has another shape, the layer does not change.
 
     Returns:
-        One line that says how much was loaded and which layers start anew.
+        One line that says how much was loaded, and which layers were not.
 
     Raises:
         UserError: fewer than half of the layers fit.
@@ -148,7 +149,7 @@ def _some(names: list[str]) -> str:
 
 
 def _without_owner(tensors: Mapping[str, Tensor], wanted: Collection[str]) -> Mapping[str, Tensor]:
-    """Checkpoints of a module around the network, as Lightning and DDP write them, put its name before every key."""
+    """Remove the prefix that wrapper modules, such as Lightning's and DDP's, put before every key."""
     owners = dict.fromkeys(["", *(key.partition(".")[0] + "." for key in tensors)])
     choices = [{key.removeprefix(owner): tensors[key] for key in tensors if key.startswith(owner)} for owner in owners]
     return max(choices, key=lambda choice: len(choice.keys() & set(wanted)))
