@@ -1,4 +1,4 @@
-"""Sources that users write: in a file of their project, or in a package that they installed."""
+"""Sources that users write, in a file of their project or in an installed package."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from data.splits import Split
 
 
 class AddedSource:
-    """A source of the user's, held to what all sources promise. A method `fingerprint` is not needed."""
+    """Source by a user. Everything that it returns is checked. The method `fingerprint` is optional."""
 
     def __init__(self, name: str, path: Path | None) -> None:
-        """Call the class, or function, of this name with `data.path`.
+        """Call the class or function `name` with `data.path`.
 
         Raises:
-            UserError: it is not there, raises, or gives something without `list_images`.
+            UserError: the function is missing, raises, or returns an object without `list_images`.
 
         """
         self._name = name
@@ -34,10 +34,10 @@ class AddedSource:
         return f"data.source is {self._name}"
 
     def fingerprint(self) -> str:
-        """Ask the source, or name what it lists.
+        """Return the source's fingerprint, or else the digest of its listing.
 
         Raises:
-            UserError: the source raises, or gives something else.
+            UserError: the source raises, or does not return text.
 
         """
         if not hasattr(self._source, "fingerprint"):
@@ -48,10 +48,11 @@ class AddedSource:
         return found
 
     def list_images(self) -> Listing:
-        """Ask the source, and put what it lists in order.
+        """List the source's images, ordered by origin.
 
         Raises:
-            UserError: the source raises; what it lists is no image, is there twice, or are of fewer than two classes.
+            UserError: the source raises; an entry is no image or listed twice; there are fewer than two classes, or no
+                training images.
 
         """
         with SOURCES.explained(self._name):
@@ -85,7 +86,7 @@ class AddedSource:
             raise UserError(f"{self._shown}, which lists no images for training: give them the split train, or None")
 
     def _explained(self, image: SourceImage) -> SourceImage:
-        """Let what reads an image later tell its place where it raises; an OSError rejects the image alone."""
+        """Wrap the function that reads an image: its errors name the user's code. An OSError rejects only the image."""
         content = image.content
         return image if isinstance(content, str | bytes) else image._replace(content=partial(self._read, content))
 

@@ -1,4 +1,4 @@
-"""Source `digits`: handwritten digits that need no download."""
+"""Source `digits`: handwritten digits, without a download."""
 
 import io
 from pathlib import Path
@@ -10,14 +10,14 @@ class DigitsSource:
     """The 1,797 handwritten digits of 8x8 pixels that scikit-learn carries (UCI, Alpaydin and Kaynak 1998)."""
 
     def __init__(self, path: Path | None = None) -> None:
-        """Take no folder: scikit-learn has the images."""
+        """Ignore `path`: scikit-learn carries the images."""
 
     def fingerprint(self) -> str:
-        """These images never change."""
+        """Return a constant, because the images never change."""
         return "scikit-learn digits, 8-bit PNG"
 
     def list_images(self) -> Listing:
-        """Scale the 17 grey levels to 8 bits and wrap each digit as a PNG."""
+        """Scale the 17 grey levels to 8 bits, and encode each digit as PNG."""
         from PIL import Image
         from sklearn.datasets import load_digits
 

@@ -1,4 +1,4 @@
-"""Source `folder`: one folder for each class."""
+"""Source `folder`: one folder per class."""
 
 import os
 import stat
@@ -19,13 +19,13 @@ NO_CLASS = "not in a class folder"
 
 
 class FolderSource:
-    """`<class>/**/image` or `train|val|test/<class>/**/image`. Names that begin with a dot are not looked at."""
+    """`<class>/**/image` or `train|val|test/<class>/**/image`. Names that begin with a dot are ignored."""
 
     def __init__(self, root: Path) -> None:
-        """Look at `root`, which must be a folder.
+        """Use the folder `root`.
 
         Raises:
-            UserError: it is none.
+            UserError: `root` is missing, unreadable or no folder.
 
         """
         self._shown = f"data.path: {str(root)!r}"
@@ -41,7 +41,7 @@ class FolderSource:
         self._place = _printable(str(root.resolve()))
 
     def fingerprint(self) -> str:
-        """Digest of all names, sizes and times: some 10 microseconds a file.
+        """Digest of all names, sizes and times. Takes some 10 microseconds per file.
 
         Raises:
             UserError: as `list_images`.
@@ -50,10 +50,11 @@ class FolderSource:
         return fingerprint_of(self.list_images())
 
     def list_images(self) -> Listing:
-        """List every file: those below class folders as images, all others as rejected.
+        """List every file: files below class folders as images, other files as rejected.
 
         Raises:
-            UserError: no classes, one only, nothing to train on, or a folder of folders that cannot be read.
+            UserError: there are no classes, only one class or no training images, or a folder of class folders cannot
+                be read.
 
         """
         listing = Listing([])
@@ -72,9 +73,9 @@ class FolderSource:
         return listing
 
     def _split_folders(self) -> dict[Path, Split | None]:
-        """Folders of splits where the user has split: two splits with classes in them, or `train` and no other folder.
+        """Return the split folders if there are two splits with classes in them, or only the folder `train`.
 
-        A class may be named `train`, beside others that are named `plane` and `ship`.
+        A class may be named `train`, beside classes such as `plane` and `ship`.
         """
         tops = [path for path in self._entries(self.root) if _is_folder(path)]
         found = {path: SPLIT_FOLDERS.get(path.name.casefold()) for path in tops}
@@ -98,14 +99,14 @@ class FolderSource:
             if not stat.S_ISREG(status.st_mode):
                 listing.rejected.append(Rejected(origin, "not a regular file"))
                 continue
-            # The time of change cannot be set, unlike that of modification, which tools that edit metadata put back.
+            # Tools that edit metadata may restore the modification time. They cannot set the change time.
             state = f"{self._place}/{origin} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
             listing.images.append(SourceImage(origin, label, split, file.path, status.st_size, state))
         if len(listing.images) + len(listing.rejected) == num_before:
             listing.rejected.append(Rejected(self._origin(folder), "class folder without images"))
 
     def _list_beside(self, splits: dict[Path, Split | None], listing: Listing) -> None:
-        """What lies beside the folders of splits carries no label."""
+        """Reject the files beside the split folders, because they have no label."""
         for path in self._entries(self.root):
             if path in splits:
                 continue
@@ -113,7 +114,7 @@ class FolderSource:
             listing.rejected.extend([Rejected(origin, NO_CLASS) for origin, _ in below])
 
     def _walk(self, top: Path, rejected: list[Rejected]) -> Iterator[tuple[str, os.DirEntry[str]]]:
-        """Origin and entry of every file below `top`; what cannot be entered is named in `rejected`."""
+        """Yield origin and entry of every file below `top`. Folders that cannot be entered are added to `rejected`."""
         folders = [(self._origin(top), str(top))]
         while folders:
             origin, folder = folders.pop()
@@ -172,5 +173,5 @@ def _reason(error: Exception) -> str:
 
 
 def _printable(name: str) -> str:
-    """A name as text that every file format takes, whatever bytes it is made of."""
+    """Convert a file name, which may consist of any bytes, to text that every file format can store."""
     return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Source `parquet`: tables of image bytes and labels, as Hugging Face and Convoy itself write them."""
+"""Source `parquet`: tables of image bytes and labels, in the layout of Hugging Face or of Convoy."""
 
 import errno
 import hashlib
@@ -27,33 +27,33 @@ IMAGE_COLUMNS = ("image", "img", "bytes", "image_bytes")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
 SPLIT_COLUMN = "split"
 NUM_KEPT_GROUPS = 4
-"""Rows are read in order, by as many threads as there are cores: few row groups are in use at a time."""
+"""Row groups in memory. Rows are read in order, by one thread per core, so few row groups are in use at a time."""
 
 
 @dataclass(frozen=True)
 class _Columns:
-    """Where in a table the images and their labels are."""
+    """Columns of a table that hold images and labels."""
 
     image: str
-    """the column of the bytes: `image`, or `image.bytes` in Hugging Face's layout"""
+    """column of the bytes: `image`, or `image.bytes` in Hugging Face's layout"""
     label: str
     names: list[str] | None
-    """of the classes, where the labels are numbers that stand for names"""
+    """class names, if the labels are indices"""
     has_split: bool
 
 
 class ParquetSource:
-    """A file or a folder of parquet files, one image a row.
+    """Parquet file, or folder of parquet files, with one image per row.
 
-    The splits are those of the column `split`, or of the files' or folders' names: `train-00000-of-00002.parquet`,
+    The split is in the column `split`, or in the name of the file or folder: `train-00000-of-00002.parquet`,
     `validation/0000.parquet`. Rows without a label (-1 in Hugging Face's test sets) are listed as rejected.
     """
 
     def __init__(self, path: Path) -> None:
-        """Look at `path`; nothing is read yet.
+        """Find the parquet files, without reading them.
 
         Raises:
-            UserError: it does not exist or holds no parquet file.
+            UserError: `path` does not exist or holds no parquet file.
 
         """
         self._shown = f"data.path: {str(path)!r}"
@@ -71,10 +71,10 @@ class ParquetSource:
         return hashlib.sha256(states.encode()).hexdigest()[:16]
 
     def list_images(self) -> Listing:
-        """List the rows, ordered by file and row; the labels are read, the images are not.
+        """List the rows, ordered by file and row. Reads the labels, but not the images.
 
         Raises:
-            UserError: a file is no parquet file, has no columns of images and labels, or there is one class only.
+            UserError: a file is no parquet file or lacks the columns, or there is only one class or no training image.
 
         """
         listing = Listing([])
@@ -132,7 +132,7 @@ class ParquetSource:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn what goes wrong in reading a table into one line."""
+    """Turn an error in reading a table into a UserError."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
@@ -141,7 +141,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 class _RowGroups:
-    """The bytes in single rows of the tables; a file is read by row group, and few of them are kept."""
+    """Reads the bytes of single rows. Whole row groups are read, and few of them stay in memory."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[Path, int], pa.ChunkedArray] = OrderedDict()
@@ -151,7 +151,7 @@ class _RowGroups:
         """Read one image.
 
         Raises:
-            OSError: there is none in this row, or the file is damaged.
+            OSError: the row has no image, or the file is damaged.
 
         """
         with self._lock:
@@ -176,7 +176,7 @@ def _read_group(path: Path, column: str, group: int) -> pa.ChunkedArray:
 
 
 def split_in_name(path: Path) -> Split | None:
-    """Find the split that a file's name, or the nearest folder's, begins with or names."""
+    """Return the split that appears as a word in the file's name, or in the name of the nearest folder."""
     for part in (path.stem, *(parent.name for parent in path.parents)):
         for word in re.split(r"[^a-z]+", part.casefold()):
             if word in SPLIT_FOLDERS:
@@ -190,7 +190,7 @@ def _tables_in(folder: Path) -> list[Path]:
 
 
 def _places(metadata: pq.FileMetaData, column: str) -> Iterator[tuple[int, int, int]]:
-    """Row group, row in it, and the mean size of its images, for every row; a table does not say more unread."""
+    """Yield row group, row in the group, and mean image size of the group, for each row. Reads only metadata."""
     for group in range(metadata.num_row_groups):
         found = metadata.row_group(group)
         sizes = [found.column(index) for index in range(found.num_columns)]
@@ -213,7 +213,7 @@ def _kind(features: dict[str, dict[str, Any]], name: str) -> object:
 
 
 def _first(wanted: tuple[str, ...], found: list[str], declared: list[str]) -> str | None:
-    """Prefer what the table declares, then the usual names, then the only one there is."""
+    """Choose a column: declared columns first, then usual names, then the only column."""
     choice = declared or found
     usual = [name for name in wanted if name in choice]
     return next(iter([*usual, *declared]), found[0] if len(found) == 1 else None)

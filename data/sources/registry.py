@@ -1,4 +1,4 @@
-"""The sources by their names."""
+"""Sources by name."""
 
 from core.errors import UserError
 from data.config import NEED_PATH, OF_TORCHVISION, SOURCES, DataConfig
@@ -10,7 +10,7 @@ def open_source(config: DataConfig) -> Source:
     """Open the configured source.
 
     Raises:
-        UserError: `data.path` is missing, or there is nothing of the kind.
+        UserError: `data.path` is not set, or does not hold such a source.
 
     """
     if config.source not in SOURCES.ours:

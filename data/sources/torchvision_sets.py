@@ -1,4 +1,4 @@
-"""Sources that torchvision knows how to download and to check: the only file here that imports it."""
+"""Published data sets, downloaded and checked by torchvision. No other file in data/ imports torchvision."""
 
 import io
 import socket
@@ -22,7 +22,7 @@ from data.splits import Split
 
 DOWNLOADS = Path("outputs/downloads")
 LICENSED = "imagenet"
-"""Nobody may download it without an account: torchvision unpacks its archives."""
+"""A download needs an account. torchvision only unpacks the archives."""
 
 FLOWERS = (
     "pink primrose", "hard-leaved pocket orchid", "canterbury bells", "sweet pea", "english marigold", "tiger lily",
@@ -41,20 +41,20 @@ FLOWERS = (
     "cyclamen", "watercress", "canna lily", "hippeastrum", "bee balm", "ball moss", "foxglove", "bougainvillea",
     "camellia", "mallow", "mexican petunia", "bromelia", "blanket flower", "trumpet creeper", "blackberry lily",
 )  # fmt: skip
-"""Names of the 102 flowers (from the data set's page), which its files number only."""
+"""Names of the 102 flowers, from the data set's page. The files have only numbers."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """What has been published under a name."""
+    """Published data set."""
 
     class_name: str
-    """in torchvision.datasets"""
+    """class in torchvision.datasets"""
     splits: dict[str, tuple[Split, int]]
-    """by torchvision's names: what each is here, and its number of images. A split that results are published on is
-    the test split here, so that figures compare; where that leaves none for validation, it is drawn from training."""
+    """our split and the number of images, by torchvision's split. The split of published results is our test split, so
+    that figures compare. If no split is left for validation, validation images are drawn from training."""
     files: str
-    """what to put where, for a machine without a network; {root} is the folder"""
+    """instructions for a machine without a network; {root} is the folder"""
     options: dict[str, str | bool]
 
 
@@ -102,22 +102,22 @@ PUBLISHED = {
 
 
 class TorchvisionSource:
-    """A published data set, in `root` or downloaded to it."""
+    """Published data set in `root`, downloaded if missing."""
 
     def __init__(self, name: str, root: Path | None) -> None:
-        """Name the data set and its folder; nothing is opened or downloaded yet."""
+        """Set the data set and its folder. Nothing is opened or downloaded yet."""
         self._name, self._set = name, PUBLISHED[name]
         self._root = root or DOWNLOADS / name
 
     def fingerprint(self) -> str:
-        """What was published never changes; its checksums and numbers are compared when it is listed."""
+        """Return a constant: published data never changes. Listing compares checksums and numbers of images."""
         return f"{self._name} {self._set.options or ''}".strip()
 
     def list_images(self) -> Listing:
-        """List the images of all splits, ordered by origin; downloads what is missing.
+        """List the images of all splits, ordered by origin. Downloads missing files.
 
         Raises:
-            UserError: there is no network, or a file is missing or incomplete; says what to put where.
+            UserError: there is no network, or a file is missing or incomplete. The message says what to put where.
 
         """
         images: list[SourceImage] = []
@@ -135,7 +135,7 @@ class TorchvisionSource:
         return Listing(images)
 
     def _open(self, part: str) -> Any:
-        """Open what is there; only where that fails, look at the network."""
+        """Open the local files. Only if this fails, use the network."""
         try:
             return self._dataset(part, download=False)
         except RuntimeError:
@@ -162,7 +162,7 @@ class TorchvisionSource:
         if self._name in ("cifar10", "fashion_mnist"):
             options["train"] = part == "train"
         else:
-            options |= {"split": part, "loader": Path}  # the bytes of the files as they are, not decoded
+            options |= {"split": part, "loader": Path}  # do not decode the files
         if self._name != LICENSED:
             options["download"] = download
         with warnings.catch_warnings(action="ignore", category=np.exceptions.VisibleDeprecationWarning):
@@ -170,7 +170,7 @@ class TorchvisionSource:
             return getattr(datasets, self._set.class_name)(str(self._root), **options)
 
     def _from_arrays(self, dataset: Any, part: str, split: Split) -> Iterator[SourceImage]:
-        """Images that are published as pixels become PNG files when they are read."""
+        """List images that are published as pixels. They become PNG files when they are read."""
         pixels, names = np.asarray(dataset.data), _class_names(dataset)
         for index, target in enumerate(np.asarray(dataset.targets).tolist()):
             origin = f"{part}/{index:05d}.png"
@@ -196,7 +196,7 @@ class TorchvisionSource:
 
 @contextmanager
 def _patience() -> Iterator[None]:
-    """Wait a minute for an answer: torchvision sets no limit, and some networks swallow what they forbid."""
+    """Set a timeout of a minute. torchvision sets none, and some networks drop forbidden packets silently."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(60)
     try:
@@ -206,7 +206,7 @@ def _patience() -> Iterator[None]:
 
 
 def _class_names(dataset: Any) -> list[str]:
-    """Give each class its first name; where two share it (the crane that flies, the crane that lifts), its id too."""
+    """Return the first name of each class. If two classes share a name (the bird and the machine crane), add the id."""
     if not hasattr(dataset, "classes"):
         return list(FLOWERS)
     names = [name if isinstance(name, str) else name[0] for name in dataset.classes]
@@ -224,5 +224,5 @@ def _png(pixels: npt.NDArray[np.uint8], index: int) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    """Give the innermost cause in one line; `urlopen` wraps it."""
+    """Return the innermost cause, which `urlopen` wraps, in one line."""
     return " ".join(str(getattr(error, "reason", None) or error).split())[:200]
