@@ -1,4 +1,4 @@
-"""One version of the model against another, on today's test images."""
+"""Comparison of two versions of the model on today's test images."""
 
 import logging
 from dataclasses import dataclass
@@ -20,21 +20,21 @@ _log = logging.getLogger("convoy")
 
 @dataclass(frozen=True)
 class Compared:
-    """Two models that have been measured, and what they differ in."""
+    """Two measured models, and their differences."""
 
     champion: "Measured"
     challenger: "Measured"
     found: "ModelComparison"
 
     def page(self) -> str:
-        """Write the page of the comparison."""
+        """Render the page of the comparison."""
         from models.judging.comparison_page import comparison_page
 
         return comparison_page(self.found, self.champion, self.challenger, PREPARED)
 
 
 def compare(config: Config, champion: "Measured", challenger: "Measured") -> Compared:
-    """Compare two models that have been measured on today's test images.
+    """Compare two models measured on today's test images.
 
     Raises:
         UserError: the models share fewer than two classes.
@@ -48,7 +48,7 @@ def compare(config: Config, champion: "Measured", challenger: "Measured") -> Com
 
 
 def hang_comparison(config: Config, champion: "Measured | None", challenger: "Measured", log: "RunLog") -> None:
-    """Keep the page and the figures of a comparison on the challenger's run, where the two can be compared."""
+    """Store the page and the figures of a comparison on the challenger's run, if the models can be compared."""
     if champion is None:
         return
     try:
@@ -61,13 +61,13 @@ def hang_comparison(config: Config, champion: "Measured | None", challenger: "Me
 
 
 def compare_references(config: Config, first: str | None, second: str | None) -> Compared:
-    """Measure and compare the models that two references name.
+    """Measure and compare the models of two references.
 
-    Without any: the challenger against the champion, or the champion against the version before where there is no
-    challenger. With one: that one against the champion.
+    Without references: the challenger against the champion, or, if there is no challenger, the champion against the
+    previous version. With one reference: this model against the champion.
 
     Raises:
-        UserError: a reference names nothing, both name one version, or the models share fewer than two classes.
+        UserError: a reference names nothing, both name the same version, or the models share fewer than two classes.
 
     """
     from models.judging.measured import measure

@@ -1,4 +1,4 @@
-"""params.yaml and overrides to one frozen Config: read here and nowhere else."""
+"""Reads params.yaml and overrides into one frozen Config. No other module reads them."""
 
 import difflib
 from collections.abc import Iterator, Sequence
@@ -30,28 +30,28 @@ PARAMS = "params.yaml"
 
 
 class Config(Section):
-    """Every tunable value of Convoy: one section a room or step."""
+    """Every tunable value of Convoy, in one section for each room or step."""
 
     data: DataConfig = DataConfig()
-    """where the labelled images come from and how they become arrays"""
+    """source of the labelled images, and their conversion to arrays"""
     augmentation: AugmentationConfig = AugmentationConfig()
-    """what is done to training images"""
+    """augmentation of the training images"""
     model: ModelConfig = ModelConfig()
-    """which network is trained"""
+    """the network"""
     training: TrainingConfig = TrainingConfig()
-    """how it is trained"""
+    """training of the network"""
     gate: GateConfig = GateConfig()
-    """what it must reach"""
+    """requirements for a new champion"""
     registry: RegistryConfig = RegistryConfig()
-    """where runs and models are kept"""
+    """storage of runs and models"""
     serving: ServingConfig = ServingConfig()
-    """how it is packed and served"""
+    """packaging and serving of the champion"""
     rollout: RolloutConfig = RolloutConfig()
-    """how a new version takes over from the one that is live"""
+    """how a new version replaces the live version"""
     gateway: GatewayConfig = GatewayConfig()
-    """what the gateway takes from one client; in use after the next `convoy deploy`"""
+    """limits of the gateway for each client; the next `convoy deploy` applies a change"""
     automation: AutomationConfig = AutomationConfig()
-    """what starts by itself where `convoy up` or a worker runs"""
+    """flows that `convoy up` or a worker starts by itself"""
     retention: RetentionConfig = RetentionConfig()
     """what `convoy clean` removes"""
 
@@ -86,11 +86,11 @@ class Config(Section):
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read params.yaml and apply overrides of the form `training.max_epochs=3`.
+    """Read params.yaml and apply overrides such as `training.max_epochs=3`.
 
     Raises:
-        UserError: the file is missing or no YAML, a key is unknown, or a value is not what is expected; every fault is
-            named with the file, the path, the value and what was expected. Or a file of the project does not define
+        UserError: the file is missing or no YAML, a key is unknown, or a value is invalid. The message names for every
+            fault the file, the path, the value and the expected value. Or a file of the project does not define
             what a parameter names.
 
     """
@@ -110,7 +110,7 @@ def default_config(overrides: Sequence[str] = ()) -> Config:
     """Apply overrides to the defaults of the tool.
 
     Raises:
-        UserError: an override is not what is expected.
+        UserError: an override is invalid.
 
     """
     return _validate({}, Path(PARAMS), overrides)
@@ -160,12 +160,12 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected sections such as `data:`, found {content!r}")
-    # A section whose every line is commented out is null to YAML.
+    # YAML reads null if every line of a section is commented out.
     return {name: {} if section is None else section for name, section in content.items()}
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key stands once, and a date is text: no parameter is one, and some folders are named by one."""
+    """YAML without duplicate keys, and with dates as text: no parameter is a date, but a date may name a folder."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - as yaml declares it
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
@@ -173,7 +173,7 @@ class _Loader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a key that is there already: YAML would forget the first one silently."""
+        """Refuse a duplicate key. YAML would silently drop the first one."""
         seen = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
@@ -201,9 +201,9 @@ def _set(content: dict[str, Any], keys: tuple[str, ...], value: Any, override: s
 
 
 def _explain(fault: ErrorDetails, path: Path, overridden: set[tuple[str, ...]]) -> str:
-    # Section and parameter; what pydantic adds are its own kinds of values.
+    # Section and parameter. pydantic adds its own types after them.
     location = tuple(str(part) for part in fault["loc"][:2])
-    # Either may be the longer one: an unknown section is named by itself, a wrong item inside a list by its index too.
+    # Either may be the longer one: the location of an unknown section has only one part.
     is_overridden = any(location[: len(keys)] == keys[: len(location)] for keys in overridden)
     where = "--set" if is_overridden else str(path)
     name = ".".join(location)
@@ -236,7 +236,7 @@ def _suggestion(location: tuple[str, ...]) -> str:
 
 
 def describe() -> Iterator[tuple[str, str, str]]:
-    """Every parameter: its path, its default as YAML, and its line of documentation."""
+    """Yield path, default as YAML, and one line of documentation of every parameter."""
     for section, field in Config.model_fields.items():
         assert isinstance(field.annotation, type)
         assert issubclass(field.annotation, BaseModel)
@@ -250,7 +250,7 @@ CHANGED = "# What differs from Convoy's defaults. `convoy params` prints every p
 
 
 def render(config: Config, *, only_changed: bool = False) -> str:
-    """Write a configuration as params.yaml, every value, or what differs from the default, under its documentation."""
+    """Write a configuration as params.yaml with documentation: every value, or only values that are not the default."""
     values, defaults = config.model_dump(mode="json"), Config().model_dump(mode="json")
     lines = [CHANGED if only_changed else ALL]
     section = ""

@@ -1,4 +1,4 @@
-"""`convoy explain`: which steps the next run would do, and because of what. Nothing runs."""
+"""`convoy explain`: which steps the next run would execute, and why. Nothing runs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ FOLLOWS = "it follows from the steps before"
 
 @dataclass(frozen=True)
 class Step:
-    """What the next run would do about one step."""
+    """Forecast for one step of the next run."""
 
     name: str
     answer: Answer
@@ -30,7 +30,7 @@ class Step:
 
 
 def explain(config: Config) -> list[Step]:
-    """Say of each step of the next run whether it would run.
+    """Say for each step whether the next run would execute it.
 
     Raises:
         UserError: the images cannot be used.
@@ -46,7 +46,7 @@ def explain(config: Config) -> list[Step]:
         return [*steps, Step("train", "may run", UNKNOWN), *(Step(name, "may run", FOLLOWS) for name in AFTER)]
     known = known_models(config)
     jobs = [training_job(stage, version) for stage in config.stages]
-    # The trainings before the last one that has ended are not done again.
+    # Trainings before the last finished training are not repeated.
     ended = [index for index, job in enumerate(jobs) if job.key in known.trained]
     for job in jobs[max(ended, default=0) :]:
         steps += _training(job, known)
@@ -108,7 +108,7 @@ def _packaging(config: Config, known: Known) -> Iterator[Step]:
 
 
 def _bento(config: Config, known: Known) -> Bento | None:
-    """Give the Bento that packing would make, where it is there."""
+    """Return the Bento that packaging would build, or None if it does not exist."""
     store, name = Settings().bento_store(ROOT), config.registry.model_name
     run_id = next((run_id for run_id, version in known.versions.items() if version == known.champion), "")
     folder = MODELS / f"{name}-{known.champion}-{run_id[:8]}"

@@ -1,6 +1,6 @@
-"""What happens, in what order. What has not changed is skipped, and says why.
+"""Flows: which steps run, in which order. Unchanged steps are skipped, and log the reason.
 
-A command holds the workspace before it starts a flow. A flow that was triggered in Prefect waits for the workspace.
+A command locks the workspace before it starts a flow. A flow that was triggered in Prefect waits for the lock.
 """
 
 import logging
@@ -24,17 +24,17 @@ from serving.rollout.ledger import Entry
 
 
 def _let_our_log_speak(flow: Any, flow_run: Any, state: Any) -> None:  # noqa: ARG001 - what Prefect calls it with
-    """Let the reasons reach Prefect's records where a flow was triggered there, and not started by our command."""
+    """Log the reasons also if the flow was triggered in Prefect, and not by our command."""
     logging.getLogger("convoy").setLevel(logging.INFO)
 
 
 def _end_its_run(flow: Any, flow_run: Any, state: Any) -> None:  # noqa: ARG001 - what Prefect calls it with
-    """End the run in MLflow of a flow whose process has died; called in the process that had started it."""
+    """End the MLflow run of a flow whose process died. Prefect calls this in the parent process."""
     settle_runs(Config.model_validate(flow_run.parameters["config"]))
 
 
 def _call_ctrl_c_cancelled(flow: Any, flow_run: Any, state: Any) -> None:  # noqa: ARG001 - what Prefect calls it with
-    """Ctrl-C ends a flow as cancelled: Prefect takes it for a crash."""
+    """Mark the flow as cancelled after Ctrl-C, which Prefect takes for a crash."""
     if "interrupt signal" in (state.message or ""):
         with get_client(sync_client=True) as client:
             client.set_flow_run_state(flow_run.id, Cancelled(message="stopped by Ctrl-C"), force=True)
@@ -61,7 +61,7 @@ HOOKS: dict[str, Any] = {
 @flow(name="prepare-data", **HOOKS)
 @exclusive(waits=True)
 def prepare_data(config: Config, then_train: bool = False) -> str:
-    """Bring the data up to date, keep it in the remote, and report on it; returns the data version."""
+    """Bring the data up to date, push it to the DVC remote, and report on it. Returns the data version."""
     data_version = tasks.reproduce_data(config, then_train=then_train)
     tasks.push_data()
     tasks.report_data(data_version)
@@ -74,10 +74,10 @@ def prepare_data(config: Config, then_train: bool = False) -> str:
 )
 @exclusive(waits=True)
 def train_model(config: Config, data_version: str | None = None, goes_on: bool = False) -> None:
-    """Train one network on the prepared data and let it through the gate.
+    """Train one network on the prepared data, and submit the model to the gate.
 
-    Where the recipe has several stages, each is trained and judged in its turn. A model that the gate refuses is no
-    failure where another stage follows, here or where the caller `goes_on`, or where the champion is the stage before.
+    If the recipe has several stages, each stage is trained and judged in turn. A refused model is no failure if another
+    stage follows, here or in the caller (`goes_on`), or if the champion is the previous stage.
     """
     data_version = data_version or require_data_version()
     tasks.check_source(config, "prepared")
@@ -94,7 +94,7 @@ def train_model(config: Config, data_version: str | None = None, goes_on: bool =
 @flow(name="package-model", **HOOKS)
 @exclusive(waits=True)
 def package_model(config: Config) -> Bento:
-    """Pack the champion as an endpoint that has answered a request."""
+    """Package the champion as a Bento, and verify the answer to a request."""
     bento = tasks.package(config)
     tasks.verify(bento)
     return bento
@@ -105,7 +105,7 @@ def package_model(config: Config) -> Bento:
 def deploy_model(
     config: Config, version: str | None = None, percent: float | None = None, why: str = ""
 ) -> Entry | None:
-    """Put the champion, or a version, behind the gateway; gives what the ledger says, None where it was there."""
+    """Deploy the champion, or a version. Returns the ledger's entry, or None if the version was live already."""
     bento = tasks.package(config, version)
     image = tasks.containerize(config, bento)
     return tasks.roll_out(config, image, percent, why)
@@ -117,7 +117,7 @@ def deploy_model(
 )
 @exclusive(waits=True)
 def run_pipeline(config: Config) -> Bento:
-    """From labelled images to a served champion: of each stage of the training, as soon as it is there."""
+    """From labelled images to a served champion. Each stage of the training is packaged as soon as it is champion."""
     tasks.check_source(config, "configured")
     data_version = prepare_data(config, then_train=True)
     *first, last = pending_stages(config, data_version)

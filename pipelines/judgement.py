@@ -1,4 +1,4 @@
-"""A challenger before the gate: what is measured, and what is kept of that on its run."""
+"""Judging of a challenger: measures the model, and stores the results on its run."""
 
 from typing import TYPE_CHECKING
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from models.tracking.registry import ModelVersion, Registry
 
 WORSE_SLICES, MAX_TAG = "convoy.worse_slices", 5000
-"""The tag of a run that names where its model is surely worse than elsewhere, and how long MLflow lets a tag be."""
+"""Tag with the slices on which a run's model is surely worse, and MLflow's maximum length of a tag."""
 
 
 def judge(
     config: Config, registry: "Registry", challenger: "ModelVersion", champion: "ModelVersion | None"
 ) -> "Verdict":
-    """Hold a challenger against the gates and the champion; verdict, slices, comparison and card go to its run."""
+    """Judge a challenger by the gates and the champion. Its run gets verdict, slices, comparison and card."""
     from data.quality.image_traits import traits_of
     from models.judging.gate import as_rival, judge_challenger, predictions_of
     from models.judging.measured import measure

@@ -1,4 +1,4 @@
-"""What MLflow has last said of trainings and versions: its import takes seconds, and its answer stays for a while."""
+"""Cache of the trainings and versions in MLflow, because the import of MLflow takes seconds."""
 
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ class Training(BaseModel):
     data_version: str
     code: str
     params: dict[str, str] | None
-    """None in all but the latest one: nobody asks for them"""
+    """only for the latest training; None for all others"""
 
 
 class Known(BaseModel):
-    """Trainings by the key of their job, the latest first, versions by the run that registered them, the champion."""
+    """Trainings by the key of their job, latest first; versions by the run that registered them; the champion."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -47,7 +47,7 @@ class _Note(BaseModel):
 
 
 def known_models(config: Config) -> Known:
-    """Give what MLflow knows; where its database is a file that has not changed, without asking it again."""
+    """Return the trainings and versions in MLflow. If the database is an unchanged file, the cache answers."""
     database = database_of()
     if database is None:
         return _ask(config)
@@ -61,7 +61,7 @@ def known_models(config: Config) -> Known:
     if note and note.state == state:
         return note.known
     known = _ask(config)
-    # A database that was written meanwhile may hold another answer by now.
+    # If the database has changed meanwhile, the answer may be outdated.
     if database_state(database, config) == state:
         with whole_file(NOTE) as temporary:
             temporary.write_text(_Note(state=state, known=known).model_dump_json(), encoding="utf-8")
@@ -69,13 +69,13 @@ def known_models(config: Config) -> Known:
 
 
 def database_of() -> Path | None:
-    """The file of the registry; None where a server has it."""
+    """Return MLflow's database file, or None if MLflow is a server."""
     uri = Settings().tracking_uri(ROOT)
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
 def database_state(database: Path, config: Config) -> list[Any]:
-    """Name what an answer depends on. Each write changes the size or the time of the database, or of its log."""
+    """Return the state that decides the answer. Each write changes size or time of the database, or of its log."""
     log = database.with_name(f"{database.name}-wal")
     files = [path.stat() for path in (database, log) if path.is_file()]
     times = [[status.st_size, status.st_mtime_ns] for status in files]

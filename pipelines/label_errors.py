@@ -1,4 +1,4 @@
-"""Probably wrong labels, by the features of a pretrained network: whatever network the project itself trains."""
+"""Probably wrong labels, found by features of a pretrained network, whatever network the project trains."""
 
 from data.batches.shards import PreparedImages
 from data.manifest import read_data_manifest
@@ -16,9 +16,9 @@ MODEL = ModelConfig(network="efficientnet_lite0", weights="imagenet")
 
 
 def find_wrong_labels(config: Config) -> Finding:
-    """Compare each label with what a probe says that was not trained on the image; the worst come first.
+    """Compare each label with the answer of a probe that was not trained on the image. The worst labels come first.
 
-    Images that `data/decisions.csv` keeps are right, and are left out.
+    Images that `data/decisions.csv` keeps are left out.
 
     Raises:
         UserError: nothing has been prepared.

@@ -1,4 +1,4 @@
-"""From a git commit to a live endpoint, and back: what a thing was made from, and what was made from it.
+"""Lineage from a git commit to a live endpoint, and back.
 
 commit -> data version -> run -> model version -> Bento -> image -> live
 """
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 Kind = Literal["commit", "data", "run", "version", "bento", "image", "live"]
 MIN_LETTERS = 6
-"""Letters of a hash or an id that name it."""
+"""Minimum length of an abbreviated hash or id."""
 UNKNOWN = "unknown"
 ANSWER_SECONDS = 10
 
 
 class Node(BaseModel):
-    """One thing, and what was made from it."""
+    """Item of the lineage, and the items made from it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -43,11 +43,11 @@ class Node(BaseModel):
     id: str
     facts: dict[str, str] = {}
     asked: bool = False
-    """whether this is what was asked for"""
+    """whether the user asked for this item"""
     children: tuple["Node", ...] = ()
 
     def is_named(self, name: str) -> bool:
-        """Whether `name` is this thing, by its id or the beginning of that, or by another name of it."""
+        """Whether `name` is this item's id, the beginning of its id, or another name of the item."""
         names = (self.id, *(self.facts.get(key, "") for key in ("names", "image_id", "model")))
         words = {word for one in names for word in (one, *one.split(", ")) if word}
         plain = name.removeprefix("sha256:")
@@ -56,13 +56,13 @@ class Node(BaseModel):
 
 
 def lineage(config: Config, name: str) -> tuple[Node, ...]:
-    """Give all that leads to a thing, and all that was made from it, from the commits down.
+    """Return all items that lead to an item, and all items made from it, from the commits down.
 
     `name` is a git commit, a data version, a run, a model version or alias, a Bento, an image, a container, a target
     such as `cpu`, or the address of an endpoint.
 
     Raises:
-        UserError: there is no such thing; the nearest are named.
+        UserError: there is no such item. The message gives similar names.
 
     """
     tree = _tree(config)
@@ -75,7 +75,7 @@ def lineage(config: Config, name: str) -> tuple[Node, ...]:
 
 
 def _keep(node: Node, name: str, kind: Kind | None) -> Node | None:
-    """Keep a thing that is asked for with all below it, and what leads to one."""
+    """Keep the wanted items with everything below them, and the items that lead to them."""
     if kind in (None, node.kind) and node.is_named(name):
         return node.model_copy(update={"asked": True})
     children = tuple(kept for child in node.children if (kept := _keep(child, name, kind)))
@@ -90,7 +90,7 @@ def _names(nodes: Iterable[Node]) -> Iterator[str]:
 
 
 def _resolve(name: str) -> tuple[str, Kind | None]:
-    """Ask an endpoint for its run, and the engine for a container's image; other names stay as they are."""
+    """Ask an endpoint for its run, and the Docker engine for a container's image. Other names stay unchanged."""
     if name.startswith(("http://", "https://")):
         return _run_of_endpoint(name), "run"
     try:
@@ -114,7 +114,7 @@ def _run_of_endpoint(address: str) -> str:
 
 
 def _tree(config: Config) -> tuple[Node, ...]:
-    """Put together what MLflow, the Bentos and the ledger know."""
+    """Combine the records of MLflow, the Bentos and the ledger."""
     entries, registry = read(LEDGER), open_registry(config)
     runs = {run.run_id: run for run in open_tracking(config).all_trained()}
     bentos, images = defaultdict[str, list[Bento]](list), _images(entries)
@@ -137,7 +137,7 @@ def _tree(config: Config) -> tuple[Node, ...]:
 
 
 def _origin(run: "TrainedRun | None", bentos: list[Bento], images: dict[str, Release]) -> tuple[str, str]:
-    """Give commit and data version of a run; of one that MLflow does not have, as far as others know."""
+    """Return commit and data version of a run. If MLflow does not have the run, ask its Bentos and images."""
     if run:
         return run.git_commit or UNKNOWN, run.data_version or UNKNOWN
     data = [*(bento.data_version for bento in bentos), *(release.data_version for release in images.values())]
@@ -164,7 +164,7 @@ def _versions(
         return
     packed = {image_tag(bento): bento for bento in bentos}
     children = [_bento(bento, images.pop(tag, None), entries) for tag, bento in packed.items()]
-    # What was deployed and is not in the store any more.
+    # Deployed images whose Bento is not in the store any more.
     children += [_image(release, entries) for release in images.values()]
     yield Node(kind="version", id=f"v{known}", facts=_facts(version, known, entries), children=tuple(children))
 
@@ -188,7 +188,7 @@ def _bento(bento: Bento, release: Release | None, entries: list[Entry]) -> Node:
 
 
 def _built(bento: Bento) -> Release | None:
-    """Look for the image of a Bento that has not been deployed; none where no engine answers."""
+    """Return the image of a Bento that has not been deployed, or None if there is no image or no engine answers."""
     tag = image_tag(bento)
     try:
         image_id = docker("image", "ls", "--quiet", "--no-trunc", tag, timeout=ANSWER_SECONDS)
@@ -198,7 +198,7 @@ def _built(bento: Bento) -> Release | None:
 
 
 def _images(entries: list[Entry]) -> dict[str, dict[str, Release]]:
-    """Give the images that the ledger names, by run and tag."""
+    """Return the images in the ledger, by run and tag."""
     found: dict[str, dict[str, Release]] = defaultdict(dict)
     for entry in entries:
         if entry.to and entry.to.image and entry.to.run_id:
@@ -212,7 +212,7 @@ def _image(release: Release, entries: list[Entry]) -> Node:
 
 
 def _spans(release: Release, entries: list[Entry]) -> Iterator[Node]:
-    """Give the times for which an image has had all requests of a target."""
+    """Yield the periods in which an image had all requests of a target."""
     targets = dict.fromkeys(one.target for one in entries if one.target)
     for target in targets:
         moves: list[Entry | None] = [one for one in entries if one.target == target and one.what in MOVES and one.to]

@@ -1,4 +1,4 @@
-"""The card of a version: made from what its run holds, the data as it is prepared here, and `card.md`."""
+"""Model card of a version, made from its run, the prepared data, and `card.md`."""
 
 import json
 from pathlib import Path
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from models.tracking.registry import ModelVersion
 
 SAID = Path("card.md")
-"""What only a person knows, in the project."""
+"""File of the project with the sections that a person writes."""
 
 
 def hang_card(config: Config, version: "ModelVersion") -> "Card":
-    """Make the card of a version and keep it on its run: above it as Markdown, and as files."""
+    """Make the card of a version and store it on its run: in the run's description, and as files."""
     from models.judging.card import cut
     from models.tracking.runs import MAX_NOTE
 
@@ -31,7 +31,7 @@ def hang_card(config: Config, version: "ModelVersion") -> "Card":
 
 
 def make_card(config: Config, version: "ModelVersion") -> "Card":
-    """Gather what is known of a version."""
+    """Collect the content of a version's card."""
     from data.quality.report import data_report
     from models.exported.predictor import read_model_manifest
     from models.judging.card import Card, read_said
@@ -61,7 +61,7 @@ def _json(text: str | None) -> Any:
 
 
 def note_of_gaps() -> str:
-    """Name the sections of the card that nobody has written; empty: none."""
+    """Name the unwritten sections of the card; empty if there are none."""
     from models.judging.card import gaps, read_said
 
     missing = gaps(read_said(SAID))

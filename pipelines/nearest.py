@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """End the sentence that says that a name is not known: with those that look like it, or with some that are."""
+    """Return the end of the message that a name is unknown: similar names, or else some known names."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     if near:
         return f"; the nearest are {', '.join(near)}"

@@ -20,11 +20,11 @@ HOST = "127.0.0.1"
 START_SECONDS = 120
 STOP_SECONDS = 15
 PREFECT_FOLDER = OUTPUTS
-"""Where Prefect's server runs: in the workspace it would read `.env`, and ask for the password of the stack's one."""
+"""Working directory of Prefect's server. In the workspace, it would read `.env`, and ask for the stack's password."""
 
 
 class Server:
-    """A server of this environment in its own process: started at once, awaited when it is needed, then stopped."""
+    """Server process in this Python environment, for the length of a `with` block. The start does not block."""
 
     def __init__(
         self,
@@ -36,9 +36,9 @@ class Server:
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
     ) -> None:
-        """Prepare to start `python -m arguments... --host --port`, which ends with this process, however that ends.
+        """Prepare to start `python -m arguments... --host --port`, which ends with this process in any case.
 
-        It runs in `folder`, or in that of this process.
+        The server runs in `folder`, by default in the working directory of this process.
 
         Raises:
             UserError: the port is in use.
@@ -64,7 +64,7 @@ class Server:
             raise UserError(f"port {port}, which the {name} server needs, is in use: stop what listens on it")
 
     def __enter__(self) -> Self:
-        """Start it, its output in a log; a session of its own keeps Ctrl-C for us, who stop it in good order."""
+        """Start the server, with its output in a log. A new session keeps Ctrl-C from the server."""
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             output = stack.enter_context(self._log.open("w", encoding="utf-8"))
@@ -80,7 +80,7 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop it by its own process id."""
+        """Stop the server."""
         self._process.terminate()
         try:
             self._process.wait(STOP_SECONDS)
@@ -92,10 +92,10 @@ class Server:
             self._process.stdin.close()
 
     def wait_until_healthy(self) -> None:
-        """Wait until it answers.
+        """Wait until the server answers.
 
         Raises:
-            UserError: it ended, or did not answer in time; its log says why.
+            UserError: the server exited, or did not answer in time. Its log gives the reason.
 
         """
         deadline = time.monotonic() + START_SECONDS
@@ -109,7 +109,7 @@ class Server:
 
 
 def next_free_port(name: str, wanted: int, taken: int | None = None) -> int:
-    """Give the port that is wanted, or the next one that is free and not about to be `taken`; says so where it differs.
+    """Return port `wanted`, or the next free port that is not `taken`. Another port is logged.
 
     Raises:
         UserError: a hundred ports in a row are in use.
@@ -125,7 +125,7 @@ def next_free_port(name: str, wanted: int, taken: int | None = None) -> int:
 
 
 def free_port() -> int:
-    """Find a port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])

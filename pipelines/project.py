@@ -1,4 +1,4 @@
-"""A project: the folder that holds the parameters, the data and the runs. The tool is installed elsewhere."""
+"""Projects. A project is a folder with parameters, data and runs. The tool is installed elsewhere."""
 
 import subprocess
 from pathlib import Path
@@ -10,7 +10,7 @@ from data.sources.registry import open_source
 from pipelines.config import PARAMS, Config, render
 
 TEMPLATE = Path(__file__).parent / "template"
-"""Files of a new project. Those that the clone has too are links to the clone's; in a wheel they are copies."""
+"""Files of a new project. Some are links to files of the clone. A wheel holds copies."""
 
 FILES = {
     "dvc.yaml": "dvc.yaml",
@@ -18,14 +18,14 @@ FILES = {
     ".dvc/.gitignore": "dvc-gitignore",
     ".dvcignore": "dvcignore",
 }
-"""Name in the project and name in the template."""
+"""Name in the template, by name in the project."""
 
 
 def init_project(folder: Path, config: Config) -> None:
-    """Make a project in `folder`, with the parameters of `config` that differ from the defaults.
+    """Create a project in `folder`, with the parameters of `config` that differ from the defaults.
 
     Raises:
-        UserError: the folder holds a project already, its images cannot be used, or git is not there.
+        UserError: the folder holds a project already, its images cannot be used, or git is not installed.
 
     """
     there = [name for name in (PARAMS, "dvc.yaml", ".dvc", ".dvcignore") if (folder / name).exists()]
@@ -45,7 +45,7 @@ def init_project(folder: Path, config: Config) -> None:
 
 
 def init_git(folder: Path) -> None:
-    """Make a repository, unless the folder is in one that does not ignore it."""
+    """Create a git repository, unless the folder is in a repository that does not ignore the folder."""
     try:
         inside = subprocess.run(["git", "rev-parse", "--is-inside-work-tree"], cwd=folder, capture_output=True)
         if inside.returncode == 0 and subprocess.run(["git", "check-ignore", "-q", "."], cwd=folder).returncode:
@@ -58,7 +58,7 @@ def init_git(folder: Path) -> None:
 
 
 def _ignore(path: Path) -> None:
-    """Add to the list of ignored files what it lacks; what a user has there stays."""
+    """Add the missing lines to a .gitignore. The user's lines stay."""
     before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     wanted = (TEMPLATE / "gitignore").read_text(encoding="utf-8").splitlines()
     _write(path, "".join(f"{line}\n" for line in [*before, *(line for line in wanted if line not in before)]))

@@ -1,4 +1,4 @@
-"""What the gate and a person decide about the champion, and what the ledger keeps of that."""
+"""Decisions about the champion, by the gate or by a person, and their entries in the ledger."""
 
 import fcntl
 from collections.abc import Iterator, Mapping
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def promote_version(config: Config, version: str, why: str) -> str:
-    """Make a version the champion because a person says so; gives the line that tells it.
+    """Make a version the champion by a person's decision. Returns a message for this person.
 
     Raises:
-        UserError: there is no such version, or no reason.
+        UserError: there is no such version, or `why` is empty.
 
     """
     from models.tracking.registry import CHAMPION
@@ -118,7 +118,7 @@ def record(
     why: str,
     figures: Mapping[str, float],
 ) -> None:
-    """Write to the ledger what became of a challenger; a gate that decides the same again is not written again."""
+    """Write a decision about a challenger to the ledger. A repeated decision of the gate is not written again."""
     entry = Entry(
         what=what,
         before=_release(champion) if champion else None,

@@ -1,4 +1,4 @@
-"""A project remembers its data: no command trains on another source than the champion's by mistake."""
+"""Source of the images on each run, so that no command trains on another source than the champion's by mistake."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from pipelines.workspace import ROOT, open_registry, open_tracking
 
 
 class Origin(BaseModel):
-    """Where labelled images come from."""
+    """Source of labelled images."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -24,12 +24,12 @@ class Origin(BaseModel):
 
     @classmethod
     def of(cls, source: str, path: Path | str | None) -> "Origin":
-        """Take what is configured; a relative path begins in the workspace."""
+        """Make an origin from the configuration. A relative path begins in the workspace."""
         return cls(source=source, path=(ROOT / path).resolve() if path else None)
 
     @property
     def options(self) -> str:
-        """What to type to get these images."""
+        """Command-line options that select these images."""
         return f"--set data.source={self.source} --set data.path={self.path or 'null'}"
 
     def __str__(self) -> str:
@@ -37,7 +37,7 @@ class Origin(BaseModel):
 
 
 def require_known_source(config: Config, images: Literal["configured", "prepared"]) -> None:
-    """Stop before a training on another source than the champion's, unless that is wanted.
+    """Refuse to train on another source than the champion's, unless the configuration allows it.
 
     Raises:
         UserError: the sources differ, and gate.allow_new_source is false.
@@ -57,14 +57,14 @@ def require_known_source(config: Config, images: Literal["configured", "prepared
 
 
 def note_source(tracking: Tracking, run_id: str) -> None:
-    """Keep on a run where its images are from."""
+    """Store the source of the images on a run."""
     now = _prepared_origin()
     if now and now != _origin_of(tracking, run_id):
         tracking.log(run_id).tag({SOURCE: now.model_dump_json()})
 
 
 def _prepared_origin() -> Origin | None:
-    """Give the source that `data/prepared` was made from; None where it was made elsewhere."""
+    """Return the source of `data/prepared`, or None if the data was prepared elsewhere."""
     if not (ROOT / PARAMS_FILE).is_file():
         return None
     made_from = json.loads((ROOT / PARAMS_FILE).read_text(encoding="utf-8"))["ingest"]
@@ -72,6 +72,6 @@ def _prepared_origin() -> Origin | None:
 
 
 def _origin_of(tracking: Tracking, run_id: str) -> Origin | None:
-    """Give what was kept on a run; None on one from before this was kept."""
+    """Return the source stored on a run, or None for an old run without one."""
     noted = tracking.get(run_id).tags.get(SOURCE)
     return Origin.model_validate_json(noted) if noted else None

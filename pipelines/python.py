@@ -1,4 +1,4 @@
-"""The door for Python: what the commands do, as functions with typed results. `import convoy` shows them."""
+"""Python interface: the commands as functions with typed results, exported by `import convoy`."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
     ImageLike = str | os.PathLike[str] | bytes | Image | npt.NDArray[np.uint8]
 
 BATCH = 32
-"""Images that are predicted together."""
+"""Batch size of predictions."""
 
 
 @dataclass(frozen=True, repr=False)
 class PreparedData:
-    """What `prepare` has made."""
+    """Result of `prepare`."""
 
     version: str
-    """the MD5 of data/prepared, by which DVC knows it"""
+    """MD5 of data/prepared, as in DVC"""
     splits: dict[str, dict[str, int]]
-    """for each split, the number of images by class"""
+    """number of images by class, for each split"""
     num_rejected: int
     warnings: tuple[str, ...]
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the network's outputs."""
+        """Class names, in the order of the network's outputs."""
         return tuple(self.splits["train"])
 
     def __repr__(self) -> str:
@@ -56,7 +56,7 @@ class PreparedData:
 
 @dataclass(frozen=True, repr=False)
 class TrainedModel:
-    """A registered version, as `train` has led to it."""
+    """Registered version, the result of `train`."""
 
     name: str
     version: str
@@ -72,12 +72,12 @@ class TrainedModel:
 
 @dataclass(frozen=True, repr=False)
 class Prediction:
-    """What a model says of one image."""
+    """Prediction for one image."""
 
     probabilities: dict[str, float]
-    """of all classes, the likeliest first"""
+    """probabilities of all classes, likeliest first"""
     uncertain: bool
-    """whether the model rather does not know"""
+    """whether the model's thresholds call the answer uncertain"""
 
     @property
     def label(self) -> str:
@@ -97,14 +97,14 @@ def load_config(project: str | os.PathLike[str] = ".", overrides: Sequence[str] 
     """Read the parameters of a project, with overrides such as `training.max_epochs=3`.
 
     Raises:
-        UserError: the folder is no project, or a value is not what is expected.
+        UserError: the folder is no project, or a value is invalid.
 
     """
     return parameters.load_config(Path(project) / parameters.PARAMS, overrides)
 
 
 def prepare(config: Config, project: str | os.PathLike[str] = ".") -> PreparedData:
-    """Bring the data of a project up to date, as `convoy data prepare` does.
+    """Bring the data of a project up to date, like `convoy data prepare`.
 
     Raises:
         UserError: the images cannot be used.
@@ -124,7 +124,7 @@ def prepare(config: Config, project: str | os.PathLike[str] = ".") -> PreparedDa
 
 
 def train(config: Config, project: str | os.PathLike[str] = ".") -> TrainedModel:
-    """Train on the prepared data of a project and let the model through the gate, as `convoy train` does.
+    """Train on the prepared data of a project, and submit the model to the gate, like `convoy train`.
 
     Raises:
         UserError: nothing has been prepared, or the gate refuses the model.
@@ -137,7 +137,7 @@ def train(config: Config, project: str | os.PathLike[str] = ".") -> TrainedModel
         data_version = require_data_version()
         run_flow("train_model", config, data_version)
         tracking, registry = open_tracking(config), open_registry(config)
-        # Fine-tuning that is no better than its probe is not registered: then the probe is what came of it.
+        # Fine-tuning that is worse than its probe is not registered. Then the probe is the result.
         trained = (tracking.find_trained(training_job(one, data_version).key) for one in reversed(config.stages))
         run, found = next((run, found) for run in trained if run and (found := registry.by_run(run.run_id)))
         metrics = tracking.get(run.run_id).metrics
@@ -145,10 +145,10 @@ def train(config: Config, project: str | os.PathLike[str] = ".") -> TrainedModel
 
 
 def evaluate(config: Config, project: str | os.PathLike[str] = ".") -> "Evaluation":
-    """Measure the champion of a project on today's test images, as `convoy evaluate` does.
+    """Measure the champion of a project on today's test images, like `convoy evaluate`.
 
     Raises:
-        UserError: there is no champion, or it knows other classes.
+        UserError: there is no champion, or the champion has other classes.
 
     """
     with _inside(project):
@@ -160,15 +160,15 @@ def evaluate(config: Config, project: str | os.PathLike[str] = ".") -> "Evaluati
 
 
 class Classifier:
-    """A registered model, ready to classify."""
+    """Registered model for predictions."""
 
     def __init__(self, model: "classifier.Classifier") -> None:
-        """Take a loaded model."""
+        """Wrap a loaded model."""
         self._model = model
 
     @classmethod
     def from_registry(cls, name: str = "classifier@champion", project: str | os.PathLike[str] = ".") -> Self:
-        """Load a model of a project's registry by its alias, `classifier@champion`, or by its version, `classifier/3`.
+        """Load a model of a project's registry by alias, `classifier@champion`, or by version, `classifier/3`.
 
         Raises:
             UserError: there is no such version.
@@ -196,10 +196,10 @@ class Classifier:
         return tuple(self._model.manifest.classes)
 
     def predict(self, images: "ImageLike | Sequence[ImageLike]") -> list[Prediction]:
-        """Classify images: paths, the bytes of files, PIL images, or uint8 arrays [H, W, 3]; one, or a sequence.
+        """Classify one image or a sequence of images: paths, bytes of files, PIL images, or uint8 arrays [H, W, 3].
 
         Raises:
-            UserError: one of them is no usable image.
+            UserError: an image is not usable.
 
         """
         several = [images] if isinstance(images, str | bytes) or not isinstance(images, Sequence) else images
@@ -236,7 +236,7 @@ class Classifier:
 
 
 def _encoded(image: "ImageLike") -> bytes:
-    """Give the bytes of a file: the model decodes them as it does those of a request."""
+    """Return the bytes of an image file, so that the model decodes every image like the image of a request."""
     if isinstance(image, bytes):
         return image
     if isinstance(image, str | os.PathLike):
@@ -251,7 +251,7 @@ def _encoded(image: "ImageLike") -> bytes:
 
 @contextmanager
 def _inside(project: str | os.PathLike[str]) -> Iterator[None]:
-    """Work in the folder of a project, with the environment of its commands; then leave both as they were."""
+    """Work in the folder of a project, with the environment of its commands. Restore both at the end."""
     before = dict(os.environ)
     try:
         with chdir(project):

@@ -1,4 +1,4 @@
-"""What a person types to name a model: a version, an alias, or the run that trained it."""
+"""References to a model on the command line: a version, an alias, or the run that trained the model."""
 
 from typing import TYPE_CHECKING
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from models.tracking.registry import ModelVersion, Registry
 
 MIN_RUN_LETTERS = 6
-"""Letters of a run's id that name it, where no other run begins with them."""
+"""Minimum length of an abbreviated run id. The abbreviation must be unique."""
 
 
 def find_version(config: Config, reference: str) -> "ModelVersion":
-    """Find a registered version by its number (`3`, `v3`), by an alias, or by its run's id or the beginning of that.
+    """Find a registered version by its number (`3`, `v3`), an alias, or the beginning of its run's id.
 
     Raises:
-        UserError: there is none; the nearest are named.
+        UserError: there is no such version. The message gives similar names.
 
     """
     registry = open_registry(config)
@@ -26,7 +26,7 @@ def find_version(config: Config, reference: str) -> "ModelVersion":
 
 
 def named_version(registry: "Registry", reference: str) -> "ModelVersion | None":
-    """Find a registered version as `find_version` does; None where there is none."""
+    """Find a registered version like `find_version`, or return None."""
     number = reference.removeprefix("v")
     if number.isdecimal() and len(number) < 10:
         return registry.find(number)

@@ -1,4 +1,4 @@
-"""Deploying and rolling back: requests first, then what the registry calls champion and previous."""
+"""Deployment and rollback: first the requests, then the registry's aliases `champion` and `previous`."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ _log = logging.getLogger("convoy")
 def roll_out(
     config: Config, release: Release, why: str, figures: Mapping[str, float], percent: float | None = None
 ) -> Entry | None:
-    """Put a release in place of the live one; gives the ledger's entry, None where the release was live already."""
+    """Replace the live release. Returns the ledger's entry, or None if the release was live already."""
     entry = deploy.roll_out(open_site(config), release, why=why, figures=figures, percent=percent)
     if entry:
         tell_entry(entry)
@@ -31,9 +31,9 @@ def roll_out(
 
 
 def roll_back(config: Config, why: str) -> Entry:
-    """Bring back what was live before, and make it the champion if it replaces the champion.
+    """Bring back the previous release, and make it the champion if it replaces the champion.
 
-    Not alone in the workspace: a rollback must be possible while a model is trained there.
+    Does not lock the workspace, because a rollback must be possible during a training.
     """
     entry = deploy.roll_back(open_site(config), why or "asked for")
     tell_entry(entry)
@@ -46,7 +46,7 @@ def roll_back(config: Config, why: str) -> Entry:
 
 @contextmanager
 def _optional() -> Iterator[None]:
-    """Go on where the registry is away: requests do not wait for aliases."""
+    """Continue if the registry does not answer, because requests do not depend on aliases."""
     try:
         yield
     except UserError as error:
@@ -66,7 +66,7 @@ def _restore_champion(registry: "Registry", entry: Entry) -> None:
 
 
 def _name_previous(registry: "Registry", target: str) -> None:
-    """Let the alias `previous` name the version that was live before the one that is, or none."""
+    """Give the alias `previous` to the version that was live before the current version, if there is one."""
     live = ledger.history(ledger.read(LEDGER, target))
     if not live or live[-1].model_name != registry.name:
         return

@@ -1,4 +1,4 @@
-"""How a command runs a flow: alone in the workspace, with a Prefect server to record it."""
+"""Runs a flow for a command: locks the workspace, and provides a Prefect server for the records."""
 
 import json
 import os
@@ -26,9 +26,9 @@ TEMPORARY = {
 
 
 def run_flow(name: str, config: Config, *arguments: Any) -> Any:
-    """Run a flow in this process; returns what it returns."""
+    """Run a flow in this process, and return its result."""
     with exclusive(), _prefect_server() as wait_for_server:
-        # These imports take seconds, in which the server starts on another core.
+        # These imports take seconds. Meanwhile, the server starts on another core.
         from pipelines import flows
 
         wait_for_server()
@@ -37,7 +37,7 @@ def run_flow(name: str, config: Config, *arguments: Any) -> Any:
 
 
 def run_task(name: str, config: Config, *arguments: Any) -> Any:
-    """Run one task by itself, unrecorded."""
+    """Run one task without a flow and without records."""
     with exclusive():
         from pipelines import tasks
 
@@ -46,10 +46,10 @@ def run_task(name: str, config: Config, *arguments: Any) -> Any:
 
 @contextmanager
 def _prefect_server() -> Iterator[Callable[[], None]]:
-    """Use the server that the environment or `convoy up` names, or one that lives as long as the block.
+    """Use the server of the environment or of `convoy up`, or start one for the length of the block.
 
-    Prefect's own temporary server would be started later, would be imported here as well, which takes longer than a run
-    that has nothing to do, and would lose records when it is stopped.
+    Prefect's own temporary server would start later, and lose records when it stops. It would also be imported into
+    this process, which takes longer than a run that has nothing to do.
     """
     if "PREFECT_API_URL" not in os.environ and (url := running_server()):
         os.environ["PREFECT_API_URL"] = url
@@ -68,9 +68,9 @@ def _prefect_server() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def _settings() -> Iterator[None]:
-    """Settings of this flow: Prefect has read the environment when it was first imported, maybe for another server.
+    """Settings of this flow. Prefect read the environment at its first import, maybe for another server.
 
-    Nobody watches for the death of a flow in the command's own process, and ending each heartbeat costs a second.
+    A flow in the command's own process needs no heartbeat. To end each heartbeat would take a second.
     """
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -79,7 +79,7 @@ def _settings() -> Iterator[None]:
 
 
 def _send_records() -> None:
-    """Let Prefect send what it still holds: after the server has gone, it would try for a minute."""
+    """Let Prefect send its remaining records. After the server has stopped, Prefect would retry for a minute."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 

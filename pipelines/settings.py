@@ -12,7 +12,7 @@ OUTPUTS = Path("outputs")
 
 
 class Settings(BaseSettings):
-    """Addresses and homes, from the environment; what is not set stays inside the workspace, in `outputs/`."""
+    """Addresses and folders, from the environment. Default folders are in `outputs/` of the workspace."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
 
@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     convoy_token: SecretStr | None = Field(None, description="token that is shown to endpoints")
 
     def tracking_uri(self, workspace: Path) -> str:
-        """Where runs and models are."""
+        """Address of MLflow: a server, or a SQLite file."""
         if self.mlflow_tracking_uri:
             return self.mlflow_tracking_uri
         database = (workspace / OUTPUTS / "mlflow" / "mlflow.db").resolve()
@@ -33,18 +33,18 @@ class Settings(BaseSettings):
         return f"sqlite:///{database}"
 
     def artifacts(self, workspace: Path) -> Path | None:
-        """Where the files of runs are, unless a server keeps them."""
-        # By the address and not by whether one was given: MLflow writes the one it was told into the environment.
+        """Folder for the files of runs, or None if a server keeps them."""
+        # Do not test whether the variable is set, because MLflow writes its own address into the environment.
         is_file = self.tracking_uri(workspace).startswith("sqlite:")
         return workspace / OUTPUTS / "mlflow" / "artifacts" if is_file else None
 
     def bento_store(self, workspace: Path) -> Path:
-        """Where packed models are."""
+        """Folder of the Bentos."""
         return (self.bentoml_home or workspace / OUTPUTS / "bentoml").resolve()
 
 
 class Stack(BaseSettings):
-    """Where the stack of docker-compose.yml is to be found on this machine, from the `.env` of the workspace."""
+    """Addresses and login of the stack of docker-compose.yml on this machine, from the `.env` of the workspace."""
 
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
@@ -57,15 +57,15 @@ class Stack(BaseSettings):
     convoy_allow_anonymous: bool = False
 
     def address(self, port: int) -> str:
-        """Where a port of the stack is reached from here."""
+        """Address of a port of the stack, as seen from this machine."""
         host = "127.0.0.1" if self.convoy_bind in ("0.0.0.0", "::", "") else self.convoy_bind  # noqa: S104
         return f"http://{host}:{port}"
 
     def mlflow_login(self) -> tuple[str, str] | None:
-        """User and password of the stack's MLflow; None where `make env` has made none.
+        """User and password of the stack's MLflow, or None before `make env`.
 
         Raises:
-            UserError: the password is another user's file.
+            UserError: this user may not read the password's file.
 
         """
         if self.mlflow_tracking_username and self.mlflow_tracking_password:
@@ -82,7 +82,7 @@ class Stack(BaseSettings):
 
 
 def use_stack(workspace: Path) -> None:
-    """Look for models in the stack's MLflow, where there is one that answers and no other was named."""
+    """Use the stack's MLflow, if it answers and no other address is set."""
     if Settings().mlflow_tracking_uri or not (workspace / ".env").is_file():
         return
     stack = Stack()
@@ -99,23 +99,23 @@ def use_stack(workspace: Path) -> None:
 
 
 def prepare_environment(workspace: Path) -> Settings:
-    """Tell the libraries where things are, and to send nothing home; must come before they are imported."""
+    """Set folders of the libraries, and switch telemetry off. Must run before the libraries are imported."""
     settings = Settings()
     defaults = {
         "PREFECT_HOME": str((workspace / OUTPUTS / "prefect").resolve()),
         "BENTOML_HOME": str(settings.bento_store(workspace)),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        # To BentoML and MLflow, "1" means go on tracking.
+        # With "1", BentoML and MLflow would go on tracking.
         "DO_NOT_TRACK": "true",
         "BENTOML_DO_NOT_TRACK": "true",
         "DVC_NO_ANALYTICS": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        # Two lines with a picture on stdout, where only the result of the command belongs.
+        # Stdout is for the result of the command only.
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        # A server that is restarted is waited for; with MLflow's 7, one that is gone would be for four minutes.
+        # Enough for a restart of the server. MLflow's default of 7 waits four minutes for a server that is gone.
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-        # Our own lines go to the terminal as they are, and to Prefect's records; the engine's stay in its records.
+        # Prefect records our log lines too. The lines of Prefect's engine stay out of the terminal.
         "PREFECT_LOGGING_EXTRA_LOGGERS": "convoy",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",

@@ -1,6 +1,6 @@
-"""The tasks of the flows: each is one call into data/, models/ or serving/, done only where something has changed.
+"""Tasks of the flows. Each task is one call into data/, models/ or serving/, made only if something has changed.
 
-Libraries that take seconds to import are imported where they are used: a run that skips everything needs none of them.
+Slow libraries are imported where they are used, because a run that skips every step needs none of them.
 """
 
 import logging
@@ -50,19 +50,19 @@ _log = logging.getLogger("convoy")
 
 
 def step(name: str, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """Make a task of a function.
+    """Make a Prefect task from a function.
 
-    What may be skipped is decided below, by data versions, keys and ids: Prefect's own cache would add a second answer,
-    and results kept on disk a second owner of what DVC, MLflow and BentoML keep.
+    The functions below decide by data versions, keys and ids whether to skip. Prefect's cache would add a second
+    decision, and Prefect's stored results a second owner of the results in DVC, MLflow and BentoML.
     """
     return task(name=name, cache_policy=NO_CACHE, persist_result=False, **options)
 
 
 @step(name="check-source")
 def check_source(config: Config, images: Literal["configured", "prepared"]) -> None:
-    """Stop where the images are from another source than the champion's, and nobody has said that they may be.
+    """Refuse images from another source than the champion's, unless the configuration allows it.
 
-    Transforms of torchvision are tried here too, before anything is done.
+    Also builds the configured transforms of torchvision, to find errors before anything runs.
     """
     require_known_source(config, images)
     if config.augmentation.extra:
@@ -73,9 +73,9 @@ def check_source(config: Config, images: Literal["configured", "prepared"]) -> N
 
 @step(name="reproduce-data")
 def reproduce_data(config: Config, target: str = "prepare", *, then_train: bool = False) -> str:
-    """Ask DVC to bring the data up to date; returns the data version.
+    """Bring the data up to date with DVC. Returns the data version.
 
-    With `then_train`, what training imports is imported while other processes prepare the data.
+    With `then_train`, this process imports the training's libraries while other processes prepare the data.
     """
     from data.versioning import data_version, reproduce
 
@@ -85,7 +85,7 @@ def reproduce_data(config: Config, target: str = "prepare", *, then_train: bool 
 
 
 def _import_training() -> None:
-    """Import in a thread what takes Lightning 12 s. No daemon: a process that ends in the midst of it might crash."""
+    """Import Lightning in a thread, which takes 12 s. No daemon thread: an exit during the import might crash."""
     Thread(target=import_module, args=("models.steps",), name="imports").start()
 
 
@@ -104,7 +104,7 @@ def push_data() -> None:
 
 @step(name="report-data")
 def report_data(data_version: str) -> None:
-    """Show the data in Prefect."""
+    """Report on the data in Prefect and in the log."""
     from data.quality.report import as_markdown, data_report
 
     report = data_report(PREPARED)
@@ -118,7 +118,7 @@ def report_data(data_version: str) -> None:
 
 @step(name="train")
 def train(config: Config, data_version: str) -> str:
-    """Train, unless the same job has been trained; returns the id of its run."""
+    """Train, unless the same job has been trained. Returns the run's id."""
     tracking, job = open_tracking(config), training_job(config, data_version)
     settle_runs(tracking, CHECKPOINTS)
     checkpoints, done = CHECKPOINTS / job.key, tracking.find_trained(job.key)
@@ -172,7 +172,7 @@ def _summarize(run: TrainedRun) -> None:
 
 @step(name="register")
 def register(config: Config, data_version: str, run_id: str) -> str:
-    """Export the trained model and register it as challenger, unless the run has a version; returns its number."""
+    """Export the trained model and register it as challenger, unless the run has a version. Returns the version."""
     registry = open_registry(config)
     if known := registry.by_run(run_id):
         _tell("register", ran=False, reason=f"run {run_id[:8]} is {known}")
@@ -189,10 +189,10 @@ def register(config: Config, data_version: str, run_id: str) -> str:
 
 @step(name="gate")
 def gate(config: Config, version: str, *, may_fail: bool = False) -> None:
-    """Let a version pass the gate and make it champion, unless it is.
+    """Judge a version by the gate, and make it champion if it passes, unless it is champion already.
 
     Raises:
-        UserError: it does not pass, or a person has to decide; the champion stays. With `may_fail`, the log says so.
+        UserError: the version fails, or a person has to decide. The champion stays. `may_fail` only logs this.
 
     """
     registry = open_registry(config)
@@ -220,7 +220,7 @@ def gate(config: Config, version: str, *, may_fail: bool = False) -> None:
 
 
 _ENTRIES: dict[str, What] = {"passed": "promote", "waits": "wait", "failed": "refuse"}
-"""What the ledger calls the outcomes of the gate."""
+"""Ledger entries for the outcomes of the gate."""
 
 
 def _judge(config: Config, registry: Registry, challenger: ModelVersion, champion: ModelVersion | None) -> "Verdict":
@@ -238,7 +238,7 @@ def _judge(config: Config, registry: Registry, challenger: ModelVersion, champio
 
 @step(name="package")
 def package(config: Config, version: str | None = None) -> Bento:
-    """Pack the champion, or a version, as a Bento, unless it has been packed."""
+    """Package the champion, or a version, as a Bento, unless the Bento exists."""
     known = {bento.tag for bento in list_bentos(Settings().bento_store(ROOT))}
     bento = pack_champion(config, version)
     log = open_tracking(config).log(bento.run_id)
@@ -249,7 +249,7 @@ def package(config: Config, version: str | None = None) -> Bento:
 
 @step(name="containerize")
 def containerize(config: Config, bento: Bento, platform: str | None = None) -> Image:
-    """Build the container image of a Bento; what has not changed is not built."""
+    """Build the container image of a Bento. Unchanged layers are reused."""
     from serving.packaging.image import build_image
 
     image = build_image(bento, platform)
@@ -261,7 +261,7 @@ def containerize(config: Config, bento: Bento, platform: str | None = None) -> I
 
 @step(name="verify")
 def verify(bento: Bento) -> dict[str, Any]:
-    """Start the endpoint as a user would and let it answer a test image, unless it has; returns the answer."""
+    """Serve the Bento and check its answer to a test image, unless this has been done. Returns the answer."""
     from serving.packaging.verify import verified_answer, verify_bento
 
     if answer := verified_answer(bento):
@@ -278,7 +278,7 @@ def verify(bento: Bento) -> dict[str, Any]:
 
 @step(name="roll-out")
 def roll_out(config: Config, image: Image, percent: float | None, why: str) -> Entry | None:
-    """Put an image in place of the one that is live, unless it is; gives the entry of the ledger."""
+    """Deploy an image, unless it is live. Returns the ledger's entry."""
     from pipelines import releases
     from serving.rollout.containers import read_release
 

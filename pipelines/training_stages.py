@@ -1,4 +1,4 @@
-"""The trainings that one recipe stands for: a probe, and fine-tuning that starts from it."""
+"""Stages of a recipe: a probe, and fine-tuning that starts from the probe."""
 
 import logging
 
@@ -12,7 +12,7 @@ _log = logging.getLogger("convoy")
 
 
 def pending_stages(config: Config, data_version: str) -> tuple[Config, ...]:
-    """Give the configurations of the trainings to do: from the last one on that has ended."""
+    """Return the configurations of the stages to run, from the last finished stage on."""
     stages, tracking = config.stages, open_tracking(config)
     if len(stages) == 1:
         return stages
@@ -21,7 +21,7 @@ def pending_stages(config: Config, data_version: str) -> tuple[Config, ...]:
 
 
 def champion_probe(config: Config, data_version: str) -> TrainedRun | None:
-    """Give the probe that this fine-tuning has started from, where its model is the champion."""
+    """Return the probe from which this fine-tuning starts, or None if the champion is another model."""
     if config.training.recipe != FINETUNE:
         return None
     probe = open_tracking(config).find_trained(training_job(config, data_version).probe.key)
@@ -30,7 +30,7 @@ def champion_probe(config: Config, data_version: str) -> TrainedRun | None:
 
 
 def improves_on_probe(config: Config, data_version: str, run_id: str) -> bool:
-    """Whether a champion that is the probe of this fine-tuning is no better on the validation images."""
+    """Whether fine-tuning is no worse than its probe on validation images. True if the probe is not the champion."""
     tracking, probe = open_tracking(config), champion_probe(config, data_version)
     if probe is None:
         return True

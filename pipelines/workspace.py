@@ -1,4 +1,4 @@
-"""The folder that a command works in: what is where, which commit it is, and that one command at a time changes it."""
+"""The folder in which a command works: its paths, its commit, and its lock for one command at a time."""
 
 import fcntl
 import logging
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from serving.rollout.deploy import Site
 
 ROOT = Path()
-"""Commands run in the workspace, and so do the flows that they start."""
+"""Commands and their flows run in the workspace."""
 RAW = Path("data/raw")
 PREPARED = Path("data/prepared")
 CHECKPOINTS = OUTPUTS / "checkpoints"
@@ -36,23 +36,23 @@ LEDGER = OUTPUTS / "ledger.jsonl"
 LOCK = OUTPUTS / "lock"
 
 POLL_SECONDS = 1.0
-"""How often a process that waits for the workspace looks whether it is free."""
+"""Interval between two attempts to lock the workspace."""
 REMIND_SECONDS = 60.0
-"""How often it logs that it still waits."""
+"""Interval between two log lines while waiting for the lock."""
 
 _held: set[Path] = set()
-"""The locks that this process holds."""
+"""Locks that this process holds."""
 
 _log = logging.getLogger("convoy")
 
 
 def training_job(config: Config, data_version: str) -> TrainingJob:
-    """What is to be trained, on the data as it is prepared here."""
+    """Return the configured training job, on the data prepared here."""
     return TrainingJob(PREPARED, data_version, config.model, config.augmentation, config.training)
 
 
 def require_data_version() -> str:
-    """Give the version of the prepared data.
+    """Return the version of the prepared data.
 
     Raises:
         UserError: nothing has been prepared.
@@ -75,9 +75,10 @@ def open_tracking(config: Config) -> "Tracking":
 
 
 def settle_runs(config: Config) -> None:
-    """End the runs in MLflow whose process has died here.
+    """End the MLflow runs of processes that died here.
 
-    Where a process works here, its next training does this: nobody else can tell its runs from dead ones.
+    If another process works here, nothing is done: only that process can tell its own runs from dead runs. The next
+    training ends the dead runs.
     """
     if LOCK.resolve() in _held or not unfinished.found_in(CHECKPOINTS):
         return
@@ -96,27 +97,27 @@ def open_registry(config: Config) -> "Registry":
 
 
 def has_champion(config: Config) -> bool:
-    """Whether a version of the model has passed the gate."""
+    """Whether the model has a champion."""
     from models.tracking.registry import CHAMPION
 
     return open_registry(config).by_alias(CHAMPION) is not None
 
 
 def require_champion(config: Config) -> "tuple[ModelVersion, Path]":
-    """Give the champion and the folder that it has been fetched to.
+    """Return the champion and the folder of its download.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no champion.
 
     """
     return require_model(config, None)
 
 
 def require_model(config: Config, version: str | None) -> "tuple[ModelVersion, Path]":
-    """Give a version of the model, or the champion, and the folder that it has been fetched to.
+    """Return a version, by default the champion, and the folder of its download.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such version, or no champion.
 
     """
     from models.tracking.registry import CHAMPION
@@ -131,14 +132,14 @@ def require_model(config: Config, version: str | None) -> "tuple[ModelVersion, P
 
 
 def pack_champion(config: Config, version: str | None = None) -> Bento:
-    """Pack the champion, or a version, for the configured target, or give the Bento that holds it."""
+    """Package the champion, or a version, for the configured target. An existing Bento is reused."""
     model, folder = require_model(config, version)
     examples = _choose_examples(config, model.data_version, str(model))
     return build_bento(folder, config.serving, Settings().bento_store(ROOT), examples)
 
 
 def packed_model(config: Config, folder: Path) -> Bento | None:
-    """Give the Bento that packing the model in `folder` would make, where it has been made."""
+    """Return the Bento that packaging the model in `folder` would build, or None if it does not exist."""
     from models.exported.predictor import read_model_manifest
 
     model = read_model_manifest(folder)
@@ -147,9 +148,9 @@ def packed_model(config: Config, folder: Path) -> Bento | None:
 
 
 def _choose_examples(config: Config, data_version: str, model: str) -> "Examples | None":
-    """Give the configured number of test images; none where the images prepared here are not the model's.
+    """Choose the configured number of test images, or None if the prepared data is not the model's.
 
-    Another split may have put what is a test image here among the images that the model was trained on.
+    With another split, a test image may be one of the model's training images.
     """
     if not config.serving.examples:
         return None
@@ -163,10 +164,10 @@ def _choose_examples(config: Config, data_version: str, model: str) -> "Examples
 
 
 def open_site(config: Config) -> "Site":
-    """Open the place where releases for the configured target go live: the stack in the workspace.
+    """Open the stack in the workspace, for releases of the configured target.
 
     Raises:
-        UserError: it has not been set up, or no engine answers.
+        UserError: the stack has not been set up, or no Docker engine answers.
 
     """
     from serving.rollout.containers import Project
@@ -176,7 +177,7 @@ def open_site(config: Config) -> "Site":
 
 
 def git_commit() -> str | None:
-    """The commit that the workspace is at; None before the first, or without git."""
+    """Return the commit of the workspace, or None before the first commit, or without git."""
     try:
         found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -186,14 +187,14 @@ def git_commit() -> str | None:
 
 @contextmanager
 def exclusive(*, waits: bool = False) -> Iterator[None]:
-    """Hold the workspace: two pipelines in one folder would write the same files.
+    """Lock the workspace, because two pipelines in one folder would write the same files.
 
-    A process that holds the workspace already, such as a command whose flow enters this again, goes on at once. Where
-    another process holds it, `waits` makes this one wait for its turn and log for whom; the system releases the
-    workspace however the holder ends.
+    The lock is reentrant in a process, such as a command whose flow locks the workspace again. If another process holds
+    the lock, `waits` makes this process wait, and log the holder. The system releases the lock when the holder ends,
+    even if the holder is killed.
 
     Raises:
-        UserError: another process holds the workspace, and `waits` is false.
+        UserError: another process holds the lock, and `waits` is false.
 
     """
     path = LOCK.resolve()
