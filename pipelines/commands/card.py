@@ -1,4 +1,4 @@
-"""The command that writes a model's card."""
+"""`convoy card`: writes a model's card."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,7 @@ def card(
     html: Annotated[Path | None, typer.Option(help="The page to write instead.", callback=typed_here)] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Write the model card anew, with what card.md says today, keep it on the run, and print it."""
+    """Renew the model card with today's card.md, store it on the run, and print it."""
     config = start(overrides, says="card: asks MLflow for the model")
     from pipelines.model_card import hang_card
     from pipelines.references import find_version

@@ -1,4 +1,4 @@
-"""The command that holds one model against another."""
+"""`convoy compare`: compares two models."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from models.judging.comparison import ChangedImage, ModelComparison
 
 NUM_LISTED = 10
-"""Images, and classes, that are named in the terminal."""
+"""Maximum number of images, and of classes, in the terminal."""
 
 
 def compare(
@@ -29,9 +29,9 @@ def compare(
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Say what differs between two models: newly broken and fixed images, classes, calibration, size and time.
+    """Compare two models: newly broken and fixed images, classes, calibration, size and time.
 
-    With A alone, A is held against the champion.
+    With A alone, compare A with the champion.
     """
     if as_json and html:
         raise UserError("--json and --html are two forms of one answer: say one of them")

@@ -1,4 +1,4 @@
-"""The commands about the images: `convoy data ...`."""
+"""`convoy data ...`: the commands for images."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ def data_report(
     ] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Say what the prepared data holds, and what was left out and why."""
+    """Report what the prepared data holds, and which images were left out and why."""
     if labels and not html:
         raise UserError("--labels is of the page with pictures: say --html FILE too")
     config = start(overrides)
@@ -71,7 +71,7 @@ def data_preview(
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Draw training images beside what augmentation makes of them."""
+    """Draw training images beside their augmented variants."""
     config = start(overrides, says="preview: loads PyTorch")
     from models.training.preview import preview_augmentation
     from models.training.train import build_classifier

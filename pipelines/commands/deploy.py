@@ -1,4 +1,4 @@
-"""The commands that change the champion and what is live, and the one that tells how it came to be."""
+"""The commands that change the champion and the live release, and the command that prints these changes."""
 
 import json
 from typing import Annotated
@@ -29,7 +29,7 @@ def approve(
     refuse: Annotated[bool, typer.Option("--refuse", help="Refuse it instead: the champion stays.")] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Decide about a version that the gate lets wait for a person."""
+    """Decide about a version that waits for a person after the gate."""
     config = start(overrides, says="approve: asks MLflow for the version")
     from pipelines.promotions import approve_version, refuse_version
 
@@ -46,7 +46,7 @@ def deploy(
     why: Why = "",
     overrides: Overrides = None,
 ) -> None:
-    """Put a model behind the gateway, in place of the one there, without a failed request."""
+    """Replace the live model behind the gateway, without a failed request."""
     config = start(overrides, target, says="deploy: asks MLflow for the model")
     from pipelines.settings import use_stack
     from pipelines.workspace import ROOT, open_site
@@ -61,7 +61,7 @@ def deploy(
 
 
 def rollback(target: Target = None, why: Why = "", overrides: Overrides = None) -> None:
-    """Bring back what was live before, without a failed request."""
+    """Bring back the previous release, without a failed request."""
     config = start(overrides, target, says="rollback: asks Docker for what is live")
     from pipelines.releases import roll_back
     from pipelines.settings import use_stack
@@ -80,7 +80,7 @@ def ledger(
     as_json: AsJson = False,
     overrides: Overrides = None,
 ) -> None:
-    """Print every change of the champion and of what is live: when, what, from, to, why, by whom."""
+    """Print every change of the champion and of the live release: when, what, from, to, why, by whom."""
     if verify and target:
         raise UserError("--verify is of the whole ledger: leave --target out")
     start(overrides)

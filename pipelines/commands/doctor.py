@@ -1,4 +1,4 @@
-"""The command that looks whether all is there."""
+"""`convoy doctor`: checks this machine and this project."""
 
 import json
 
@@ -7,7 +7,7 @@ from pipelines.commands.options import AsJson, Overrides, start
 
 
 def doctor(as_json: AsJson = False, overrides: Overrides = None) -> None:
-    """Look whether this machine and this project have what is needed, and say how to mend what is missing."""
+    """Check whether this machine and this project have everything they need, and say how to fix faults."""
     config = start(overrides)
     from pipelines.doctor import examine
 

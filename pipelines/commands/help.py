@@ -1,4 +1,4 @@
-"""What `--help` shows beyond typer's own: commands in groups, and examples to type."""
+"""Additions to typer's `--help`: groups of commands, and examples."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ PIPELINE, MODELS, SERVING, PROJECT, SERVERS = (
     *("The project", "Servers of a team"),
 )
 GROUPS = (PIPELINE, MODELS, SERVING, PROJECT, SERVERS)
-"""Headings of the list of commands, in its order."""
+"""Headings of the list of commands, in order."""
 
 
 class GroupedCommands(TyperGroup):
-    """Lists its commands under the headings that they name by `rich_help_panel`."""
+    """Lists commands under the headings in their `rich_help_panel`."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write a list for each heading; a command without one comes first."""
+        """Write a list for each heading. Commands without a heading come first."""
         commands = [(name, self.commands[name]) for name in self.list_commands(ctx)]
         width = max(len(name) for name, _ in commands)
         for heading in (None, *GROUPS):
@@ -31,5 +31,5 @@ class GroupedCommands(TyperGroup):
 
 
 def examples(*lines: str) -> str:
-    """Give the end of a command's help; after a backspace click leaves lines as they are."""
+    """Return the end of a command's help. After a backspace, click does not wrap lines."""
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])

@@ -1,4 +1,4 @@
-"""The command that tells where a thing comes from, and what was made from it."""
+"""`convoy lineage`: shows the origin of an item, and everything made from it."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from pipelines.lineage import Node
 
 SHORT = 12
-"""Letters of a hash that are shown."""
+"""Length of hashes in the terminal."""
 MAX_LETTERS = 100
-"""Of a reason; --json has all of it."""
+"""Maximum length of a reason in the terminal. --json prints the whole reason."""
 
 
 def lineage(
@@ -29,7 +29,7 @@ def lineage(
     as_json: AsJson = False,
     overrides: Overrides = None,
 ) -> None:
-    """Say what a thing was made from, and what was made from it: from the git commit to the live endpoint."""
+    """Show the origin of an item, and everything made from it, from the git commit to the live endpoint."""
     config = start(overrides, says="lineage: asks MLflow")
     from pipelines.lineage import lineage as find_lineage
 

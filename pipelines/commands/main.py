@@ -1,4 +1,4 @@
-"""The `convoy` command. Nothing heavy is imported before a command needs it: `convoy --help` answers at once."""
+"""The `convoy` command. Heavy modules are imported only by commands that need them, so `convoy --help` is fast."""
 
 import json
 import signal
@@ -34,10 +34,10 @@ from pipelines.commands.reproduce import reproduce
 
 
 class Guarded(GroupedCommands):
-    """Ends in one line, without a traceback, whatever a person can mend."""
+    """Ends with one line, without a traceback, for every error that the user can fix."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; SIGTERM, which a system sends when it shuts down, ends it as Ctrl-C does."""
+        """Run the command. SIGTERM, which a system sends when it shuts down, acts like Ctrl-C."""
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return super().invoke(ctx)
@@ -61,7 +61,7 @@ def _fail(message: str, exit_code: int = 1) -> None:
 
 
 def _is_signal(error: BaseException) -> bool:
-    """Prefect turns SIGTERM into an exception of its own."""
+    """Whether an error is Prefect's exception for SIGTERM."""
     return type(error).__name__ == "TerminationSignal"
 
 
@@ -111,7 +111,7 @@ app.add_typer(notify_app, name="notify", rich_help_panel=PROJECT)
     ),
 )
 def run(overrides: Overrides = None) -> None:
-    """Prepare, train, evaluate, register, judge, package and verify: whatever is not up to date."""
+    """Bring everything up to date: prepare, train, evaluate, register, judge, package and verify."""
     config = start_with_images(overrides, "run: looks for what is not up to date")
     from pipelines.commands.status import print_run
     from pipelines.session import run_flow
@@ -121,7 +121,7 @@ def run(overrides: Overrides = None) -> None:
 
 @app.command(rich_help_panel=PIPELINE)
 def suggest(as_json: AsJson = False, overrides: Overrides = None) -> None:
-    """Suggest settings for the prepared images on this machine, with the time that each training would take."""
+    """Suggest settings for the prepared images on this machine, with the duration of each training."""
     start(overrides, says="suggest: times a few batches on this machine")
     from pipelines.commands.suggest import print_suggestions
 
@@ -130,7 +130,7 @@ def suggest(as_json: AsJson = False, overrides: Overrides = None) -> None:
 
 @app.command(rich_help_panel=PIPELINE, epilog=examples("convoy train --set model.network=resnet18"))
 def train(overrides: Overrides = None) -> None:
-    """Train on the prepared data and let the model through the gate."""
+    """Train on the prepared data, and submit the model to the gate."""
     config = start(overrides, says="train: looks for what is not up to date")
     from pipelines.session import run_flow
     from pipelines.workspace import require_data_version
@@ -161,7 +161,7 @@ def package(
     platform: Annotated[str | None, typer.Option(help="Of the image: linux/amd64 or linux/arm64.")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Pack the champion as a Bento, and let its endpoint answer a test image."""
+    """Package the champion as a Bento, and verify its answer to a test image."""
     if platform and not containerize:
         raise UserError("--platform is of a container image: say --containerize too")
     config = start(overrides, target, says="package: asks MLflow for the champion")
@@ -195,7 +195,7 @@ def serve(
 def token(
     name: Annotated[str, typer.Argument(help="Whose it is; a note for the tokens file.")] = "",
 ) -> None:
-    """Make a token for endpoints: its bearer gets the first line, a tokens file the second."""
+    """Make a token for endpoints: the client gets the first line, a tokens file the second."""
     from serving.endpoint.auth import TOKENS_FILE, new_token
 
     secret, line = new_token(name)
@@ -233,7 +233,7 @@ def predict(
 
 @app.command(rich_help_panel=PROJECT, epilog=examples("convoy status --json"))
 def status(as_json: AsJson = False, overrides: Overrides = None) -> None:
-    """Say what there is: data, champion, Bentos."""
+    """Show data, champion, Bentos and live releases."""
     config = start(overrides)
     from pipelines.commands.status import collect_status, print_status
 
@@ -275,7 +275,7 @@ def up(
     mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Of MLflow's page.")] = 5000,
     overrides: Overrides = None,
 ) -> None:
-    """Start MLflow's and Prefect's servers, with the flows ready to be triggered there, until Ctrl-C."""
+    """Start MLflow's and Prefect's servers, and offer the flows in Prefect, until Ctrl-C."""
     config = start(overrides, says="up: starts the servers, which takes some seconds")
     from pipelines.commands.up import run_servers
 
@@ -284,7 +284,7 @@ def up(
 
 @app.command(rich_help_panel=SERVERS)
 def worker(overrides: Overrides = None) -> None:
-    """Run the flows that are triggered on the Prefect server that PREFECT_API_URL names, until SIGTERM."""
+    """Run the flows that users trigger on the Prefect server at PREFECT_API_URL, until SIGTERM."""
     config = start(overrides, says="worker: loads Prefect")
     from pipelines.commands.worker import run_worker
 
@@ -292,5 +292,5 @@ def worker(overrides: Overrides = None) -> None:
 
 
 def main() -> None:
-    """Enter from the command line."""
+    """Entry point of the command line."""
     app(prog_name="convoy")

@@ -1,4 +1,4 @@
-"""What the commands share: how one begins, and the options that many have."""
+"""Shared parts of the commands: options, and the start of a command."""
 
 import logging
 import os
@@ -23,10 +23,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 
 
 def enter_project(context: typer.Context, project: Path) -> None:
-    """Go to the folder that --project names: all of a project is found from there.
+    """Change to the folder of --project. All paths of a project are relative to it.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: the folder does not exist.
 
     """
     context.obj = Path.cwd()
@@ -37,22 +37,20 @@ def enter_project(context: typer.Context, project: Path) -> None:
 
 
 def typed_here(context: typer.Context, path: Path | None) -> Path | None:
-    """Read a path from the folder where the command was typed, also where --project names another one."""
+    """Resolve a path relative to the folder where the user typed the command, also with --project."""
     typed_in: Path | None = context.find_root().obj
     return typed_in / path if typed_in and path else path
 
 
 def all_typed_here(context: typer.Context, paths: list[Path]) -> list[Path]:
-    """Read paths as `typed_here` reads one."""
+    """Resolve paths like `typed_here`."""
     return [typed_here(context, path) or path for path in paths]
 
 
 def start(overrides: list[str] | None, target: str | None = None, *, says: str = "") -> "Config":
-    """Say where things are, read the configuration, and let our log speak.
+    """Set the environment, configure the log, and read the configuration.
 
-    `target` takes the place of the configured one.
-
-    `says` is the command's first line: the libraries that come next take seconds to import.
+    `target` replaces the configured target. `says` is the command's first log line, before imports that take seconds.
     """
     from pipelines.config import PARAMS, load_config
     from pipelines.settings import prepare_environment
@@ -70,7 +68,7 @@ def start(overrides: list[str] | None, target: str | None = None, *, says: str =
 
 
 def start_with_images(overrides: list[str] | None, says: str) -> "Config":
-    """Start a command that reads the user's images, and look at their source before anything else starts.
+    """Start a command that reads the user's images, and check their source before anything else starts.
 
     Raises:
         UserError: `data.path` is missing, or the source cannot be used.

@@ -1,4 +1,4 @@
-"""`convoy predict`: files and folders of images to classes, without an endpoint."""
+"""`convoy predict`: classifies files and folders of images, without an endpoint."""
 
 import csv
 import json
@@ -21,18 +21,18 @@ from data.images.decode import FORMATS, DecodeError, Pixels
 from serving.endpoint.classifier import Classifier
 
 BATCH = 32
-"""Images that are predicted together."""
+"""Batch size of predictions."""
 AHEAD = 2
-"""Batches that are decoded while one is predicted."""
+"""Number of batches that are decoded during a prediction."""
 COLUMNS = ("file", "label", "probability", "uncertain", "error")
 
 Answer = dict[str, Any]
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Give the files named, and in place of a folder the images in it and below, by their suffix, in order of names.
+    """Return the named files, and for each folder the images below it, selected by suffix and ordered by name.
 
-    What begins with a dot is not looked at.
+    Names that begin with a dot are ignored.
 
     Raises:
         UserError: a folder holds no images.
@@ -61,10 +61,10 @@ def _is_image(name: str) -> bool:
 
 
 def check_table(path: Path) -> None:
-    """Find out whether a table can be written, before anything takes time.
+    """Check that a table can be written, before slow work begins.
 
     Raises:
-        UserError: it cannot.
+        UserError: the table cannot be written.
 
     """
     if path.is_dir():
@@ -76,13 +76,13 @@ def check_table(path: Path) -> None:
 
 
 def predict_files(model: Path, files: Sequence[Path], top_k: int, *, as_json: bool, table: Path | None = None) -> int:
-    """Classify image files; returns 0, or 1 where one of them is no usable image.
+    """Classify image files. Returns 0, or 1 if a file is no usable image.
 
     The answers are printed, one line each or as JSON, or written to `table` as CSV.
     """
     answers = _classify(Classifier(model), files, top_k)
     if as_json or table:
-        # Lines of answers are their own progress.
+        # Printed answers need no progress bar.
         answers = iter(tqdm(answers, total=len(files), unit="image", desc="predict", disable=None))
     if table:
         return _write_table(answers, table)
@@ -98,7 +98,7 @@ def predict_files(model: Path, files: Sequence[Path], top_k: int, *, as_json: bo
 
 
 def _classify(classifier: Classifier, files: Sequence[Path], top_k: int) -> Iterator[Answer]:
-    """Give an answer for each file, in their order: threads decode the next batches while one is predicted."""
+    """Yield an answer for each file, in order. Threads decode the next batches during a prediction."""
     waiting: deque[list[Future[Pixels]]] = deque()
     num_done = 0
     with ThreadPoolExecutor(num_cores()) as pool:
@@ -121,7 +121,7 @@ def _answer(
     usable = [pixels.result() for pixels, problem in zip(batch, problems, strict=True) if problem is None]
     probabilities = iter(classifier.predict(np.stack(usable)) if usable else ())
     for file, problem in zip(files, problems, strict=True):
-        # Whatever bytes a name is made of, it can be printed.
+        # A file name may consist of any bytes.
         name = os.fsencode(file).decode("utf-8", "backslashreplace")
         if problem is None:
             yield {"file": name, **classifier.answer(next(probabilities), top_k)}
@@ -141,7 +141,7 @@ def _problem(error: BaseException | None) -> str | None:
 
 
 def _write_table(answers: Iterator[Answer], table: Path) -> int:
-    """Write the likeliest class of each image. The file is whole or absent."""
+    """Write the likeliest class of each image. The file is complete or absent."""
     num_images = num_failed = 0
     with whole_file(table) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         rows = csv.DictWriter(file, COLUMNS)
@@ -164,7 +164,7 @@ def _likeliest(answer: Answer) -> dict[str, str]:
 
 
 def _print(answer: Answer) -> None:
-    # One line a file, whatever is in its name.
+    # A name may contain line breaks.
     name = answer["file"] if answer["file"].isprintable() else repr(answer["file"])
     if "error" in answer:
         print(f"convoy: {name}: {answer['error']}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The commands about a project as a whole: making one, and its parameters."""
+"""The commands for a project as a whole: creation, parameters, and forecast of the next run."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ def init(
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Make a project: a folder that holds parameters, data and runs, apart from the tool."""
+    """Make a project: a folder with parameters, data and runs, apart from the tool."""
     from data.config import NEED_PATH
     from pipelines.config import default_config
     from pipelines.project import init_project
@@ -39,9 +39,9 @@ def init(
 
 
 def explain(as_json: AsJson = False, overrides: Overrides = None) -> None:
-    """Say of each step of the next run whether it would run, and because of what. Nothing runs."""
+    """Say for each step whether the next run would execute it, and why. Nothing runs."""
     config = start(overrides)
-    # What the steps say while they look is not asked for.
+    # Hide the log lines of the steps.
     logging.getLogger("convoy").setLevel(logging.WARNING)
     from pipelines.explain import explain as explain_steps
 

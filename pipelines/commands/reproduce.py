@@ -1,4 +1,4 @@
-"""The command that trains a run again."""
+"""`convoy reproduce`: trains a run again."""
 
 from typing import Annotated
 
@@ -13,7 +13,7 @@ def reproduce(
     as_json: AsJson = False,
     overrides: Overrides = None,
 ) -> None:
-    """Train a run again from its commit, data and parameters, and say whether the result is the same."""
+    """Train a run again from its commit, data and parameters, and compare the results."""
     config = start(overrides, says="reproduce: asks MLflow for the run")
     from pipelines.reproduction import reproduce_run
     from pipelines.workspace import exclusive

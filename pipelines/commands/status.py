@@ -1,4 +1,4 @@
-"""What the command tells at the end of a run, and what `convoy status` answers."""
+"""Output of `convoy status`, and of `convoy run` at its end."""
 
 import json
 import logging
@@ -19,11 +19,11 @@ from serving.packaging.verify import verified_answer
 from serving.rollout.ledger import read
 
 CHAMPION_NOTE = OUTPUTS / "champion.json"
-"""MLflow's last answer about the champion, with the state of the database that it was read from."""
+"""Cache of the champion in MLflow, with the state of MLflow's database."""
 
 
 def collect_status(config: Config) -> dict[str, Any]:
-    """Gather what there is; what does not exist yet is None or empty."""
+    """Collect the status. Items that do not exist yet are None or empty."""
     bentos = [
         {"tag": bento.tag, "target": bento.target, "model": bento.model_name, "version": bento.model_version}
         for bento in list_bentos(Settings().bento_store(ROOT))
@@ -42,7 +42,7 @@ def _data_status() -> dict[str, Any] | None:
 
 
 def _champion_status(config: Config) -> dict[str, Any] | None:
-    """Ask MLflow, whose import takes seconds, for the champion; not again while its database stays as it is."""
+    """Return the champion. MLflow, whose import takes seconds, is asked only if its database has changed."""
     database = database_of()
     if database is None:
         return _ask_for_champion(config)
@@ -55,7 +55,7 @@ def _champion_status(config: Config) -> dict[str, Any] | None:
             known: dict[str, Any] | None = note["champion"]
             return known
     champion = _ask_for_champion(config)
-    # A database that was written meanwhile may hold another answer by now.
+    # If the database has changed meanwhile, the answer may be outdated.
     if database_state(database, config) == state:
         with whole_file(CHAMPION_NOTE) as temporary:
             temporary.write_text(json.dumps({"state": state, "champion": champion}), encoding="utf-8")
@@ -80,7 +80,7 @@ def _ask_for_champion(config: Config) -> dict[str, Any] | None:
 
 
 def _live_status() -> dict[str, Any]:
-    """Ask the engine what the gateway leads to, where something has been deployed from here."""
+    """Ask Docker for the live releases, if the ledger has a deployment."""
     if not any(entry.target for entry in read(LEDGER)):
         return {}
     from serving.rollout.containers import Project
@@ -94,10 +94,10 @@ def _live_status() -> dict[str, Any]:
 
 
 def print_status(found: dict[str, Any]) -> None:
-    """Print a status for people."""
+    """Print a status as text."""
     data, champion = found["data"], found["champion"]
     if data:
-        # A stage that was killed at its very end has left its files, and no version of them.
+        # A stage that was killed at its very end leaves files without a version.
         version = data["version"][:8] if data["version"] else "no version yet"
         print(f"data      {version}, {data['num_images']:,} images in {len(data['classes'])} classes")
     else:
@@ -120,13 +120,13 @@ def print_status(found: dict[str, Any]) -> None:
 
 
 def print_run(bento: Bento, config: Config) -> None:
-    """Print what a run has led to, and how to look at all of it."""
+    """Print the result of a run, and the next commands."""
     answer = verified_answer(bento) or {}
     best = answer["predictions"][0]
-    # As it can be typed here: an environment that is not activated has it under its own path only.
+    # Without an activated environment, the command needs its path.
     convoy = "convoy" if shutil.which("convoy") else sys.argv[0]
     uri = Settings().tracking_uri(Path(ROOT))
-    # While MLflow is loaded, for the next `convoy status` and `convoy explain`.
+    # Fill the caches of `convoy status` and `convoy explain` while MLflow is loaded.
     _champion_status(config)
     known_models(config)
     print(

@@ -1,4 +1,4 @@
-"""`convoy suggest`: settings to start from, as commands to type."""
+"""`convoy suggest`: suggests settings, as commands to type."""
 
 import json
 import shlex
@@ -13,7 +13,7 @@ GOALS = {"first": "a first result", "good": "a good one", "best": "the best"}
 
 
 def print_suggestions(overrides: Sequence[str], *, as_json: bool) -> None:
-    """Measure, and print what there is and what to type; overrides that were typed become part of it.
+    """Measure, and print the images, the machine and the suggested commands, which include the user's overrides.
 
     Raises:
         UserError: no images have been prepared.

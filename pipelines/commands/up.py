@@ -1,4 +1,4 @@
-"""`convoy up`: the two servers whose pages a team looks at, and the flows that can be triggered there."""
+"""`convoy up`: the servers of MLflow and Prefect, with flows that users can trigger in Prefect."""
 
 import json
 import os
@@ -24,8 +24,8 @@ OFFERED = (
 
 
 def run_servers(config: Config, prefect_port: int, mlflow_port: int) -> None:
-    """Start the servers, on these ports or the next free ones, offer the flows, and wait for Ctrl-C."""
-    # Prefect's runner ends so on SIGTERM; its processes are gone by then.
+    """Start the servers on these ports, or the next free ports, offer the flows, and wait for Ctrl-C."""
+    # Prefect's runner gives this warning on SIGTERM, after its processes have ended.
     warnings.filterwarnings("ignore", message="coroutine 'Runner.astop' was never awaited")
     check_schedules(config)
     with suppress(KeyboardInterrupt), ExitStack() as stack:
@@ -34,7 +34,7 @@ def run_servers(config: Config, prefect_port: int, mlflow_port: int) -> None:
         prefect = stack.enter_context(Server("prefect", start, prefect_port, "/api/health", folder=PREFECT_FOLDER))
         mlflow_url = Settings().tracking_uri(ROOT)
         if artifacts := Settings().artifacts(ROOT):
-            # Both would create the tables of a new database, and one of them would fail.
+            # Create the tables of a new database now: if both servers create them, one server fails.
             open_tracking(config)
             mlflow_port = next_free_port("MLflow", mlflow_port, taken=prefect_port)
             mlflow = stack.enter_context(
@@ -71,7 +71,7 @@ def _mlflow_arguments(database: str, artifacts: Path) -> list[str]:
 
 
 def offer_flows(config: Config, **runner: Any) -> None:
-    """Serve the flows with the current configuration as defaults, until interrupted; `runner` is for Prefect's."""
+    """Serve the flows with this configuration as default, until interrupted. `runner`: options of Prefect's runner."""
     check_schedules(config)
     settle_runs(config)
     from prefect import serve
@@ -84,7 +84,7 @@ def offer_flows(config: Config, **runner: Any) -> None:
     parameters = {"config": config.model_dump(mode="json")}
     offered = [getattr(flows, name) for name in OFFERED]
     triggers = {flows.run_if_changed.name: [on_data_event()]}
-    # By module: the tool's files are not in the project's folder.
+    # By module, because the tool's files are not in the project's folder.
     place = EntrypointType.MODULE_PATH
     deployments: list[Any] = [
         flow.to_deployment(
@@ -95,13 +95,13 @@ def offer_flows(config: Config, **runner: Any) -> None:
     deployments += scheduled(config, offered)
     forget_schedules(config)
     with watching(config, start_if_changed):
-        # One at a time: a workspace has one set of files.
+        # One flow at a time, because a workspace has one set of files.
         serve(*deployments, print_starting_message=False, limit=1, **runner)
 
 
 @contextmanager
 def _announced(prefect_api_url: str) -> Iterator[None]:
-    """Let other commands in this workspace find the server."""
+    """Announce the server to other commands in this workspace."""
     with whole_file(SERVERS_FILE) as temporary:
         temporary.write_text(json.dumps({"pid": os.getpid(), "prefect_api_url": prefect_api_url}), encoding="utf-8")
     try:

@@ -1,4 +1,4 @@
-"""`convoy worker`: run the flows that are triggered on a Prefect server, in this workspace, until SIGTERM."""
+"""`convoy worker`: runs the flows that users trigger on a Prefect server, in this workspace, until SIGTERM."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from pipelines.workspace import ROOT
 
 WAIT_SECONDS = 600
 HEARTBEAT_SECONDS = 30
-"""The shortest that Prefect allows."""
+"""Prefect's minimum."""
 
 ZOMBIES = "convoy: a run without heartbeats has crashed"
 
@@ -25,20 +25,20 @@ _log = logging.getLogger("convoy")
 
 
 def run_worker(config: Config) -> None:
-    """Wait for the servers, offer the flows with this configuration as defaults, and run what is triggered.
+    """Wait for the servers, offer the flows with this configuration as default, and run triggered flows.
 
     Raises:
-        UserError: no Prefect server is named, or a server does not answer.
+        UserError: PREFECT_API_URL is not set, or a server does not answer.
 
     """
     settings = Settings()
     if not settings.prefect_api_url:
         raise UserError("a worker needs a server: set PREFECT_API_URL (or use `convoy up`)")
-    # Prefect makes its home in it, and does not make it.
+    # Prefect creates its home in this folder, but not the folder itself.
     OUTPUTS.mkdir(exist_ok=True)
-    # What runs here is seen nowhere else: this process's output is a container's log.
+    # Prefect's log lines belong to this process's output, which is the container's log.
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"
-    # Prefect's runner ends so on SIGTERM; its processes are gone by then.
+    # Prefect's runner gives this warning on SIGTERM, after its processes have ended.
     warnings.filterwarnings("ignore", message="coroutine 'Runner.astop' was never awaited")
     with suppress(KeyboardInterrupt):
         wait_until_it_answers("Prefect", f"{settings.prefect_api_url.rstrip('/')}/ready")
@@ -47,15 +47,15 @@ def run_worker(config: Config) -> None:
             wait_until_it_answers("MLflow", f"{tracking.rstrip('/')}/health")
         _crash_what_has_no_heartbeat()
         _log.info("worker: waits for runs of %s", settings.prefect_api_url)
-        # Its own page, on this machine, says whether it still asks for work.
+        # The runner's web server serves the health check.
         offer_flows(config, webserver=True, heartbeat_seconds=HEARTBEAT_SECONDS)
 
 
 def wait_until_it_answers(name: str, url: str, seconds: float = WAIT_SECONDS) -> None:
-    """Wait for a server that may be starting too.
+    """Wait for a server that may still be starting.
 
     Raises:
-        UserError: it did not answer in time.
+        UserError: the server did not answer in time.
 
     """
     deadline, told = time.monotonic() + seconds, False
@@ -73,14 +73,14 @@ def wait_until_it_answers(name: str, url: str, seconds: float = WAIT_SECONDS) ->
 
 
 def _crash_what_has_no_heartbeat() -> None:
-    """Have the server end runs whose worker has died: they would be "Running" forever."""
+    """Let the server end runs whose worker has died, because they would be "Running" forever."""
     from prefect.automations import Automation
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
     from prefect.events.schemas.automations import EventTrigger, Posture
 
     with suppress(ValueError):
-        # A coroutine inside an event loop only.
+        # Returns a coroutine only inside an event loop.
         Automation.read(name=ZOMBIES)  # type: ignore[unused-coroutine]
         return
     beat = "prefect.flow-run.heartbeat"
