@@ -1,4 +1,4 @@
-"""What is wrong with the data, found before anything trains on them: checks across all images of a data set."""
+"""Checks across all images of a data set, before any training."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -14,21 +14,21 @@ from data.quality.traits import TRAITS
 from data.splits import SPLITS, Split
 
 MAX_LISTED = 1000
-"""Of what is no error, so many groups are listed; of errors, all."""
+"""Maximum number of listed groups of a warning or note. All groups of an error are listed."""
 
 
 class Seen(NamedTuple):
-    """An image that can be decoded."""
+    """Image that can be decoded."""
 
     row: Row
     split: Split
     shard: str
     is_kept: bool
-    """and not dropped"""
+    """False if the image was dropped"""
     is_drawn: bool
-    """the split was drawn, and is not the user's"""
+    """whether the split was drawn, and not chosen by the user"""
     moved_from: Split | None
-    """the split that was drawn, where the image follows others into another one"""
+    """drawn split of an image that was moved to the split of similar images; None if it was not moved"""
 
 
 def inspect(
@@ -38,14 +38,14 @@ def inspect(
     lookalikes: Lookalikes,
     decided: Decided,
 ) -> QualityReport:
-    """Look at all images together.
+    """Check all images together.
 
     Args:
-        plan: the limits of what is reported, and which splits are drawn.
-        parts: what became of the images in `data/raw`.
-        unread: what the source passed over.
-        lookalikes: which of the images look alike.
-        decided: what people have decided; what they have dropped or found right is not reported.
+        plan: the limits for reports, and the drawn splits.
+        parts: the prepared parts of `data/raw`.
+        unread: files that the source rejected.
+        lookalikes: groups of images that look alike.
+        decided: decisions by people. Images that were dropped or found right are not reported.
 
     """
     config, seen = plan.config, list(_seen(parts, plan.drawn_splits, decided))
@@ -85,7 +85,7 @@ def _classes(kept: Sequence[Seen]) -> dict[Split, dict[str, int]]:
 
 
 def _finding(kind: str, severity: Severity, what: str, groups: Sequence[Sequence[Evidence]]) -> Iterator[Finding]:
-    """Make a finding, where there is anything; `what` says it of one group or of several, as in `image[s]`."""
+    """Make a finding, unless there are no groups. In `what`, `[s]` marks the plural, as in `image[s]`."""
     if not groups:
         return
     ordered = sorted(
@@ -111,7 +111,7 @@ def _evidence(image: Seen, note: str = "") -> Evidence:
 
 
 def _of_copies(seen: Sequence[Seen], config: DataConfig) -> Iterator[Finding]:
-    """Images whose bytes are there more than once."""
+    """Find images with equal bytes."""
     counts = Counter(image.row.sha256 for image in seen)
     groups: dict[str, list[Seen]] = {}
     for image in seen:
@@ -135,7 +135,7 @@ def _of_copies(seen: Sequence[Seen], config: DataConfig) -> Iterator[Finding]:
 
 
 def _of_decisions(decided: Decided) -> Iterator[Finding]:
-    """How many decisions applied, and which of them are about no image."""
+    """Count the decisions that apply, and find decisions about no image."""
     if decided.num_applied:
         words = "decision applies" if decided.num_applied == 1 else "decisions apply"
         summary = f"{decided.num_applied:,} {words} ({DECISIONS_FILE})"
@@ -180,7 +180,7 @@ def _with_size(image: Seen) -> Evidence:
 
 
 def _of_lookalikes(kept: Sequence[Seen], lookalikes: Lookalikes, decided: Decided) -> Iterator[Finding]:
-    """Images that look alike, each of equal bytes taken once, unless all of a group are found right."""
+    """Find images that look alike, with equal bytes counted once, except groups in which all images are found right."""
     members = {sha256 for group in lookalikes.groups for sha256 in group}
     by_bytes = {image.row.sha256: image for image in reversed(kept) if image.row.sha256 in members}
     leaks, conflicts, moved, others = [], [], [], []
@@ -210,7 +210,7 @@ def _of_lookalikes(kept: Sequence[Seen], lookalikes: Lookalikes, decided: Decide
 
 
 def _of_balance(counts: dict[str, int], config: DataConfig) -> Iterator[Finding]:
-    """Compare the largest class with the smallest, of those that there is anything to train on."""
+    """Compare the largest class with the smallest class that has training images."""
     ordered = sorted((count, name) for name, count in counts.items() if count)
     if not ordered or ordered[-1][0] <= config.max_imbalance * ordered[0][0]:
         return

@@ -1,7 +1,7 @@
-"""What people have decided about single images: `data/decisions.csv`, which is kept in git.
+"""Decisions by people about single images: `data/decisions.csv`, which is kept in git.
 
-A line is `sha256,decision` or `sha256,decision,image`. The decision is `drop`, `keep` or the label that the image
-should have. With an image (its path, as reports name it) the line is about this one of several files of equal bytes.
+A line is `sha256,decision` or `sha256,decision,image`. The decision is `drop`, `keep` or the right label. A line with
+an image (its path in reports) applies only to this file among files with equal bytes.
 """
 
 import csv
@@ -28,10 +28,10 @@ COLUMNS = ("sha256", "decision", "image")
 DROP, KEEP = "drop", "keep"
 
 NUM_NAMED = 10
-"""Where there are more classes, those with a similar name are listed."""
+"""Maximum number of classes in a message. If there are more, it lists classes with a similar name."""
 
 Labels = dict[str, dict[str, str]]
-"""For each raw shard by its stem, new labels by origin."""
+"""New labels by origin, for the stem of each raw shard."""
 
 
 class Decision(NamedTuple):
@@ -42,38 +42,38 @@ class Decision(NamedTuple):
     what: str
     """drop, keep or a label"""
     image: str
-    """origin of one of several copies; empty: all of them"""
+    """origin of one copy; empty: all copies"""
 
 
 class Copy(NamedTuple):
-    """A file that a decision is about."""
+    """File to which a decision applies."""
 
     shard: str
     origin: str
     label: str
     split: Split | None
-    """where the user has put it"""
+    """split chosen by the user"""
 
 
 @dataclass
 class Decided:
-    """What decisions do to the images in `data/raw`."""
+    """Effect of the decisions on the images in `data/raw`."""
 
     dropped: Dropped = field(default_factory=dict)
     labels: Labels = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
-    """checksums (sha256) of images that somebody has looked at and found right"""
+    """checksums (sha256) of images that a person found right"""
     num_applied: int = 0
     unmatched: list[Decision] = field(default_factory=list)
 
     def label_of(self, shard: str, origin: str, label: str) -> str | None:
-        """Give the label of an image that the source has under `label`; None: it is dropped."""
+        """Return the new label of an image with label `label` in the source, or None if the image is dropped."""
         if origin in self.dropped.get(shard, ()):
             return None
         return self.labels.get(shard, {}).get(origin, label)
 
     def relabel(self, part: Part) -> Part:
-        """Give the rows of a part their new labels."""
+        """Return a copy of a part with the new labels."""
         labels = self.labels.get(part.name)
         if not labels:
             return part
@@ -86,10 +86,10 @@ class Decided:
 
 
 def read_decisions(path: Path) -> list[Decision]:
-    """Read the file; where there is none, nothing is decided.
+    """Read the decisions; none if the file does not exist.
 
     Raises:
-        UserError: a line is malformed, names no image, or contradicts another one; names file and line.
+        UserError: a line is malformed, names no image, or contradicts another line. The message gives file and line.
 
     """
     if not path.is_file():
@@ -109,7 +109,7 @@ def read_decisions(path: Path) -> list[Decision]:
 
 
 def digest_of_decisions(path: Path) -> str:
-    """Name the content of the file for DVC, which does not take a file that may be absent.
+    """Hash the file for DVC, which cannot track a file that may be absent.
 
     Raises:
         UserError: a line is malformed.
@@ -121,7 +121,7 @@ def digest_of_decisions(path: Path) -> str:
 
 def _lines(path: Path) -> Iterator[Decision]:
     try:
-        text = path.read_bytes().decode("utf-8-sig")  # line ends as they are: names may hold some
+        text = path.read_bytes().decode("utf-8-sig")  # keeps line ends, because names may contain them
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({one_line(error)}): expected UTF-8 text") from None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -156,7 +156,7 @@ def _words(decision: Decision) -> str:
 
 
 def _contradict(one: Decision, other: Decision) -> bool:
-    """Compare two decisions on images of equal bytes."""
+    """Whether two decisions about images with equal bytes contradict each other."""
     same_file = not one.image or not other.image or one.image == other.image
     if one.what == other.what:
         return one.what == KEEP and not same_file
@@ -164,11 +164,11 @@ def _contradict(one: Decision, other: Decision) -> bool:
 
 
 def decide(decisions: Sequence[Decision], shards: Sequence[Path], path: Path) -> Decided:
-    """Find out what the decisions in `path` do to the images of the raw shards.
+    """Apply the decisions in `path` to the images of the raw shards.
 
     Raises:
-        UserError: a label is unknown, or an image of several labels or splits is to be kept, whatever that means; names
-            file and line.
+        UserError: a label is unknown, or an image with several labels or splits is kept without naming a copy. The
+            message gives file and line.
 
     """
     decided = Decided()
@@ -220,7 +220,7 @@ def _check_labels(decisions: Sequence[Decision], shards: Sequence[Path], path: P
 
 
 def _copies(decisions: Sequence[Decision], shards: Sequence[Path]) -> dict[str, list[Copy]]:
-    """Find the files of the images that are decided about. Only these become objects."""
+    """Find the files of the images with decisions. Only these files become Python objects."""
     wanted = pa.array({decision.sha256 for decision in decisions}, pa.string())
     copies: dict[str, list[Copy]] = {}
     for shard in shards:

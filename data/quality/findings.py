@@ -1,4 +1,4 @@
-"""The report on the quality of a data set: kinds of faults, and the images that have them."""
+"""Quality report of a data set: kinds of faults, and the images with each fault."""
 
 from pathlib import Path
 from typing import Literal
@@ -13,13 +13,13 @@ from data.splits import Split
 QUALITY_FILE = "quality.json"
 
 NUM_EXAMPLES = 3
-"""Groups that a message names."""
+"""Number of groups that a message names."""
 
 Severity = Literal["error", "warning", "note"]
 
 
 class Evidence(Model):
-    """One image of a finding."""
+    """Image of a finding."""
 
     origin: str
     note: str = ""
@@ -27,45 +27,45 @@ class Evidence(Model):
     label: str | None = None
     split: Split | None = None
     is_drawn: bool = False
-    """the split was drawn, and is not the user's"""
+    """whether the split was drawn, and not chosen by the user"""
     likely: str | None = None
-    """label that the image seems to belong to, where it is not the given one"""
+    """probable label, if it differs from the given label"""
     shard: str | None = None
-    """stem of the file in data/raw that holds it"""
+    """stem of the image's file in data/raw"""
 
 
 class Finding(Model):
-    """One kind of fault, and the images that have it: each by itself, or in groups that belong together."""
+    """One kind of fault, and groups of images with this fault. A group may be a single image."""
 
     kind: str
     severity: Severity
     summary: str
     count: int
-    """of groups; where these are more than are listed, of all"""
+    """number of all groups, of which only some may be listed"""
     groups: tuple[tuple[Evidence, ...], ...] = ()
 
 
 class QualityReport(Model):
-    """All findings on one data set, the gravest first."""
+    """All findings on a data set, most severe first."""
 
     classes: dict[Split, dict[str, int]]
     """images of each class in each split"""
     handled: dict[str, int]
-    """usable images that many decoders get wrong, by trait"""
+    """number of usable images that many decoders get wrong, by trait"""
     findings: tuple[Finding, ...]
     thumbnails: tuple[str, ...] = ()
-    """origins of the images in `quality-thumbnails.npy`, in its order"""
+    """origins of the images in `quality-thumbnails.npy`, in the order of the file"""
 
     def of(self, severity: Severity) -> list[Finding]:
-        """Findings of one severity."""
+        """Return the findings of one severity."""
         return [finding for finding in self.findings if finding.severity == severity]
 
 
 def read_quality(prepared: Path) -> QualityReport:
-    """Read the report of a prepared folder, or of one that was refused.
+    """Read the report of a prepared folder. Refused data has a report, too.
 
     Raises:
-        UserError: there is none.
+        UserError: the report is missing or damaged.
 
     """
     path = prepared / QUALITY_FILE
@@ -76,10 +76,10 @@ def read_quality(prepared: Path) -> QualityReport:
 
 
 def refuse_errors(report: QualityReport, prepared: Path) -> None:
-    """Let nobody train on data with errors.
+    """Refuse data with errors.
 
     Raises:
-        UserError: there are; names some of the images and where all are listed.
+        UserError: the report has errors. The message names some images, and the place of the full list.
 
     """
     if errors := report.of("error"):
@@ -100,7 +100,7 @@ def _with_examples(finding: Finding) -> str:
 
 
 def _place(image: Evidence, finding: Finding) -> str:
-    """Name label and split as the user knows them: a split that was drawn only where it matters."""
+    """Name label and split. A drawn split, which the user does not know, is named only for leakage."""
     if not image.is_drawn:
         return f"{image.label}, {image.split}"
     return f"{image.label}, drawn for {image.split}" if finding.kind == "leakage" else f"{image.label}"

@@ -1,4 +1,4 @@
-"""What the images of a split look like and where they are from, to ask where a model fails. N images."""
+"""Appearance and origin of the images of a split, to find out where a model fails."""
 
 import csv
 from collections import Counter
@@ -22,28 +22,28 @@ from data.quality.traits import decode_and_describe
 from data.splits import Split
 
 SLICES_FILE = Path("data/slices.csv")
-"""Columns of the user's: `origin`, as the data report names images, and any others."""
+"""Table by the user, with a column `origin`, as in the data report, and any other columns."""
 ORIGIN = "origin"
 MAX_VALUES = 50
-"""A column with more values, such as a date, makes no slices."""
+"""Maximum number of values of a trait. A column with more values, such as a date, is ignored."""
 WIDE = 1.25
 GREY = 4.0
-"""Largest mean difference of an image's colours, of 255, up to which it counts as grey."""
+"""Maximum mean difference between the colours of a grey image, of 255."""
 BATCH = 256
 
 Floats = npt.NDArray[np.float64]
 Traits = dict[str, list[str]]
-"""By the name of a trait, its value for each image; empty: it has none"""
+"""Value of each image, by the name of the trait; an empty text is no value."""
 
 
 def traits_of(raw: Path, prepared: Path, split: Split, table: Path = SLICES_FILE) -> Traits:
     """Describe the images of a split, in its order.
 
     The traits are class, source folder, size, shape and form of the file, brightness, sharpness and colour, and the
-    columns of `table`, where there is one. Traits by which all images are alike are left out.
+    columns of `table`, if it exists. Traits with one value for all images are left out.
 
     Raises:
-        UserError: `raw` does not hold an image that was prepared, or `table` is none with a column `origin`.
+        UserError: `raw` does not hold an image that was prepared, or `table` has no column `origin`.
 
     """
     manifest = read_data_manifest(prepared)
@@ -57,16 +57,16 @@ def traits_of(raw: Path, prepared: Path, split: Split, table: Path = SLICES_FILE
 
 
 def _folders(origins: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """Give the folder of each image; no folders where these are the classes."""
+    """Return the folder of each image, or nothing if the folders are the classes."""
     folders = [str(PurePosixPath(origin).parent) for origin in origins]
     return [] if len({*folders}) == len({*zip(folders, classes, strict=True)}) == len({*classes}) else folders
 
 
 def _of_files(raw: Path, prepared: Path, split: Split, manifest: DataManifest) -> Traits:
-    """Look at the originals, on all cores.
+    """Describe the original files, on all cores.
 
     Raises:
-        UserError: one cannot be decoded, although it was prepared.
+        UserError: an image cannot be decoded, although it was prepared.
 
     """
     spec = Preprocessing(size=manifest.size, crop=manifest.size, max_pixels=manifest.max_pixels)
@@ -92,7 +92,7 @@ def _shape(ratio: float) -> str:
 
 
 def _of_pixels(images: PreparedImages) -> Traits:
-    """Look at the prepared images: mean brightness, variance of the Laplacian (Pech-Pacheco 2000), colour."""
+    """Describe the prepared images: mean brightness, variance of the Laplacian (Pech-Pacheco 2000), colour."""
     measured = [_measure(images.gather(batch)) for batch in _batches(len(images))]
     brightness, sharpness, color = np.concatenate(measured, axis=1)
     return {
@@ -116,7 +116,7 @@ def _measure(images: npt.NDArray[np.uint8]) -> Floats:
 
 
 def _quarters(values: Floats, form: str, unit: str = "") -> list[str]:
-    """Name the quarter that each value lies in, with its bounds; values that are equal share one."""
+    """Name the quarter of each value by its bounds. Equal values are in the same quarter."""
     bounds = np.unique(np.quantile(values, [0.25, 0.5, 0.75], method="lower"))
     edges = [float(values.min()), *(float(bound) for bound in bounds), float(values.max())]
     numbers = np.searchsorted(bounds, values, side="left")
@@ -125,10 +125,10 @@ def _quarters(values: Floats, form: str, unit: str = "") -> list[str]:
 
 
 def _of_user(table: Path, origins: Sequence[str]) -> Traits:
-    """Read the columns of the user's table; an image without a row has no value.
+    """Read the columns of the user's table. An image without a row has no value.
 
     Raises:
-        UserError: it is no table of UTF-8 with a column `origin`, or names an image twice.
+        UserError: the table is no CSV in UTF-8 with a column `origin`, or names an image twice.
 
     """
     try:

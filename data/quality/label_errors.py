@@ -23,31 +23,31 @@ Labels = npt.NDArray[np.int64]
 MAX_LISTED = 1000
 NUM_FOLDS = 5
 MAX_ITERATIONS = 200
-"""Of the solver: probabilities that rank images need no more."""
+"""Of the solver. A ranking of images needs no more iterations."""
 REGULARIZATION = 0.01
-"""C of scikit-learn for standardized features. The labels are in doubt: a probe that fits them closely repeats them."""
+"""scikit-learn's C, for standardized features. A probe that fits doubtful labels closely would repeat them."""
 
 
 class Suspects(NamedTuple):
-    """Images by doubt, the most doubtful first."""
+    """Suspicious images, most suspicious first."""
 
     images: Labels
     """indices [M]"""
     likely: Labels
-    """the label that each seems to belong to [M]"""
+    """probable label of each image [M]"""
     confidence: npt.NDArray[np.float64]
-    """the probability of the likely label [M]"""
+    """probability of the likely label [M]"""
     skipped: list[int]
-    """classes with fewer images than folds, which are not looked at"""
+    """classes with fewer images than folds, which are not checked"""
 
 
 def find_suspects(features: Floats, labels: Labels, *, num_folds: int = NUM_FOLDS) -> Suspects:
-    """Compare each label with what a probe says that was not trained on this image.
+    """Compare each label with the answer of a probe that was not trained on this image.
 
     Args:
         features: of a pretrained network, [N, D].
-        labels: the given ones, [N].
-        num_folds: so many probes are trained, each on all images but those of one fold.
+        labels: given labels, [N].
+        num_folds: number of probes. Each probe is trained on all folds except one.
 
     """
     counts = np.bincount(labels)
@@ -67,8 +67,8 @@ def out_of_fold(features: Floats, labels: Labels, num_folds: int = NUM_FOLDS) ->
 
     Args:
         features: [N, D].
-        labels: 0 to K - 1, each of them `num_folds` times at least, [N].
-        num_folds: the images of a class are dealt to the folds in turn, as they come.
+        labels: 0 to K - 1, each label at least `num_folds` times, [N].
+        num_folds: number of folds. The images of a class go to the folds in turn.
 
     """
     from sklearn.exceptions import ConvergenceWarning
@@ -89,16 +89,16 @@ def out_of_fold(features: Floats, labels: Labels, num_folds: int = NUM_FOLDS) ->
 
 
 def rank(probabilities: npt.NDArray[np.float64], labels: Labels) -> tuple[Labels, Labels]:
-    """Find the images that confidently belong to another class, and rank them by the margin of that class.
+    """Find the images that confidently belong to another class, and rank them by the margin of this class.
 
-    An image counts for a class whose probability reaches the mean that the images of the class have there.
+    An image counts for a class if its probability reaches the mean probability of the images with this label.
 
     Args:
         probabilities: out of fold, [N, K].
-        labels: the given ones, [N].
+        labels: given labels, [N].
 
     Returns:
-        Indices of the suspects, the worst first, and the likely label of each.
+        Indices of the suspects, worst first, and their likely labels.
 
     """
     num_classes = probabilities.shape[1]
@@ -115,13 +115,13 @@ def rank(probabilities: npt.NDArray[np.float64], labels: Labels) -> tuple[Labels
 def wrong_labels(
     prepared: Path, manifest: DataManifest, features: Mapping[Split, Floats], kept: Collection[str] = ()
 ) -> Finding:
-    """Report the images of all splits whose label is probably wrong, the worst first.
+    """Report the images of all splits whose label is probably wrong, worst first.
 
     Args:
-        prepared: the folder of the arrays.
-        manifest: what it holds.
-        features: of the images of each split in the order of its shards, [N, D].
-        kept: checksums (sha256) of images that somebody has found right.
+        prepared: folder of the arrays.
+        manifest: manifest of this folder.
+        features: features of the images of each split, in the order of its shards, [N, D].
+        kept: checksums (sha256) of images that a person found right.
 
     """
     rows = pq.read_table(prepared / INDEX_FILE).to_pylist()
@@ -149,7 +149,7 @@ def wrong_labels(
 
 
 def _stems(manifest: DataManifest, split: Split) -> list[str]:
-    """Name the raw shard of each image of a split."""
+    """Return the stem of the raw shard of each image of a split."""
     shards = [shard for shard in manifest.shards if shard.split == split]
     return [Path(shard.name).stem.removeprefix(f"{split}-") for shard in shards for _ in range(shard.num_images)]
 

@@ -1,4 +1,4 @@
-"""Which of all prepared images look alike, whatever their split."""
+"""Finds prepared images that look alike, whatever their split."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
@@ -15,7 +15,7 @@ from data.splits import Split
 
 
 class Kept(NamedTuple):
-    """A usable image, and where its pixels are."""
+    """Usable image, and the place of its pixels."""
 
     row: Row
     split: Split
@@ -29,7 +29,7 @@ class Lookalikes(NamedTuple):
 
     groups: list[list[str]]
     num_unchecked: int
-    """pairs that may look alike and were not compared, as there are too many"""
+    """number of pairs that may look alike, but were not compared, because there are too many"""
 
 
 def kept_images(parts: Sequence[Part]) -> Iterator[Kept]:
@@ -40,14 +40,14 @@ def kept_images(parts: Sequence[Part]) -> Iterator[Kept]:
 
 
 def find_lookalikes(parts: Sequence[Part], prepared: Path, size: int) -> Lookalikes:
-    """Compare all images, each of equal bytes once.
+    """Compare all images. Images with equal bytes are compared once.
 
-    What is found does not depend on the splits that the images are in at the moment.
+    The result does not depend on the current splits of the images.
 
     Args:
-        parts: what became of the images.
-        prepared: the folder of their arrays.
-        size: pixels a side.
+        parts: the prepared parts.
+        prepared: folder of the arrays.
+        size: pixels per side.
 
     """
     by_bytes: dict[str, Kept] = {}
@@ -61,7 +61,7 @@ def find_lookalikes(parts: Sequence[Part], prepared: Path, size: int) -> Lookali
 
 
 def _as_drawn(part: Part) -> Iterable[Kept]:
-    """List the usable images of a part in the order before any was moved to another split."""
+    """List the usable images of a part, in the order before images were moved to other splits."""
     images = kept_images([part])
     if not part.moved:
         return images
@@ -69,7 +69,7 @@ def _as_drawn(part: Part) -> Iterable[Kept]:
 
 
 def _reader(images: Sequence[Kept], prepared: Path, size: int) -> Callable[[Sequence[int]], Pixels]:
-    """Give a function that reads the prepared pixels of some of the images."""
+    """Return a function that reads the prepared pixels of some images."""
 
     def read(indices: Sequence[int]) -> Pixels:
         pixels = np.empty((len(indices), size, size, 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""The report on quality as one page that needs nothing else: the pictures are part of it."""
+"""Quality report as a single page, with its pictures inside."""
 
 import base64
 import io
@@ -21,9 +21,9 @@ from data.splits import SPLITS
 
 TEMPLATE = Path(__file__).with_suffix("") / "page.html.j2"
 NUM_CLASSES = 20
-"""Where there are more classes, the largest and the smallest are shown, half of each."""
+"""Maximum number of shown classes. Of more classes, the page shows the largest and the smallest half each."""
 NUM_PLAIN = 100
-"""Files without a picture are listed up to here."""
+"""Maximum number of listed files without a picture."""
 
 TITLES = {
     "wrong_labels": (
@@ -51,18 +51,18 @@ TITLES = {
 }
 
 COPIES = ("conflicting_labels", "leakage", "exact_duplicates")
-"""Findings whose images have equal bytes: a decision says which file is meant."""
+"""Findings whose images have equal bytes, so a decision must name the file."""
 OFFERED = {"conflicting_labels": KEEP, "leakage": KEEP}
-"""What a tick means at first; elsewhere the likely label, or drop."""
+"""Default decision of a tick. For other findings, it is the likely label, or drop."""
 
 
 def quality_page(prepared: Path, doubts: Finding | None = None, raw: Path | None = None) -> str:
-    """Write the page of what `prepare` has found, whether it let the data pass or not.
+    """Render the page of the findings of `prepare`, for accepted and refused data.
 
     Args:
-        prepared: the folder of the arrays.
-        doubts: what `data.quality.label_errors` has found since then.
-        raw: the folder of the raw shards, for the pictures of `doubts`.
+        prepared: folder of the arrays.
+        doubts: later findings of `data.quality.label_errors`.
+        raw: folder of the raw shards, for the pictures of `doubts`.
 
     Raises:
         UserError: nothing has been prepared.
@@ -109,7 +109,7 @@ def _data_uris(pictures: Pixels) -> Iterator[str]:
 
 
 def _section(finding: Finding, pictures: dict[str, str]) -> dict[str, Any]:
-    """Choose the groups with pictures and the files that have none; count the images that are not shown."""
+    """Choose the groups with pictures and the files without pictures. Count the images that are not shown."""
     groups = finding.groups[: num_shown(finding.kind)]
     plain = [group[0] for group in finding.groups if len(group) == 1 and group[0].label is None]
     shown = NUM_PLAIN if plain else num_shown(finding.kind)
@@ -122,7 +122,7 @@ def _section(finding: Finding, pictures: dict[str, str]) -> dict[str, Any]:
 
 
 def _classes(report: QualityReport) -> dict[str, Any]:
-    """Count the images of each class; of many classes, choose the largest and smallest, with None between them."""
+    """Count the images of each class. Of many classes, choose the largest and smallest, with None between them."""
     totals = {name: sum(report.classes[split][name] for split in SPLITS) for name in report.classes["train"]}
     names = sorted(totals, key=lambda name: -totals[name])
     half = NUM_CLASSES // 2

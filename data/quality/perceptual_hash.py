@@ -1,6 +1,6 @@
-"""Images that look alike though their bytes differ: found by a perceptual hash, confirmed by their pixels.
+"""Near duplicates: images that look alike, found by a perceptual hash and confirmed by their pixels.
 
-Shapes: N images, P pairs, S stored pixels a side, F values of a reduced image.
+Shapes: N images, P pairs, S stored pixels per side, F values of a reduced image.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,44 +18,44 @@ Pairs = npt.NDArray[np.int64]
 Reduced = npt.NDArray[np.float64]
 
 MAX_BITS = 6
-"""Hashes that differ in more of their 64 bits are not looked at: of photographs that were scaled, compressed anew or
-made brighter, half differ in 2 at most."""
+"""Maximum number of different bits, of 64, between the hashes of a pair. Half of the photographs that were scaled,
+recompressed or brightened differ in at most 2 bits."""
 
 MAX_NEIGHBOURS = 500
-"""With so many of those that share a key a hash is compared: without a bound, a hundred thousand scans of nearly empty
-pages would be compared each with each."""
+"""Maximum number of hashes with the same key with which a hash is compared. Without a limit, all pairs of a hundred
+thousand scans of nearly empty pages would be compared."""
 
 MAX_PAIRS = 100_000
-"""So many pairs are compared by their pixels, some 0.1 ms each."""
+"""Maximum number of pairs that are compared by their pixels, which takes some 0.1 ms per pair."""
 
 COMPARED_TOGETHER = 1024
-"""Pairs, whose images are in memory at the same time, reduced."""
+"""Number of pairs whose reduced images are in memory at the same time."""
 
 READ_TOGETHER = 16
-"""Images, whose pixels are in memory at the same time."""
+"""Number of images whose pixels are in memory at the same time."""
 
 SIDE = 16
-"""Pixels a side at which two images are compared: what a compression has changed is averaged out."""
+"""Pixels per side for the comparison of two images. This size averages out the effects of compression."""
 
 MIN_CORRELATION = 0.99
-"""Of the 1,797 digits of scikit-learn, whose classes are simple shapes, the nearest two reach 0.9892; a JPEG of quality
-50 keeps a photograph above 0.995."""
+"""The nearest two of scikit-learn's 1,797 digits, which are simple shapes, reach 0.9892. A JPEG of quality 50 keeps a
+photograph above 0.995."""
 
 MAX_DIFFERENCE = 3.0
-"""Grey levels of 255, root mean square: nearly uniform images hold too little for a correlation."""
+"""Root mean square in grey levels of 255, for nearly uniform images, whose correlation means nothing."""
 
 
 def near_groups(hashes: Hashes, pixels_of: Callable[[Sequence[int]], Pixels]) -> tuple[list[list[int]], int]:
-    """Group images that look alike, each group and all of them in order.
+    """Group images that look alike. Groups and their members are in order.
 
-    A pair that earlier pairs have joined is not compared: of the frames of a film, few pairs are.
+    A pair that earlier pairs have already joined is not compared, which spares most pairs of a film's frames.
 
     Args:
         hashes: uint64 [N], of `data.quality.traits`.
-        pixels_of: gives the prepared images of ascending indices, uint8 [len(indices), S, S, 3].
+        pixels_of: returns the prepared images of ascending indices, uint8 [len(indices), S, S, 3].
 
     Returns:
-        The groups, and the number of pairs with near hashes that were not compared, as there are more than MAX_PAIRS.
+        The groups, and the number of pairs with near hashes that were not compared, because of MAX_PAIRS.
 
     """
     pairs, alike, num_compared = near_pairs(hashes), np.empty((0, 2), dtype=np.int64), 0
@@ -73,7 +73,7 @@ def near_groups(hashes: Hashes, pixels_of: Callable[[Sequence[int]], Pixels]) ->
 
 
 def _confirmed(pairs: Pairs, pixels_of: Callable[[Sequence[int]], Pixels]) -> Pairs:
-    """Keep the pairs that look alike; each of their images is read once."""
+    """Keep the pairs that look alike. Each image is read once."""
     members, places = np.unique(pairs, return_inverse=True)
     groups = (members[start : start + READ_TOGETHER].tolist() for start in range(0, len(members), READ_TOGETHER))
     looks = np.concatenate([reduced(pixels_of(group)) for group in groups])
@@ -81,11 +81,11 @@ def _confirmed(pairs: Pairs, pixels_of: Callable[[Sequence[int]], Pixels]) -> Pa
 
 
 def near_pairs(hashes: Hashes, max_bits: int = MAX_BITS) -> Pairs:
-    """Find the pairs of hashes, uint64 [N], that differ in at most `max_bits` bits; int64 [P, 2], in order.
+    """Find the pairs of hashes, uint64 [N], that differ in at most `max_bits` bits. Returns int64 [P, 2], in order.
 
-    The bits are cut into `max_bits + 2` bands: as each difference spoils one band at most, two bands stay equal. So it
-    is enough to sort by every two bands and to compare what falls together, as in multi-index hashing (Norouzi, Punjani
-    and Fleet, CVPR 2012). Equal hashes are paired with the first of them only.
+    The bits are cut into `max_bits + 2` bands. Each different bit changes one band, so two bands stay equal. Therefore
+    hashes are sorted by every two bands, and hashes with equal bands are compared, as in multi-index hashing (Norouzi,
+    Punjani and Fleet, CVPR 2012). Equal hashes are only paired with the first of them.
     """
     unique, first, group = np.unique(hashes, return_index=True, return_inverse=True)
     found = [first[pair] for key in _keys(unique, max_bits) for pair in _pairs_of_equal_keys(unique, key, max_bits)]
@@ -95,7 +95,7 @@ def near_pairs(hashes: Hashes, max_bits: int = MAX_BITS) -> Pairs:
 
 
 def _keys(hashes: Hashes, max_bits: int) -> Iterator[Keys]:
-    """Every two bands of each hash as one number: of 16 bits, as those of `MAX_BITS` are, which NumPy sorts fastest."""
+    """Yield every two bands of each hash as one number. With `MAX_BITS`, it has 16 bits, which NumPy sorts fastest."""
     edges = np.linspace(0, 64, max_bits + 3).round().astype(np.uint64)
     width = np.diff(edges).max()
     kind = np.uint16 if width <= 8 else np.uint64
@@ -105,8 +105,8 @@ def _keys(hashes: Hashes, max_bits: int) -> Iterator[Keys]:
 
 
 def _pairs_of_equal_keys(hashes: Hashes, keys: Keys, max_bits: int) -> Iterator[Pairs]:
-    """Compare each hash with the next one of equal key, then with the next but one, until no two keys are equal."""
-    order = np.argsort(keys, kind="stable")  # the hashes are sorted: among equal keys, neighbours are alike
+    """Compare each hash with the next hash of equal key, then with the one after that, until no keys are equal."""
+    order = np.argsort(keys, kind="stable")  # the hashes are sorted, so neighbours with equal keys are similar
     keys, hashes = keys[order], hashes[order]
     left = np.arange(len(keys))
     for step in range(1, MAX_NEIGHBOURS + 1):
@@ -119,7 +119,7 @@ def _pairs_of_equal_keys(hashes: Hashes, keys: Keys, max_bits: int) -> Iterator[
 
 
 def look_alike(left: Reduced, right: Reduced) -> npt.NDArray[np.bool_]:
-    """Compare reduced images [..., F] whatever their brightness and contrast; bool [...]."""
+    """Compare reduced images [..., F], regardless of brightness and contrast. Returns bool [...]."""
     is_close = np.sqrt(np.square(left - right).mean(axis=-1)) <= MAX_DIFFERENCE
     left, right = left - left.mean(axis=-1, keepdims=True), right - right.mean(axis=-1, keepdims=True)
     scale = np.sqrt(np.square(left).sum(axis=-1) * np.square(right).sum(axis=-1))
@@ -128,12 +128,12 @@ def look_alike(left: Reduced, right: Reduced) -> npt.NDArray[np.bool_]:
 
 
 def reduced(images: Pixels) -> Reduced:
-    """Reduce images, uint8 [N, S, S, 3], to [N, F] values, at which they are compared."""
+    """Reduce images, uint8 [N, S, S, 3], to values [N, F] for the comparison."""
     return shrink(images, SIDE).reshape(len(images), -1).astype(np.float64)
 
 
 def connected(pairs: Pairs) -> list[list[int]]:
-    """Join pairs, int64 [P, 2], that share a member into groups, each group and all of them in order."""
+    """Join pairs, int64 [P, 2], that share a member into groups. Groups and their members are in order."""
     if not len(pairs):
         return []
     members, places = np.unique(pairs, return_inverse=True)
@@ -143,7 +143,7 @@ def connected(pairs: Pairs) -> list[list[int]]:
 
 
 def _components(pairs: Pairs, number: int) -> npt.NDArray[np.int32]:
-    """Number the group of each of `number` indices, by the pairs that join them."""
+    """Return the number of the group of each of `number` indices, which `pairs` join."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

@@ -13,7 +13,7 @@ MAX_LISTED = 100
 
 
 def data_report(prepared: Path) -> dict[str, Any]:
-    """What is in the prepared data, and what was left out: ready for JSON."""
+    """Contents of the prepared data, and rejected images, ready for JSON."""
     manifest, quality = read_data_manifest(prepared), read_quality(prepared)
     classes = {name: sum(manifest.splits[split][name] for split in SPLITS) for name in manifest.classes}
     return {
@@ -30,7 +30,7 @@ def data_report(prepared: Path) -> dict[str, Any]:
 
 
 def _num_duplicates(prepared: Path) -> int:
-    """Images whose bytes have come before."""
+    """Number of images that are copies of earlier images."""
     digests = pq.read_table(prepared / INDEX_FILE, columns=["sha256"])["sha256"].to_pylist()
     return len(digests) - len(Counter(digests))
 
@@ -45,7 +45,7 @@ def _warnings(manifest: DataManifest) -> list[str]:
 
 
 def as_markdown(report: dict[str, Any]) -> str:
-    """Put a report into a short page."""
+    """Write a report as a short page in Markdown."""
     lines = [
         "| split | images |",
         "|---|---|",
@@ -67,5 +67,5 @@ def as_markdown(report: dict[str, Any]) -> str:
 
 
 def _cell(name: str) -> str:
-    """A folder's name may hold what would end the cell or the row."""
+    """Escape a class name for a cell of a table."""
     return " ".join(name.split()).replace("|", "\\|")

@@ -1,4 +1,4 @@
-"""Small pictures of the images that the report on quality names, whole as they came, for its page."""
+"""Thumbnails of the uncropped images in the quality report, for its page."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +16,13 @@ from data.quality.findings import Evidence, QualityReport
 THUMBNAILS_FILE = "quality-thumbnails.npy"
 SIDE = 64
 NUM_GROUPS, NUM_IN_GROUP = 24, 6
-"""Of each finding, so many groups have pictures, and so many images of each."""
+"""Number of groups with pictures in each finding, and number of pictures in each group."""
 NUM_SUSPECTS = 96
-"""So many images whose label is probably wrong have pictures."""
+"""Number of pictures of images whose label is probably wrong."""
 
 
 def make_thumbnails(report: QualityReport, raw: Path, config: DataConfig) -> tuple[QualityReport, Pixels]:
-    """Draw the images that the page shows, uint8 [N, SIDE, SIDE, 3], and note in the report which they are."""
+    """Draw the page's images, uint8 [N, SIDE, SIDE, 3]. The returned report lists their origins."""
     wanted: dict[str, set[str]] = {}
     for image in shown(report):
         if image.shard and image.label is not None:
@@ -35,12 +35,12 @@ def make_thumbnails(report: QualityReport, raw: Path, config: DataConfig) -> tup
 
 
 def num_shown(kind: str) -> int:
-    """How many groups of a finding have pictures."""
+    """Number of groups with pictures, for a kind of finding."""
     return NUM_SUSPECTS if kind == "wrong_labels" else NUM_GROUPS
 
 
 def shown(report: QualityReport) -> Iterator[Evidence]:
-    """Images that have pictures on the page."""
+    """Yield the images that have pictures on the page."""
     for finding in report.findings:
         for group in finding.groups[: num_shown(finding.kind)]:
             yield from group[:NUM_IN_GROUP]
@@ -51,7 +51,7 @@ def _draw_all(shard: Path, origins: set[str], config: DataConfig) -> list[tuple[
 
 
 def _read(shard: Path, origins: set[str]) -> Iterator[tuple[str, bytes]]:
-    """Read single images; a row group without any is left alone."""
+    """Read single images. Row groups without wanted images are not read."""
     with open_shard(shard) as file:
         names = file.read(["origin"], use_threads=False)["origin"].to_pylist()
         start = 0
@@ -65,7 +65,7 @@ def _read(shard: Path, origins: set[str]) -> Iterator[tuple[str, bytes]]:
 
 
 def _draw(content: bytes, config: DataConfig) -> Pixels:
-    """Fit the whole image into a white square; one that is smaller shows its pixels."""
+    """Fit the whole image into a white square. A smaller image is enlarged without smoothing."""
     with opened(content, config.max_pixels, config.max_decoding_seconds) as picture:
         image, across, down = upright(picture, _fitted(*picture.size))
     width, height = _fitted(across[1] - across[0], down[1] - down[0])

@@ -1,4 +1,4 @@
-"""What is noted of an image while it is decoded, so that the report on the data decodes nothing again."""
+"""Traits of an image, recorded during decoding, so that the data report does not decode again."""
 
 from contextlib import suppress
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from data.images.decode import BROKEN, Pixels, Preprocessing, opened, orientatio
 
 _ROTATION, _ANIMATION = "EXIF rotation", "animation"
 TRAITS = ("CMYK", "palette", "16 bit", "transparency", _ROTATION, _ANIMATION)
-"""Forms of images that many decoders get wrong; `data.images.decode` handles them all."""
+"""Forms of images that many decoders get wrong. `data.images.decode` handles all of them."""
 
 
 Floats = npt.NDArray[np.float32]
@@ -21,10 +21,10 @@ COLORS: Floats = np.eye(3, dtype=np.float32)
 
 
 class Described(NamedTuple):
-    """An image as it is prepared, and what it was."""
+    """Prepared image, and the traits of its file."""
 
     square: Image.Image
-    """RGB; its pixels are those of `data.images.decode.decode`"""
+    """RGB, with the pixels of `data.images.decode.decode`"""
     width: int
     height: int
     traits: tuple[str, ...]
@@ -32,7 +32,7 @@ class Described(NamedTuple):
 
 
 def decode_and_describe(image: bytes, spec: Preprocessing, max_seconds: float = DEFAULT_SECONDS) -> Described:
-    """Turn the bytes of an image file into pixels, as `data.images.decode.decode`, and note what it is.
+    """Decode the bytes of an image file like `data.images.decode.decode`, and describe the file.
 
     Raises:
         DecodeError: not an image, too large, truncated, or broken.
@@ -47,10 +47,10 @@ def decode_and_describe(image: bytes, spec: Preprocessing, max_seconds: float = 
 
 
 def _traits(picture: Image.Image) -> tuple[str, ...]:
-    """Look at what is known before the pixels are decoded; reading them may change the mode."""
+    """Return the traits that are known before decoding. Decoding may change the mode."""
     if picture.mode == "RGB" and isinstance(picture, JpegImageFile):
-        return _rotation(picture)  # of a photograph there is nothing else to ask
-    # Pillow reads PNG and TIFF of 16 bits a colour as 8 bits: what the file holds stands in the raw mode.
+        return _rotation(picture)  # a photograph has no other traits
+    # Pillow reads PNG and TIFF with 16 bits per colour as 8 bits. The raw mode tells the bits in the file.
     raw_modes = " ".join(str(tile[3]) for tile in getattr(picture, "tile", ()))
     traits = {
         "CMYK": picture.mode == "CMYK",
@@ -58,7 +58,7 @@ def _traits(picture: Image.Image) -> tuple[str, ...]:
         "16 bit": picture.mode.startswith(("I", "F")) or ";16" in raw_modes,
         "transparency": picture.has_transparency_data,
     }
-    # Last, because some plugins decode the pixels to find out.
+    # Rotation comes last, because some plugins decode the pixels to find it.
     return (*(name for name, is_there in traits.items() if is_there), *_rotation(picture))
 
 
@@ -67,19 +67,19 @@ def _rotation(picture: Image.Image) -> tuple[str, ...]:
 
 
 def _is_animated(picture: Image.Image) -> bool:
-    """Look for a second frame, last: where it is broken, the first one has been read all the same."""
+    """Whether there is a second frame. Called last, because a broken second frame must not affect the first."""
     with suppress(*BROKEN):
-        # Of JPEGs, a camera's MPO has others: a preview, or the other eye's view.
+        # The other frames of a camera's MPO are no animation: a preview, or the other eye's view.
         return not isinstance(picture, JpegImageFile) and bool(getattr(picture, "is_animated", False))
     return False
 
 
 def perceptual_hashes(images: Pixels) -> list[int]:
-    """Hash square images, uint8 [N, S, S, 3]: 64 bits each, few of which differ if two images look alike.
+    """Hash square images, uint8 [N, S, S, 3], to 64 bits each. Similar images differ in few bits.
 
-    The signs of the 8 by 8 lowest frequencies of its brightness against their median (known as pHash). Half of the bits
-    are set whatever the image, so that drawings on an empty ground are told apart as well as photographs: of the pairs
-    of different digits of scikit-learn, 0.0001 % lie within 6 bits, and 0.18 % by the gradients' signs (dHash).
+    The bits compare the 8 by 8 lowest frequencies of the brightness with their median (pHash). Half of the bits are set
+    in every image, so the hash distinguishes drawings on an empty ground as well as photographs. Of the pairs of
+    different digits of scikit-learn, 0.0001 % are within 6 bits, compared with 0.18 % for gradient signs (dHash).
     """
     grey = np.rint(16 * shrink(images, _SIDE, _BRIGHTNESS)[..., 0].astype(np.float64))
     frequencies = (_COSINES @ grey @ _COSINES.T).reshape(-1, 64)
@@ -89,9 +89,9 @@ def perceptual_hashes(images: Pixels) -> list[int]:
 
 
 def shrink(images: Pixels, side: int, mix: Floats = COLORS) -> Floats:
-    """Average square images, uint8 [N, S, S, 3], down to float32 [N, side, side, K], their colours mixed by [3, K].
+    """Average square images, uint8 [N, S, S, 3], to float32 [N, side, side, K]. `mix` [3, K] mixes the colours.
 
-    Adds up whole numbers, below 2**24 if those of `mix` are multiples of 1/256 up to 1: the same bits on every machine.
+    If `mix` has multiples of 1/256 up to 1, all sums are whole numbers below 2**24: the same bits on every machine.
     """
     size = images.shape[1]
     if size % side or size > _MAX_FACTOR * side:
@@ -99,7 +99,7 @@ def shrink(images: Pixels, side: int, mix: Floats = COLORS) -> Floats:
         images = np.stack([np.asarray(image.resize((side, side), Image.Resampling.BOX)) for image in reduced])
     factor = images.shape[1] // side
     rows = images.reshape(len(images), side, factor, -1).sum(axis=2, dtype=np.uint16)
-    # Many small matrices: one large one would be worth a thread to NumPy, whose core has other images to decode.
+    # Many small matrices. For a large one, NumPy would start threads, but the other cores decode images.
     spans = rows.reshape(len(images), side, side, -1).astype(np.float32)
     averages: Floats = spans @ np.tile(mix, (factor, 1)) / np.float32(factor**2)
     return averages
@@ -108,7 +108,7 @@ def shrink(images: Pixels, side: int, mix: Floats = COLORS) -> Floats:
 _SIDE = 32
 _MAX_FACTOR = 16
 _BRIGHTNESS: Floats = np.array([[77 / 256], [150 / 256], [29 / 256]], dtype=np.float32)
-"""What the eye makes of red, green and blue (Rec. 601)."""
+"""Luma weights of red, green and blue (Rec. 601)."""
 
-# The discrete cosine transform in whole numbers, whose sums stay below 2**53: the same bits on every machine.
+# Discrete cosine transform in whole numbers. The sums stay below 2**53: the same bits on every machine.
 _COSINES = np.round(2**14 * np.cos(np.pi / 64 * np.outer(np.arange(8), 2 * np.arange(32) + 1)))
