@@ -1,4 +1,4 @@
-"""Batches straight from the memory-mapped shards. Shapes: N images, B images a batch, S pixels a side, 3 colours."""
+"""Batches from the memory-mapped shards. Shapes: N images, B images per batch, S pixels per side, 3 colours."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -13,11 +13,11 @@ from core.machine import num_cores
 from data.batches.shards import Indices, PreparedImages
 
 MAX_READERS = 8
-"""Batches that are read for a GPU at the same time, one by each core: one alone copies less than a GPU trains on."""
+"""Maximum number of batches read ahead for a GPU, one per core. One core copies less than a GPU trains on."""
 
 
 class Batch(NamedTuple):
-    """What one step learns from, or is measured on."""
+    """Batch of one step, in training or evaluation."""
 
     images: torch.Tensor
     """uint8 [B, S, S, 3]"""
@@ -27,18 +27,17 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Share:
-    """Which images of every batch are this process's: of `num_processes`, each takes every n-th, from `rank` on."""
+    """Share of a process in every batch: every `num_processes`-th image, from `rank` on."""
 
     rank: int = 0
     num_processes: int = 1
 
 
 class Batches:
-    """The batches of one epoch after another: `images` uint8 [B, S, S, 3] and `labels` int64 [B].
+    """Iterable over the batches of an epoch: `images` uint8 [B, S, S, 3] and `labels` int64 [B].
 
-    Which images a batch has follows from `seed`, epoch and step alone; in it they are in the order of the shards, so
-    that each shard is read forwards. The last, smaller batch of a shuffled epoch is left out, its images have their
-    turn in another epoch; in order, every image comes once.
+    The images of a batch depend only on `shuffle_seed`, epoch and step. They are in the order of the shards, so that
+    each shard is read forwards. A shuffled epoch leaves out the last, smaller batch. In order, every image comes once.
     """
 
     def __init__(
@@ -56,13 +55,13 @@ class Batches:
 
         Args:
             images: the split.
-            batch_size: images a step, over all processes.
+            batch_size: images per step, over all processes.
             shuffle_seed: None keeps the order.
-            share: what this process reads of each batch.
-            device: for a GPU, batches lie in pinned memory, and the next ones are read while it computes.
+            share: share of this process in each batch.
+            device: for a GPU, batches are in pinned memory, and the next batches are read while the GPU computes.
             resident: keep all images in the memory of `device`.
-            class_weights: draw an epoch's images with replacement, in proportion to the weight of their class; empty:
-                each image once.
+            class_weights: draw an epoch's images with replacement, in proportion to the weights of their classes;
+                empty: each image once.
 
         """
         self.images, self.shuffle_seed = images, shuffle_seed
@@ -88,11 +87,11 @@ class Batches:
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Name the batch that comes next; Lightning keeps it in its checkpoints."""
+        """Return the position of the next batch, for Lightning's checkpoints."""
         return {"epoch": self.epoch, "next": self._next}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on in the middle of an epoch."""
+        """Continue at the position, in the middle of an epoch."""
         self.epoch, self._start = state["epoch"], state["next"] % len(self)
 
     def _order(self) -> Indices:
@@ -120,7 +119,7 @@ class Batches:
             yield from (batch.result() for batch in ahead)
 
     def _chosen(self, order: Indices, step: int) -> Indices:
-        """Which images of a step's batch are this process's, in the order of the shards."""
+        """Return the images of this process in a step's batch, in the order of the shards."""
         batch = np.sort(order[step * self.batch_size : (step + 1) * self.batch_size])
         return batch[self._share.rank :: self._share.num_processes]
 

@@ -1,4 +1,4 @@
-"""The images of a split, decoded from their original bytes in another way than they were prepared."""
+"""Images of a split, decoded from their original bytes with another preprocessing than in preparation."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -22,14 +22,14 @@ Place = tuple[Path, int, int]
 
 
 class OriginalImages:
-    """One split of a prepared data set, with the calling convention of `PreparedImages`.
+    """Split of a prepared data set, with the calling convention of `PreparedImages`.
 
-    Images are found by the SHA-256 of their bytes and decoded when they are asked for, on all cores. Only the row
-    groups of one call are in memory.
+    Images are found by the SHA-256 of their bytes, and decoded on demand, on all cores. Only the row groups of one call
+    are in memory.
     """
 
     def __init__(self, raw: Path, prepared: Path, split: Split, spec: Preprocessing) -> None:
-        """Find the images of `split` in `raw`; `spec` says how they are decoded. No image is read yet.
+        """Find the images of `split` in `raw`, to be decoded by `spec`. No image is read yet.
 
         Raises:
             UserError: `raw` does not hold an image that was prepared.
@@ -43,7 +43,7 @@ class OriginalImages:
         return len(self.labels)
 
     def gather(self, indices: Indices) -> Pixels:
-        """Decode images, in the order of `indices`, into one array, uint8 [N, crop, crop, 3].
+        """Decode images, in the order of `indices`, to one array, uint8 [N, crop, crop, 3].
 
         Raises:
             UserError: an image cannot be decoded, although it was prepared.
@@ -70,7 +70,7 @@ class OriginalImages:
 
 
 def read_originals(raw: Path, prepared: Path, split: Split) -> Iterator[tuple[int, bytes]]:
-    """Read the files of the images of `split`, each with its number in the split, a row group at a time.
+    """Yield index and file content of the images of `split`, one row group at a time.
 
     Raises:
         UserError: `raw` does not hold an image that was prepared.
@@ -81,7 +81,7 @@ def read_originals(raw: Path, prepared: Path, split: Split) -> Iterator[tuple[in
 
 
 def _places(raw: Path, prepared: Path, split: Split) -> list[Place]:
-    """Find the images of a split, in its order."""
+    """Return the places of the images of a split, in the order of the split."""
     index = pq.read_table(prepared / INDEX_FILE, columns=["split", "sha256"]).to_pydict()
     wanted = [sha256 for sha256, its in zip(index["sha256"], index["split"], strict=True) if its == split]
     places = _find(raw, set(wanted))
@@ -94,7 +94,7 @@ def _places(raw: Path, prepared: Path, split: Split) -> list[Place]:
 
 
 def _by_group(places: Sequence[Place]) -> dict[tuple[Path, int], list[tuple[int, int]]]:
-    """Give the position and the row of each image, by shard and row group."""
+    """Return index and row of each image, by shard and row group."""
     groups: dict[tuple[Path, int], list[tuple[int, int]]] = defaultdict(list)
     for position, (shard, group, row) in enumerate(places):
         groups[shard, group].append((position, row))
@@ -115,7 +115,7 @@ def _find(raw: Path, wanted: set[str]) -> dict[str, Place]:
 
 
 def _read(shard: Path, group: int, rows: list[tuple[int, int]]) -> list[tuple[int, bytes]]:
-    """Read images of one row group; `rows` are pairs of what to call the image, and its row."""
+    """Read images of one row group. `rows` are pairs of an index, which is returned, and a row."""
     with open_shard(shard) as file:
         images = file.read_row_group(group, columns=["image"], use_threads=False)["image"]
     return [(position, images[row].as_py()) for position, row in rows]

@@ -14,7 +14,7 @@ from data.preparing.stage import INDEX_FILE
 
 @dataclass(frozen=True)
 class Sample:
-    """One test image as it came, and what the preparation has made of it."""
+    """Test image: the original file and the prepared pixels."""
 
     origin: str
     image: bytes
@@ -23,10 +23,10 @@ class Sample:
 
 
 def first_test_image(raw: Path, prepared: Path, crop: int) -> Sample:
-    """Take the first test image.
+    """Return the first test image.
 
     Raises:
-        UserError: its original is no longer in `raw`.
+        UserError: `raw` does not hold the original any more.
 
     """
     index = next(row for row in pq.read_table(prepared / INDEX_FILE).to_pylist() if row["split"] == "test")
@@ -37,7 +37,7 @@ def first_test_image(raw: Path, prepared: Path, crop: int) -> Sample:
 
 
 def _original(raw: Path, sha256: str) -> bytes:
-    """Look through the digests, and read the images of one shard only."""
+    """Find the image by its digest. The images of only one shard are read."""
     for shard in sorted(raw.glob("*.parquet")):
         digests = read_columns(shard, ["sha256"])["sha256"].to_pylist()
         if sha256 in digests:

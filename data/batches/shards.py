@@ -1,4 +1,4 @@
-"""The prepared splits, memory-mapped. Shapes: B images a batch, S pixels a side, 3 colours."""
+"""Prepared splits, memory-mapped. Shapes: B images per batch, S pixels per side, 3 colours."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,13 +18,13 @@ Indices = npt.NDArray[np.int64]
 
 
 class PreparedImages:
-    """One split of a prepared data set: the shards, memory-mapped, as one array of images."""
+    """Split of a prepared data set. The memory-mapped shards act as one array of images."""
 
     def __init__(self, prepared: Path, manifest: DataManifest, split: Split) -> None:
-        """Map the shards of `split`; nothing is read yet but the labels.
+        """Map the shards of `split`. Only the labels are read.
 
         Raises:
-            UserError: a file is missing or cut off, or labels and images do not belong together.
+            UserError: a file is missing or truncated, or labels and images do not belong together.
 
         """
         shards = [shard for shard in manifest.shards if shard.split == split]
@@ -44,13 +44,13 @@ class PreparedImages:
 
     @property
     def num_bytes(self) -> int:
-        """What all pixels take in memory."""
+        """Size of all pixels in memory."""
         return sum(shard.nbytes for shard in self._shards)
 
     def gather(self, indices: Indices) -> Pixels:
         """Copy images, in the order of `indices`, into one array, uint8 [B, S, S, 3].
 
-        Fastest where the indices ascend: each shard then fills one piece of the array, in a single copy.
+        Ascending indices are fastest, because then each shard fills one piece of the array in a single copy.
         """
         order = np.argsort(indices, kind="stable")
         ascending = indices[order]
@@ -58,7 +58,7 @@ class PreparedImages:
         edges = np.searchsorted(ascending, self._starts)
         for shard in np.flatnonzero(edges[1:] > edges[:-1]):
             piece = slice(edges[shard], edges[shard + 1])
-            # Not "raise", which would go through a buffer: that the indices are in range is known here.
+            # Mode "raise" would copy through a buffer. The indices are known to be in range.
             self._shards[shard].take(ascending[piece] - self._starts[shard], axis=0, out=images[piece], mode="clip")
         if np.array_equal(ascending, indices):
             return images
@@ -75,7 +75,7 @@ def verify(prepared: Path, manifest: DataManifest) -> None:
     """Compare all shards with the checksums of the manifest.
 
     Raises:
-        UserError: a shard is missing, cut off or altered; names the first.
+        UserError: a shard is missing, truncated or altered. The message names the first one.
 
     """
 
@@ -93,6 +93,6 @@ def verify(prepared: Path, manifest: DataManifest) -> None:
 
 
 def center_crop(images: Pixels, size: int) -> Pixels:
-    """Keep the centre of images [N, S, S, 3]."""
+    """Crop the centre of images [N, S, S, 3] to [N, size, size, 3]."""
     start = (images.shape[1] - size) // 2
     return np.ascontiguousarray(images[:, start : start + size, start : start + size])
