@@ -8,9 +8,9 @@ from core.errors import UserError
 
 RAW = Path("data/raw")
 REJECTED_FILE = "rejected.json"
-"""Lists what could not be read. It is written last, so that a folder that has it is complete."""
+"""List of rejected files. This file is written last, so a folder with this file is complete."""
 SHARD_PATTERN = "[0-9a-f]" * 16 + ".parquet"
-"""Whatever else lies in the folder is not ours to remove."""
+"""Other files in the folder are not ours, and are never removed."""
 
 
 def raw_shards(raw: Path) -> list[Path]:
@@ -26,18 +26,18 @@ def raw_shards(raw: Path) -> list[Path]:
 
 
 def read_columns(shard: Path, names: Sequence[str]) -> pa.Table:
-    """Read columns of a raw shard whole."""
+    """Read whole columns of a raw shard."""
     with open_shard(shard) as file:
         return file.read(list(names), use_threads=False)
 
 
 def open_shard(shard: Path) -> pq.ParquetFile:
-    """Open a raw shard. Reading ahead in threads, as Arrow would, costs more than it saves."""
+    """Open a raw shard. Arrow's read-ahead in threads costs more than it saves."""
     return pq.ParquetFile(shard, memory_map=True, pre_buffer=False)
 
 
 def column(values: Sequence[str | bytes | None]) -> pa.StringArray:
-    """Make a column. Arrow's usual way, `pa.array`, begins by importing pandas: 0.9 s."""
+    """Make a column. Arrow's usual function, `pa.array`, would import pandas: 0.9 s."""
     builder = pa.lib.StringBuilder()
     builder.append_values(values)
     return builder.finish()

@@ -1,4 +1,4 @@
-"""What is known of the raw shards that earlier runs have written, a line of JSON each."""
+"""Cache of the raw shards that earlier runs wrote, with one line of JSON for each shard."""
 
 import json
 from contextlib import suppress
@@ -11,21 +11,21 @@ IN_NO_KEY = "A cache."
 
 
 class ShardState(TypedDict):
-    """What was known of a shard when it was written."""
+    """State of a shard when it was written."""
 
     state: str
-    """of the files behind it"""
+    """state of the source files of the shard"""
     written: list[int]
-    """its own size and time"""
+    """size and time of the shard itself"""
     rejected: list[dict[str, str]]
 
 
 States = dict[str, ShardState]
-"""By the name of the shard's file."""
+"""State of each shard, by the name of the shard's file."""
 
 
 def read_states(file: Path) -> States:
-    """Read what an earlier run knew; a line that cannot be read, as one half written, is none."""
+    """Read the states of an earlier run. Incomplete and damaged lines are ignored."""
     states: States = {}
     with suppress(FileNotFoundError):
         for line in file.read_bytes().splitlines():
@@ -35,14 +35,14 @@ def read_states(file: Path) -> States:
 
 
 def write_states(file: Path, states: States) -> None:
-    """Write all that is known in the place of what was."""
+    """Replace the content of the file by `states`."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(file) as temporary:
         temporary.write_text("".join(_line(name, state) for name, state in states.items()), encoding="utf-8")
 
 
 def add_state(file: Path, name: str, state: ShardState) -> None:
-    """Add one shard to what is known, on a line of its own: where the disk was full, the last may be half written."""
+    """Append the state of one shard. The line starts with a newline, because a full disk may have cut the last line."""
     with file.open("a", encoding="utf-8") as lines:
         lines.write("\n" + _line(name, state))
 
@@ -52,11 +52,11 @@ def _line(name: str, state: ShardState) -> str:
 
 
 def is_as_written(shard: Path, known: ShardState) -> bool:
-    """Tell the shard as it was written from one that was altered or is gone."""
+    """Whether a shard exists and has not changed since it was written."""
     return shard.is_file() and known["written"] == written(shard)
 
 
 def written(shard: Path) -> list[int]:
-    """Size and time of a shard's file."""
+    """Return size and time of a shard's file."""
     status = shard.stat()
     return [status.st_size, status.st_mtime_ns]

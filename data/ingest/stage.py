@@ -1,4 +1,4 @@
-"""Stage `ingest`: from a source to `data/raw/*.parquet`, the original bytes in few large files."""
+"""Stage `ingest`: writes the original bytes of a source to few large files, `data/raw/*.parquet`."""
 
 import hashlib
 import json
@@ -26,18 +26,18 @@ from data.splits import Split
 from data.stages import read_params, run_stage
 
 STATE_FILE = Path("outputs/ingest-shards.jsonl")
-"""A cache: the state of the files behind each shard, so that unchanged ones are not read again."""
+"""Cache of the state of each shard's source files, so that unchanged files are not read again."""
 
 MEAN_SHARD_IMAGES = 256
-"""A shard is the unit of parallel work, and of what is done again when images are added."""
+"""A shard is the unit of parallel work, and is processed again as a whole when one of its images changes."""
 MAX_SHARD_BYTES = 128 * 2**20
 ROWS_TOGETHER, BYTES_TOGETHER = 64, 2**21
-"""Images that a thread has in memory, so many at most or so many bytes: a row group of the shard. They are copied into
-its one page, and that into the file: of 4.5 MB, both copies take twice as long, as neither is in the cache any more."""
+"""Maximum number and bytes of the images in a row group, which a thread holds in memory. The images are copied into the
+group's page, and the page into the file. With 4.5 MB, both copies take twice as long, because they leave the cache."""
 
 
 class _Row(NamedTuple):
-    """What is kept of an image."""
+    """Row of an image in a raw shard."""
 
     origin: str
     label: str
@@ -50,12 +50,12 @@ SCHEMA = pa.schema([*((name, pa.string()) for name in _Row._fields[:-1]), ("imag
 
 
 def ingest(config: DataConfig, raw: Path, state_file: Path) -> None:
-    """Write the images of the configured source to `raw`; shards whose files have not changed are kept as they are.
+    """Write the images of the configured source to `raw`. Shards with unchanged source files are kept.
 
-    `rejected.json` lists what could not be read; it is written last, so that a folder that has it is complete.
+    `rejected.json` lists the rejected files. It is written last, so a folder with this file is complete.
 
     Raises:
-        UserError: the source is missing, empty, or has one class only; a class has no file that can be read.
+        UserError: the source is missing, empty, or has only one class; a class has no readable file.
 
     """
     _check_apart(config, raw)
@@ -72,7 +72,7 @@ def ingest(config: DataConfig, raw: Path, state_file: Path) -> None:
             states[name] = kept
         else:
             changed[name] = images
-    write_states(state_file, known)  # without what could not be read
+    write_states(state_file, known)  # drops damaged lines
     num_kept = len(listing.images) - sum(map(len, changed.values()))
     with (
         tqdm(total=len(listing.images), initial=num_kept, unit="image", desc="ingest", disable=None) as progress,
@@ -95,7 +95,7 @@ def _check_apart(config: DataConfig, raw: Path) -> None:
 
 
 def cut_into_shards(images: Iterable[SourceImage]) -> Iterator[list[SourceImage]]:
-    """Group images, ordered by origin, so that adding some changes few groups: the cuts depend on the origins alone."""
+    """Group images, ordered by origin. The cuts depend on the origins, so that added images change few groups."""
 
     def is_cut(image: SourceImage, num_images: int, num_bytes: int) -> bool:
         draw = int(hashlib.sha256(image.origin.encode()).hexdigest()[:8], 16)
@@ -105,7 +105,7 @@ def cut_into_shards(images: Iterable[SourceImage]) -> Iterator[list[SourceImage]
 
 
 def _cut(images: Iterable[SourceImage], is_cut: Callable[[SourceImage, int, int], bool]) -> Iterator[list[SourceImage]]:
-    """Group images: from the latest one, and from the number and bytes of its group, `is_cut` tells if that is full."""
+    """Group images. `is_cut` tells from the last image, and from number and bytes of its group if the group is full."""
     group: list[SourceImage] = []
     num_bytes = 0
     for image in images:
@@ -121,9 +121,9 @@ def _cut(images: Iterable[SourceImage], is_cut: Callable[[SourceImage, int, int]
 def _write_shards(
     raw: Path, shards: dict[str, list[SourceImage]], config: DataConfig, state_file: Path
 ) -> Generator[tuple[str, ShardState]]:
-    """Write shards, one in each of as many threads as there are cores: little of it is done in Python.
+    """Write shards, in one thread per core. Threads suffice, because Python code does little of the work.
 
-    Each is noted before it is in its place, so that whatever happens then, it is not written again.
+    The state of a shard is written before the shard is renamed, so that an interruption never leaves an unknown shard.
     """
     stopped, noting = Event(), Lock()
 
@@ -143,7 +143,7 @@ def _write_shards(
 
 
 def _write_shard(path: Path, images: list[SourceImage], config: DataConfig, stopped: Event) -> ShardState:
-    """Write one parquet file, unless the work is stopped."""
+    """Write one parquet file, unless `stopped` is set."""
     rejected = []
     with pq.ParquetWriter(path, SCHEMA, **_COMPRESSION) as writer:
         for group in _cut(images, lambda _, rows, size: rows >= ROWS_TOGETHER or size >= BYTES_TOGETHER):
@@ -164,13 +164,13 @@ def _read_all(group: list[SourceImage], config: DataConfig) -> tuple[pa.Table, l
     return pa.table(columns, SCHEMA), [row for row in read if isinstance(row, Rejected)]
 
 
-# The images are compressed already; a dictionary pays for words that repeat.
+# The images are compressed already. Dictionaries pay off for repeated words.
 _COMPRESSION = {"compression": {"image": "none", "origin": "zstd", "label": "zstd", "split": "zstd", "sha256": "none"},
                 "use_dictionary": ["label", "split"], "write_statistics": False}  # fmt: skip
 
 
 def _read(image: SourceImage, config: DataConfig) -> _Row | Rejected:
-    """Give the row of an image, if it can be used."""
+    """Read an image. Returns its row, or the reason for its rejection."""
     if isinstance(image.content, str) and (reason := _size_reason(image.num_bytes, config)):
         return Rejected(image.origin, reason)
     try:
@@ -189,17 +189,17 @@ def _content(image: SourceImage) -> bytes:
 
 
 def _shard_name(images: list[SourceImage]) -> str:
-    """Names a shard by what is in it, so that a shard that is not touched keeps its name."""
+    """Name a shard by its content, so that an unchanged shard keeps its name."""
     return _digest([image.origin, image.label, image.split] for image in images)
 
 
 def _shard_state(images: list[SourceImage], config: DataConfig) -> str:
-    """Names the state of the files behind a shard without reading them."""
+    """Digest of the state of a shard's source files, which are not read."""
     return _digest([image.state, _size_state(image, config)] for image in images)
 
 
 def _size_state(image: SourceImage, config: DataConfig) -> str | float | None:
-    """Name what the limit on sizes decides; for what is no file, whose size is known when it is read, the limit."""
+    """Return the decision of the size limit on a file, or else the limit, because only reading tells the size."""
     return _size_reason(image.num_bytes, config) if isinstance(image.content, str) else config.max_file_mb
 
 
@@ -214,7 +214,7 @@ def _digest(items: Iterable[object]) -> str:
 
 
 def _finish(raw: Path, listing: Listing, states: States) -> None:
-    """Remove what an earlier source or an interruption has left, and list what was rejected."""
+    """Remove files of an earlier source or an interruption, and list the rejected files."""
     for shard in raw.glob(SHARD_PATTERN):
         if shard.name not in states:
             shard.unlink()
