@@ -4,6 +4,9 @@ from pydantic import Field
 
 from core.sections import Section
 
+SAMPLES_DIR = "CONVOY_SAMPLES_DIR"
+"""Environment variable: the folder that an endpoint keeps samples in; without it none are kept."""
+
 
 class ServingConfig(Section):
     """How the champion is packed and served."""
@@ -36,3 +39,7 @@ class ServingConfig(Section):
     """test images that are packed with the model, for everyone who may use the endpoint's page to click; 0: none"""
     access_log: bool = False
     """write a line of JSON to stdout for each request, with its id, status and duration"""
+    samples: int = Field(0, ge=0, le=10_000)
+    """images of a day whose probabilities, brightness and sharpness are kept for `convoy drift`; 0: none"""
+    samples_days: float = Field(7, gt=0)
+    """days that these measures are kept"""

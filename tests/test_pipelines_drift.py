@@ -4,13 +4,17 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 from test_pipelines_commands import convoy, told
 from test_serving_classifier import make_model
 
+from models.exported.predictor import read_model_manifest
 from pipelines import workspace as places
 from pipelines.operations import drift
+from pipelines.operations.samples import SAMPLES
+from serving.endpoint.samples import Sampler, model_key
 
 
 @pytest.fixture
@@ -49,3 +53,18 @@ def test_dark_photographs_have_and_somebody_is_told(photos, tmp_path, monkeypatc
 def test_files_that_are_no_images(photos, tmp_path):
     (tmp_path / "junk.png").write_bytes(b"junk")
     assert "none of the files is a usable image" in told(convoy("drift", tmp_path / "junk.png"), 2)
+
+
+def test_what_an_endpoint_has_sampled_is_compared_and_purged(photos, monkeypatch):
+    assert "has no samples of" in told(convoy("drift"), 2)
+    manifest = read_model_manifest(places.require_champion(None)[1])
+    kept = Sampler(SAMPLES, model_key(manifest.name, manifest.version or ""), 100, 7)
+    black = np.zeros((40, 8, 8, 3), dtype=np.uint8)
+    kept.offer(black, np.full((40, len(manifest.classes)), 1 / len(manifest.classes)))
+    kept.close()
+    result = convoy("drift")
+    assert result.exit_code == 3, result.output
+    assert "brightness: 0." in result.stdout
+    assert len(convoy("samples", "list").stdout.splitlines()) == 1
+    assert "removed 1 files" in convoy("samples", "purge").stdout
+    assert convoy("samples", "list").stdout == ""

@@ -20,6 +20,7 @@ ALPHA = 0.001
 """Share of windows without drift that give an alarm, at most."""
 MIN_IMAGES = 30
 BRIGHTNESS, SHARPNESS = "brightness", "sharpness"
+NUM_TRAITS = 2
 
 Values = npt.NDArray[np.float32]
 

@@ -10,9 +10,13 @@ from pipelines.commands.options import AsJson, Overrides, all_typed_here, start
 
 def drift(
     paths: Annotated[
-        list[Path],
-        typer.Argument(metavar="FILE|FOLDER...", help="Images from use, or folders of them.", callback=all_typed_here),
-    ],
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FILE|FOLDER...]",
+            help="Images from use, or folders of them; else what endpoints here have sampled.",
+            callback=all_typed_here,
+        ),
+    ] = None,
     as_json: AsJson = False,
     overrides: Overrides = None,
 ) -> None:
@@ -21,7 +25,7 @@ def drift(
     from pipelines.commands.predict import find_images
     from pipelines.workspace import require_champion
 
-    files = find_images(paths)
+    files = find_images(paths or [])
     _, folder = require_champion(config)
     from pipelines.operations.drift import measure_drift
 
@@ -35,3 +39,30 @@ def drift(
         against = f"{found.num_images:,} images against {found.num_test_images:,} test images"
         print(f"{verdict}: {against}, alarm below p {found.threshold:.2g}")
     raise typer.Exit(3 if found.alarms else 0)
+
+
+samples_app = typer.Typer(no_args_is_help=True, help="What endpoints have sampled.", rich_markup_mode=None)
+
+
+@samples_app.command("list")
+def samples_list() -> None:
+    """List the samples that `convoy serve` has kept here, a line for each day and model."""
+    from pipelines.operations.samples import SAMPLES
+
+    for path in sorted(SAMPLES.glob("*.npz")):
+        print(f"{path.stem}  {path.stat().st_size / 1e6:.1f} MB")
+
+
+@samples_app.command("purge")
+def samples_purge(
+    days: Annotated[float, typer.Option(min=0, help="Keep the samples of so many days; else none.")] = 0,
+) -> None:
+    """Remove samples now; an endpoint that runs keeps those of today in memory, and writes them again."""
+    import time
+
+    from pipelines.operations.samples import SAMPLES
+    from serving.endpoint.samples import remove_old
+
+    # One day more than today: all of it.
+    removed = remove_old(SAMPLES, days if days else -1, time.time())
+    print(f"removed {len(removed)} files of samples from {SAMPLES}")

@@ -14,7 +14,7 @@ from pipelines.commands.compare import compare
 from pipelines.commands.data import data_app
 from pipelines.commands.deploy import approve, deploy, ledger, promote, rollback
 from pipelines.commands.doctor import doctor
-from pipelines.commands.drift import drift
+from pipelines.commands.drift import drift, samples_app
 from pipelines.commands.help import MODELS, PIPELINE, PROJECT, SERVERS, SERVING, GroupedCommands, examples
 from pipelines.commands.lineage import lineage
 from pipelines.commands.notify import notify_app
@@ -100,6 +100,7 @@ def options(
 
 app.add_typer(data_app, name="data", rich_help_panel=PIPELINE)
 app.add_typer(notify_app, name="notify", rich_help_panel=PROJECT)
+app.add_typer(samples_app, name="samples", rich_help_panel=SERVING)
 
 
 @app.command(

@@ -42,9 +42,9 @@ def typed_here(context: typer.Context, path: Path | None) -> Path | None:
     return typed_in / path if typed_in and path else path
 
 
-def all_typed_here(context: typer.Context, paths: list[Path]) -> list[Path]:
+def all_typed_here(context: typer.Context, paths: list[Path] | None) -> list[Path]:
     """Resolve paths like `typed_here`."""
-    return [typed_here(context, path) or path for path in paths]
+    return [typed_here(context, path) or path for path in paths or []]
 
 
 def start(overrides: list[str] | None, target: str | None = None, *, says: str = "") -> "Config":

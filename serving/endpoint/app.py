@@ -84,7 +84,7 @@ class Handlers:
         self._batcher = Batcher(
             self._decode_small,
             lambda image: self._classifier().decode(image),
-            lambda pixels: self._classifier().predict(pixels),
+            lambda pixels: self._classifier().predict_sent(pixels),
             limits,
             lambda size, waits: self.metrics().batched(size, waits),
         )

@@ -1,6 +1,6 @@
 import base64
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pkgutil import resolve_name
@@ -82,6 +82,8 @@ class Classifier:
 
         """
         self.predict = resolve_name(runtime.predictor)(folder, num_threads=num_threads)
+        self.observe: Callable[[Pixels, Probabilities], None] | None = None
+        """is given the images that clients have sent, and the answers"""
         self._runtime = runtime
         self._room = Room(decoding_mb * 1_000_000)
         self._small_room = Room(decoding_mb * 1_000_000 // SMALL_SHARE)
@@ -94,6 +96,13 @@ class Classifier:
             "data_version": self.manifest.data_version,
         }
         self._check_golden()
+
+    def predict_sent(self, images: Pixels) -> Probabilities:
+        """Classify images that clients have sent, [N, crop, crop, 3], into probabilities [N, C]."""
+        probabilities = self.predict(images)
+        if self.observe:
+            self.observe(images, probabilities)
+        return np.asarray(probabilities)
 
     def decode(self, image: bytes) -> Pixels:
         """Turn the bytes of an image file into what the model takes, [crop, crop, 3].

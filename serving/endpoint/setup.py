@@ -61,7 +61,7 @@ def load_classifier() -> "Classifier | None":
 
     runtime = RUNTIMES[packing.precision]
     try:
-        return Classifier(
+        classifier = Classifier(
             FOLDER / "model",
             runtime,
             num_threads=packing.num_cores,
@@ -70,6 +70,12 @@ def load_classifier() -> "Classifier | None":
         )
     except UserError as error:
         logger.critical("the model cannot be served: %s", error)
+        return None
     except Exception:
         logger.exception("the model cannot be served")
-    return None
+        return None
+    if config.samples:
+        from serving.endpoint.samples import open_sampler
+
+        classifier.observe = open_sampler(os.environ, classifier.manifest, config.samples, config.samples_days)
+    return classifier

@@ -18,7 +18,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from core.errors import UserError
-from serving.config import ServingConfig
+from serving.config import SAMPLES_DIR, ServingConfig
 from serving.endpoint.auth import ALLOW_ANONYMOUS, TOKENS, TOKENS_FILE, read_tokens, require_protection
 from serving.packaging.bento import BENTO_FILE, Bento
 
@@ -133,10 +133,11 @@ class Endpoint:
         # `require_protection` in `serve` has decided already whether other machines may reach the endpoint.
         allowed = {ALLOW_ANONYMOUS: "true"}
         if not self._is_public:
-            return {TOKENS: "", TOKENS_FILE: "", **allowed}
+            return {TOKENS: "", TOKENS_FILE: "", SAMPLES_DIR: "", **allowed}
         # The endpoint runs in the Bento's folder, so a relative path would be wrong.
         file = {TOKENS_FILE: str(Path(name).absolute())} if (name := os.environ.get(TOKENS_FILE)) else {}
-        return file | allowed
+        samples = os.environ.get(SAMPLES_DIR, "outputs/samples")
+        return file | allowed | {SAMPLES_DIR: str(Path(samples).absolute())}
 
     def _follow(self) -> None:
         assert self._process.stdout is not None
