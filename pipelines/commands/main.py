@@ -274,13 +274,14 @@ app.command(rich_help_panel=PROJECT, epilog=examples("convoy params", "convoy pa
 def up(
     prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Of Prefect's page.")] = 4200,
     mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Of MLflow's page.")] = 5000,
+    home_port: Annotated[int, typer.Option(min=1, max=65535, help="Of Convoy's page.")] = 4000,
     overrides: Overrides = None,
 ) -> None:
-    """Start MLflow's and Prefect's servers, and offer the flows in Prefect, until Ctrl-C."""
+    """Serve Convoy's page, MLflow and Prefect, and offer the flows in Prefect, until Ctrl-C."""
     config = start(overrides, says="up: starts the servers, which takes some seconds")
     from pipelines.commands.up import run_servers
 
-    run_servers(config, prefect_port, mlflow_port)
+    run_servers(config, prefect_port, mlflow_port, home_port)
 
 
 @app.command(rich_help_panel=SERVERS)

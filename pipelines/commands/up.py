@@ -11,6 +11,7 @@ from typing import Any
 from core.errors import UserError
 from core.files import whole_file
 from pipelines.config import Config, override
+from pipelines.home import serve_home
 from pipelines.prefect_server import PREFECT_FOLDER, Server, next_free_port
 from pipelines.session import SERVERS_FILE
 from pipelines.settings import Settings
@@ -23,7 +24,7 @@ OFFERED = (
 """Flows that can be triggered in Prefect."""
 
 
-def run_servers(config: Config, prefect_port: int, mlflow_port: int) -> None:
+def run_servers(config: Config, prefect_port: int, mlflow_port: int, home_port: int) -> None:
     """Start the servers on these ports, or the next free ports, offer the flows, and wait for Ctrl-C."""
     # Prefect's runner gives this warning on SIGTERM, after its processes have ended.
     warnings.filterwarnings("ignore", message="coroutine 'Runner.astop' was never awaited")
@@ -45,9 +46,13 @@ def run_servers(config: Config, prefect_port: int, mlflow_port: int) -> None:
         prefect.wait_until_healthy()
         os.environ["PREFECT_API_URL"] = f"{prefect.url}/api"
         stack.enter_context(_announced(f"{prefect.url}/api"))
+        links = {"MLflow": mlflow_url, "Prefect": prefect.url}
+        home_port = next_free_port("Convoy's page", home_port)
+        home = stack.enter_context(serve_home(config, home_port, links))
+        print(f"Convoy   {home}    what is live, the champion, the last runs, the ledger")
         print(f"Prefect  {prefect.url}    trigger run-pipeline under Deployments")
         print(f"MLflow   {mlflow_url}    runs, metrics, models")
-        print("Ctrl-C stops both; `convoy run` in another terminal shows up here.", flush=True)
+        print("Ctrl-C stops all; `convoy run` in another terminal shows up here.", flush=True)
         offer_flows(config)
 
 
