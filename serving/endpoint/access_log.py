@@ -7,18 +7,18 @@ from starlette.types import Scope
 from serving.endpoint.admission import Visit
 
 MAX_PATH = 200
-"""Characters of a path that are logged."""
+"""Maximum number of logged characters of a path."""
 
 
 class AccessLog:
-    """One line of JSON for each request, those that are refused included; without queries and bodies."""
+    """Writes one line of JSON for each request, including refused requests, without queries and bodies."""
 
     def __init__(self, stream: TextIO) -> None:
         """Write to `stream`."""
         self._stream = stream
 
     def write(self, scope: Scope, visit: Visit, status: int, seconds: float) -> None:
-        """Log a request that was answered after so many seconds."""
+        """Log a request that was answered after `seconds`."""
         client = scope.get("client")
         record = {
             "when": round(time.time(), 3),

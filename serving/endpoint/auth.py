@@ -12,14 +12,14 @@ from core.errors import UserError
 
 TOKENS = "CONVOY_TOKENS"
 TOKENS_FILE = "CONVOY_TOKENS_FILE"
-"""Environment variables: the hashes themselves, or the file that holds them."""
+"""Environment variables for the hashes themselves, or for the file with the hashes."""
 ALLOW_ANONYMOUS = "CONVOY_ALLOW_ANONYMOUS"
-"""Environment variable: `true` lets an endpoint be open to other machines without a token."""
+"""Environment variable. `true` opens an endpoint to other machines without a token."""
 
 LOOK_SECONDS = 1.0
-"""Between two looks whether the file has changed."""
+"""Interval between two checks whether the file has changed."""
 MAX_NAME = 64
-"""Characters of a token's name, as it stands in metrics and in the log."""
+"""Maximum length of a token's name in metrics and in the log."""
 
 logger = logging.getLogger("convoy")
 
@@ -27,13 +27,13 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Tokens:
-    """The bearer tokens that open an endpoint, as hashes: who reads them can open nothing.
+    """Bearer tokens of an endpoint, stored as hashes, which open nothing by themselves.
 
-    One round of SHA-256 is enough here, where it would not be for a password: nobody guesses 256 random bits.
+    One round of SHA-256 is enough, unlike for a password, because nobody can guess 256 random bits.
     """
 
     def __init__(self, given: Mapping[str, str] | None = None, file: Path | None = None) -> None:
-        """Take names by their hashes, and the file that holds more of them and is read again when it changes.
+        """Take names by their hashes, and a file with more names, which is read again when it changes.
 
         Raises:
             UserError: the file cannot be read or is empty, or an entry is no hash.
@@ -45,23 +45,23 @@ class Tokens:
         self._names = self._read()
 
     def __bool__(self) -> bool:
-        """Whether there are any: without, nobody is asked for one."""
+        """Whether there are tokens. Without tokens, clients need none."""
         return bool(self._names)
 
     def find(self, authorization: bytes) -> str | None:
-        """Give the name of the token in the value of a header `Authorization`, `Bearer` and the token.
+        """Return the name of the token in a header `Authorization`: `Bearer` and the token. None for an unknown token.
 
-        None where it is none of the tokens; that takes as long for any other value.
+        The duration does not depend on the value.
         """
         self._look()
         scheme, _, token = authorization.partition(b" ")
         presented = hashlib.sha256(token.strip()).digest()
-        # All are compared: the time must not tell how far one has come.
+        # Compare all tokens, so that the duration does not reveal a match.
         found = [name for known, name in self._names.items() if hmac.compare_digest(presented, known)]
         return found[0] if found and scheme.lower() == b"bearer" else None
 
     def _look(self) -> None:
-        """Read the file again if it has changed; one that is wrong changes nothing, and is logged once."""
+        """Read the file again if it has changed. An invalid file changes nothing, and is logged once."""
         now = time.monotonic()
         if self._file is None or now - self._looked_at < LOOK_SECONDS:
             return
@@ -82,12 +82,11 @@ class Tokens:
 def read_tokens(environment: Mapping[str, str]) -> Tokens:
     """Read the hashes in `CONVOY_TOKENS` and in the file that `CONVOY_TOKENS_FILE` names.
 
-    Each is a SHA-256 in hexadecimal, on a line of its own or after a comma; a name may follow it, and `#` starts a
+    Each hash is a SHA-256 in hexadecimal, on its own line or after a comma. A name may follow the hash. `#` starts a
     comment.
 
     Raises:
-        UserError: the file cannot be read or is empty, or an entry is no hash; an endpoint that is meant to be closed
-            must not open.
+        UserError: the file cannot be read or is empty, or an entry is no hash. The endpoint must then stay closed.
 
     """
     name = environment.get(TOKENS_FILE)
@@ -95,16 +94,16 @@ def read_tokens(environment: Mapping[str, str]) -> Tokens:
 
 
 def new_token(name: str = "") -> tuple[str, str]:
-    """Make a token of 256 random bits, and the line for the tokens file that admits it."""
+    """Make a token of 256 random bits, and its line for the tokens file."""
     token = secrets.token_urlsafe(32)
     return token, f"{hashlib.sha256(token.encode()).hexdigest()} {name}".strip()
 
 
 def require_protection(address: str, tokens: Tokens, *, allow_anonymous: bool) -> None:
-    """Refuse to listen where other machines can reach, with no token and without the explicit choice to do so.
+    """Refuse to listen on an address that other machines can reach, without tokens and without explicit permission.
 
     Raises:
-        UserError: the numeric `address` is not a loopback one, there are no tokens, and `allow_anonymous` is false.
+        UserError: the numeric `address` is no loopback address, there are no tokens, and `allow_anonymous` is false.
 
     """
     if tokens or allow_anonymous or ipaddress.ip_address(address).is_loopback:
@@ -117,7 +116,7 @@ def require_protection(address: str, tokens: Tokens, *, allow_anonymous: bool) -
 
 
 def _stamp(file: Path) -> tuple[int, ...] | None:
-    """Give what changes when a file does; None where it is not there."""
+    """Return values that change when a file changes, or None if the file is missing."""
     try:
         found = file.stat()
     except OSError:
@@ -137,10 +136,10 @@ def _read_file(file: Path) -> dict[str, str]:
 
 
 def _parse(text: str, where: str) -> dict[str, str]:
-    """Give the names by their hashes; a token without a name is called by the start of its hash."""
+    """Return the names by their hashes. A token without a name is named after the start of its hash."""
     lines = (line.partition("#")[0].strip() for line in text.replace(",", "\n").splitlines())
     entries = [line.split(maxsplit=1) for line in lines if line]
-    # The entry itself is not told: it may be a token, put where its hash belongs.
+    # The message omits the entry, which may be a token instead of its hash.
     if not all(_SHA256.fullmatch(entry[0].lower()) for entry in entries):
         raise UserError(f"{where}: expected the SHA-256 of a token, 64 hexadecimal digits, as `convoy token` prints it")
     return {one.lower(): (rest[0] if rest else one[:8].lower())[:MAX_NAME] for one, *rest in entries}

@@ -1,6 +1,6 @@
-"""One client's connection: what it may send, how long it may take, and the answers to what is no request.
+"""Connection of a client: limits on size and time, and answers to invalid requests.
 
-uvicorn keeps whatever a client sends until the head of a request is complete, and waits for it without a limit.
+uvicorn alone stores everything that a client sends until the head of a request is complete, and waits without a limit.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from serving.endpoint.wire import Door, Outlet, announced_length, refusal_of, se
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's protocol with limits; answers by itself what the door refuses, before the body is read."""
+    """uvicorn's protocol with limits. Requests that the door refuses are answered before the body is read."""
 
     def __init__(
         self,
@@ -36,16 +36,16 @@ class Connection(HttpToolsProtocol):
         self._door, self._deadlines = door, deadlines
         self._wait: Wait | None = None
         self._is_in_head = False
-        self._is_complete = True  # of the last request: all of it was received
-        self._is_last = False  # no request is read after this one
+        self._is_complete = True  # whether the last request has been received completely
+        self._is_last = False  # whether no request is read after this one
         self._headers_size = 0
-        self._unparsed = 0  # bytes received since the parser had something to tell: it may be keeping them
-        self._counted = 0  # bytes of an unfinished head, as they are counted among those of all connections
-        self._last_words: Response | None = None  # to be sent after the answers that are due
-        self._discarded: int | None = None  # bytes received after the last word
+        self._unparsed = 0  # bytes received since the parser's last callback, which the parser may be storing
+        self._counted = 0  # bytes of an unfinished head, counted in the sum of all connections
+        self._last_words: Response | None = None  # sent after all pending answers
+        self._discarded: int | None = None  # bytes received after the last answer
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a new connection; where there are too many, close the one that has been idle longest."""
+        """Accept a new connection. If there are too many connections, close the one that has been idle longest."""
         super().connection_made(transport)
         self._outlet: Any = Outlet(transport, self._close)
         self._deadlines.start(self.loop)
@@ -55,13 +55,13 @@ class Connection(HttpToolsProtocol):
             self._refuse(refusal_of(503))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Drop the connection's deadline and counters."""
         self._wait_for(None)
         self._count_head(0)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read what a client sends, as far as it may send it."""
+        """Read data of a client, within the limits."""
         if self._discarded is not None:
             self._discarded += len(data)
             if self._discarded > wire.MAX_DISCARDED:
@@ -71,7 +71,7 @@ class Connection(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            # Nothing is upgraded to here: the request is answered as any other, and is the last one.
+            # Upgrades are not supported: the request is answered like any other, and is the last one.
             self._discarded = 0
             return
         except httptools.HttpParserError as error:
@@ -88,7 +88,7 @@ class Connection(HttpToolsProtocol):
             self._wait_for(self._deadlines.body)
 
     def on_message_begin(self) -> None:
-        """Begin a request."""
+        """Start a request."""
         super().on_message_begin()
         self._is_in_head, self._headers_size, self._unparsed = True, 0, 0
 
@@ -105,7 +105,7 @@ class Connection(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Read a header; those after a body, its trailers, count as well and are dropped.
+        """Read a header. Trailers, which follow a body, count as well, and are dropped.
 
         Raises:
             HTTPException: 431.
@@ -123,7 +123,7 @@ class Connection(HttpToolsProtocol):
         """Start to answer a request.
 
         Raises:
-            HTTPException: 429; too many were sent ahead.
+            HTTPException: 429; too many requests were sent ahead.
 
         """
         self._is_in_head = self._is_complete = False
@@ -140,7 +140,7 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Note that all of a request is here."""
+        """Record that a request is complete."""
         self._unparsed, self._is_complete = 0, True
         super().on_message_complete()
         if self.cycle.response_complete:
@@ -149,7 +149,7 @@ class Connection(HttpToolsProtocol):
             self._wait_for(None)
 
     def on_response_complete(self) -> None:
-        """Go on to the next request; uvicorn would start a timer here for every answer."""
+        """Continue with the next request. uvicorn would start a timer here for every answer."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             self._wait_for(self._deadlines.end)
@@ -163,13 +163,13 @@ class Connection(HttpToolsProtocol):
             self._wait_for_next()
 
     def pause_writing(self) -> None:
-        """Note that the client does not read its answers."""
+        """Record that the client does not read its answers."""
         super().pause_writing()
         if self._wait is None:
             self._wait_for(self._deadlines.unread)
 
     def resume_writing(self) -> None:
-        """Note that the client reads again."""
+        """Record that the client reads again."""
         super().resume_writing()
         if self._wait is self._deadlines.unread:
             self._wait_for(None)
@@ -177,7 +177,7 @@ class Connection(HttpToolsProtocol):
                 self._wait_for_next()
 
     def expire(self) -> None:
-        """Close the connection, whose time is up; a client that has begun a request is told."""
+        """Close the connection, whose deadline has passed. A client that has begun a request gets an answer."""
         if self._wait is self._deadlines.head:
             self._refuse(refusal_of(408))
         elif self._wait in (self._deadlines.end, self._deadlines.unread):
@@ -187,7 +187,7 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def abort(self) -> None:
-        """Close the connection at once, whatever is left to be sent."""
+        """Close the connection at once, and drop unsent data."""
         self._wait_for(None)
         self.transport.abort()
 
@@ -217,7 +217,7 @@ class Connection(HttpToolsProtocol):
         self.on_response_complete()
 
     def _refuse(self, error: HTTPException) -> None:
-        """Refuse what is no request, after the answers to the requests before it."""
+        """Answer an invalid request, after the answers to earlier requests."""
         if self._discarded is not None:
             return
         refusal = self._door.refuse(error)
@@ -227,13 +227,13 @@ class Connection(HttpToolsProtocol):
             self._wait_for(None)
             self._last_words, self._discarded = refusal, 0
         else:
-            # The body of this request will not come any more.
+            # The rest of this request's body will never arrive.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
             self._hang_up(refusal)
 
     def _hang_up(self, refusal: Response) -> None:
-        """Send the last word, and read on for a moment: a client that is still sending would not see it otherwise."""
+        """Send the last answer, and read on for a moment, because a client that is still sending would not see it."""
         self._count_head(0)
         if not self._is_last:
             self._is_last = True
@@ -243,12 +243,12 @@ class Connection(HttpToolsProtocol):
     def _end(self) -> None:
         self._discarded = 0
         self._forget()
-        self.parser = None  # type: ignore[assignment]  # it may keep much of a header
+        self.parser = None  # type: ignore[assignment]  # the parser may store much of a header
         self._wait_for(self._deadlines.end)
         self.transport.write_eof()
 
     def _close(self) -> None:
-        """Close after an answer, once the rest of the body is read: closed before, nginx answers 502 instead."""
+        """Close after an answer, once the rest of the body has been read. After an earlier close, nginx answers 502."""
         if self._is_complete or self._is_answering():
             self.transport.close()
         else:
@@ -259,7 +259,7 @@ class Connection(HttpToolsProtocol):
         self.transport.write(serialize(response, default, is_last=self._is_last, with_body=with_body))
 
     def _wait_for_next(self) -> None:
-        """Wait for the next request, or first for the rest of the last one."""
+        """Wait for the next request, or first for the rest of the last request."""
         self._forget()
         if self.flow.write_paused:
             self._wait_for(self._deadlines.unread)
@@ -271,7 +271,7 @@ class Connection(HttpToolsProtocol):
             self._wait_for(self._deadlines.head if self._is_in_head else self._deadlines.idle)
 
     def _forget(self) -> None:
-        """Let go of the headers of the last request: a connection may be idle for long, and there are many."""
+        """Free the headers of the last request, because many connections may be idle for long."""
         if self.cycle is not None:
             self.cycle.scope = {}  # type: ignore[typeddict-item]
         if not self._is_in_head or self._discarded is not None:

@@ -1,4 +1,4 @@
-"""How long a connection may wait for its client, and which connection is closed when there are too many."""
+"""Deadlines of connections that wait for their clients, and the choice of the connection to close for a new one."""
 
 import asyncio
 import resource
@@ -12,31 +12,31 @@ HEAD_SECONDS = 10.0
 BODY_SECONDS = 30.0
 """For the whole body of a request; the app refuses a slow one before that."""
 REST_SECONDS = 5.0
-"""For the rest of a body that nobody reads, because the request was answered before."""
+"""For the rest of a body that is not needed, because the request has been answered."""
 UNREAD_SECONDS = 15.0
 """For a client that does not read its answers."""
 END_SECONDS = 5.0
-"""For a client to close its side, once the endpoint has said its last word."""
+"""For a client to close its side after the endpoint's last answer."""
 TICK_SECONDS = 1.0
-"""Between two looks at the deadlines: they may be missed by that much."""
+"""Interval between two checks of the deadlines, and therefore their accuracy."""
 
 MAX_CONNECTIONS = 4096
 RESERVED_FILES = 64
-"""File descriptors that are not for connections: the model, the log, the event loop, and connections that end."""
+"""File descriptors for other uses: the model, the log, the event loop, and connections that are closing."""
 
 
 class Waiting(Protocol):
-    """A connection that waits for its client."""
+    """Connection that waits for its client."""
 
     def expire(self) -> None:
-        """End the wait: its time is up."""
+        """End the wait, because its deadline has passed."""
 
     def abort(self) -> None:
         """Close the connection at once."""
 
 
 class Wait:
-    """The connections that wait for the same thing, the one that waits longest first."""
+    """Connections that wait for the same event, longest wait first."""
 
     __slots__ = ("seconds", "since")
 
@@ -45,11 +45,11 @@ class Wait:
         self.since: dict[Waiting, float] = {}
 
     def oldest(self) -> Waiting | None:
-        """Give the connection that waits longest."""
+        """Return the connection that waits longest, or None."""
         return next(iter(self.since), None)
 
     def expired(self, now: float) -> Iterator[Waiting]:
-        """Take out the connections whose time is up."""
+        """Remove and yield the connections whose deadline has passed."""
         while self.since:
             connection, since = next(iter(self.since.items()))
             if now - since < self.seconds:
@@ -59,14 +59,13 @@ class Wait:
 
 
 class Deadlines:
-    """The waits of all connections of an endpoint: one timer checks them, whatever the number of connections.
+    """Deadlines of all connections of an endpoint. One timer checks them, whatever the number of connections.
 
-    A wait is a dict in the order of its entries' times, so that setting and dropping a deadline costs no more than
-    an entry.
+    A wait is a dict, ordered by time, so that setting and dropping a deadline costs one entry.
     """
 
     def __init__(self, max_connections: int) -> None:
-        """Hold at most so many connections."""
+        """Allow at most `max_connections`."""
         self.max_connections = max_connections
         self.head_bytes = 0
         self.idle, self.head, self.body = Wait(IDLE_SECONDS), Wait(HEAD_SECONDS), Wait(BODY_SECONDS)
@@ -74,12 +73,12 @@ class Deadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Check the deadlines from now on."""
+        """Start the timer."""
         if self._timer is None:
             self._timer = loop.call_later(TICK_SECONDS, self._check, loop)
 
     def make_room(self) -> bool:
-        """Close the connection that is the least loss; False where all of them are being answered."""
+        """Close the least valuable connection. Returns False if all connections are being answered."""
         for wait in (self.end, self.idle, self.rest, self.head, self.unread, self.body):
             if connection := wait.oldest():
                 connection.abort()
@@ -95,7 +94,7 @@ class Deadlines:
 
 
 def connection_limit() -> int:
-    """Give the number of connections that an endpoint may hold here: less than it may open files."""
+    """Return the maximum number of connections, which is lower than this process's limit on open files."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS

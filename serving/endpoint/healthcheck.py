@@ -1,6 +1,6 @@
-"""The health check of an endpoint's image: ask `/readyz`, and print what it answers other than 200.
+"""Health check of an endpoint's image: requests `/readyz`, and prints the answer unless the status is 200.
 
-Runs inside, with the standard library only and without its site-packages: twenty milliseconds, and 8 MB for that long.
+Uses the standard library only, without site-packages: a check takes twenty milliseconds and 8 MB.
 """
 
 import socket
@@ -9,10 +9,10 @@ import time
 
 ADDRESS = ("127.0.0.1", 3000)
 START_SECONDS = 60
-"""An endpoint listens when it has tried to load its model; a large model takes half a minute on a busy machine."""
+"""An endpoint listens after loading its model. A large model takes half a minute on a busy machine."""
 ANSWER_SECONDS = 4
 MAX_BYTES = 4096
-"""What Docker keeps of a check's output."""
+"""Docker keeps this much of a check's output."""
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def _connect() -> socket.socket:
-    """Connect as soon as somebody listens: the engine counts each failed check, this one waits instead."""
+    """Connect as soon as the endpoint listens. Docker counts failed checks, so this check waits instead of failing."""
     give_up = time.monotonic() + START_SECONDS
     while True:
         try:

@@ -10,22 +10,22 @@ CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
 """Upper bounds of the histograms' buckets."""
 
 MAX_TOKENS = 100
-"""Names of tokens that are counted apart; all others are counted together."""
+"""Maximum number of token names with their own counters. All other tokens are counted together."""
 OTHER_TOKENS = "other"
 
 MODEL = ("model", "version")
-"""Labels that every metric has."""
+"""Labels of every metric."""
 
 
 class Metrics:
-    """What Prometheus is told, by the model that answers.
+    """Prometheus metrics, labelled by model.
 
-    In place of BentoML's own, which keep a histogram for every path that was ever asked for. Here every label has few
-    values: the app's routes, the statuses and reasons it knows, and one model a process.
+    BentoML's own metrics keep a histogram for every path that was ever requested. Here, every label has few values: the
+    app's routes, its statuses and reasons, and one model per process.
     """
 
     def __init__(self) -> None:
-        # A registry of its own, so that one process can hold two apps.
+        # A separate registry, so that one process can hold two apps.
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "convoy_requests_total", "Requests answered.", ("route", "status", *MODEL), registry=self.registry
@@ -64,7 +64,7 @@ class Metrics:
         self._of_model: tuple[ModelManifest | None, ModelMetrics] = (None, ModelMetrics(self, None))
 
     def of(self, manifest: ModelManifest | None) -> "ModelMetrics":
-        """Give the metrics of one model; before there is a model, its name and version are empty."""
+        """Return the metrics of a model. Without a model, name and version are empty."""
         if self._of_model[0] is not manifest:
             self._of_model = (manifest, ModelMetrics(self, manifest))
         return self._of_model[1]
@@ -78,7 +78,7 @@ class Metrics:
 
 
 class ModelMetrics:
-    """The metrics of one model, bound to their labels once: looking them up for each request would cost the most."""
+    """Metrics of one model, bound to their labels once, because looking them up for each request is slow."""
 
     def __init__(self, metrics: Metrics, manifest: ModelManifest | None) -> None:
         self._metrics = metrics
@@ -105,7 +105,7 @@ class ModelMetrics:
         self._rejections[reason].inc()
 
     def asked(self, token: str, status: int, num_images: int) -> None:
-        """Count one request, and its images, under the name of its token."""
+        """Count one request and its images for the name of its token."""
         requests, images = self._clients.get((token, status)) or self._bind_client(token, status)
         requests.inc()
         if num_images:
@@ -125,7 +125,7 @@ class ModelMetrics:
 
     def _bind_client(self, token: str, status: int) -> tuple[Counter, Counter]:
         names = {name for name, _ in self._clients}
-        # Tokens come and go with their file, and counters stay.
+        # Tokens may disappear from the file, but counters stay.
         name = token if token in names or len(names) < MAX_TOKENS else OTHER_TOKENS
         bound = (
             self._metrics.token_requests.labels(name, status, *self._model),

@@ -13,9 +13,9 @@ FILES = {
     "/page.js": ("page.js", "text/javascript"),
     "/tiles.js": ("tiles.js", "text/javascript"),
 }
-"""The page's files by their paths."""
+"""Files of the page, by path."""
 HEADERS = {
-    # Nothing from elsewhere, nothing inline; pictures are those that a person has just chosen, or packed examples.
+    # No external and no inline content. Pictures are chosen by the visitor, or packaged examples.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src blob: data:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -27,12 +27,12 @@ HEADERS = {
 
 
 def page_routes() -> Mapping[str, Route]:
-    """Give the routes of the page, which need no token: it asks for one itself."""
+    """Return the routes of the page. They need no token, because the page itself asks for one."""
     return {path: Route("GET", _Static(*file), is_open=True) for path, file in FILES.items()}
 
 
 class _Static:
-    """One file, read once."""
+    """File that is read once."""
 
     def __init__(self, name: str, media_type: str) -> None:
         self._content = (FOLDER / name).read_bytes()

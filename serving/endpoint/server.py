@@ -1,10 +1,8 @@
-"""Serve the Bento that this file is packed in, in one process.
+"""Serves the Bento that contains this file, in one process: `python -m serving.endpoint.server` in the folder `src`.
 
-It is `python -m serving.endpoint.server`, in the Bento's folder `src`.
-
-`bentoml serve` starts a supervisor beside its worker, which doubles what an endpoint takes before its model, and holds
-the socket: before the worker is up, and while it ends, connections hang in place of being refused. And importing
-BentoML takes longer, and more memory, than everything else that an endpoint does before its first answer.
+`bentoml serve` starts a supervisor beside its worker. The supervisor doubles the memory of an endpoint without its
+model, and holds the socket: connections hang, instead of being refused, before the worker is up and while it ends.
+Importing BentoML also takes more time and memory than everything else before the first answer.
 """
 
 import argparse
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
     from serving.endpoint.middleware import Front
 
 DRAIN_SECONDS = 12
-"""After SIGTERM, requests in flight have this long to be answered; new ones are refused at once."""
+"""Time limit for requests in flight after SIGTERM. New requests are refused at once."""
 
 
 def main() -> None:
@@ -58,8 +56,8 @@ def main() -> None:
 
 
 def load_app() -> "Front":
-    """Load the model and make the app; before that there is nothing that listens."""
-    # Here and not above: a wrong token is told at once.
+    """Load the model and make the app. Before that, nothing listens."""
+    # Imported here, so that errors in tokens are reported at once.
     from serving.endpoint.setup import ENVIRONMENT, load_classifier, make_app
 
     for name, value in ENVIRONMENT.items():

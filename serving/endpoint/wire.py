@@ -1,4 +1,4 @@
-"""What goes over a connection besides bodies: its limits, who lets requests in, refusals, and answers as bytes."""
+"""Limits of a connection, admission of requests, refusals, and answers as bytes."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -14,16 +14,16 @@ from serving.endpoint.request_body import RETRY
 MAX_URL = 8 * 1024
 MAX_HEADER = 16 * 1024
 MAX_HEADERS = 64 * 1024
-"""Bytes of a request line, of each header with its name, and of all headers."""
+"""Maximum bytes of a request line, of each header with its name, and of all headers."""
 MAX_HEADS = 16_000_000
-"""Bytes of the unfinished heads of all connections."""
+"""Maximum bytes of the unfinished heads of all connections."""
 MAX_NUM_HEADERS = 100
 MAX_AHEAD = 16
-"""Requests that a client may send before the first of them is answered."""
+"""Maximum number of requests that a client may send before the first answer."""
 MAX_REST = 256 * 1024
-"""Bytes of a refused body that are read, so that the connection can be used again; after a longer one it is closed."""
+"""Maximum bytes of a refused body that are read, to reuse the connection. After a longer body, it is closed."""
 MAX_DISCARDED = 4 * 1024 * 1024
-"""Bytes that a client may still send once the endpoint has said its last word."""
+"""Maximum bytes that a client may send after the endpoint's last answer."""
 
 REASONS = {
     400: "this is no HTTP/1.1 request",
@@ -33,21 +33,21 @@ REASONS = {
     431: f"at most {MAX_NUM_HEADERS} headers are read, of {MAX_HEADER:,} bytes each and {MAX_HEADERS:,} in all",
     503: "too many connections: try again in a moment",
 }
-"""Why a connection is refused, by the status of the answer."""
+"""Reason for refusing a connection, by status."""
 
 
 class Door(Protocol):
-    """Who decides what is let in."""
+    """Decides which requests are admitted."""
 
     def admit(self, scope: Scope) -> Response | None:
-        """Let a request in whose head has been read, or give the answer that refuses it."""
+        """Admit a request whose head has been read, or return the answer that refuses the request."""
 
     def refuse(self, error: HTTPException) -> Response:
-        """Give the answer to what is no request."""
+        """Return the answer to an invalid request."""
 
 
 class Outlet:
-    """The transport as the answer to a request uses it; `close` is the connection's own."""
+    """Transport for the answer to a request, with the connection's own `close`."""
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
         self.write, self.is_closing, self.close = transport.write, transport.is_closing, close
@@ -55,12 +55,12 @@ class Outlet:
 
 def refusal_of(status: int) -> HTTPException:
     """Make the error that refuses a connection with `status`."""
-    # A new one each time: an exception that is raised again keeps the frames of all times before.
+    # A new exception each time, because an exception that is raised again keeps all earlier frames.
     return HTTPException(status, REASONS[status], RETRY if status in (429, 503) else None)
 
 
 def announced_length(headers: Iterable[tuple[bytes, bytes]]) -> int:
-    """Give the number of bytes that a body is announced to have; 0 where it is not."""
+    """Return the announced length of a body in bytes, or 0 without an announcement."""
     value = next((value for name, value in headers if name == b"content-length"), b"0")
     return int(value[:19]) if value.isdigit() else 0
 
@@ -68,7 +68,7 @@ def announced_length(headers: Iterable[tuple[bytes, bytes]]) -> int:
 def serialize(
     response: Response, default_headers: Iterable[tuple[bytes, bytes]], *, is_last: bool, with_body: bool
 ) -> bytes:
-    """Write an answer as HTTP/1.1; `is_last` says that the connection closes after it."""
+    """Write an answer as HTTP/1.1. With `is_last`, the connection closes after the answer."""
     lines = [STATUS_LINE[response.status_code]]
     for name, value in (*default_headers, *response.raw_headers):
         lines += (name, b": ", value, b"\r\n")
