@@ -1,4 +1,4 @@
-"""What is kept of a training while it runs, and how it ends before its last epoch without losing a step."""
+"""Checkpoints of a training, and its early end without losing a step."""
 
 import logging
 import shutil
@@ -21,22 +21,22 @@ from models.training.interruption import Interruption, Stopped
 from models.training.job import BEST, LAST
 
 PREVIOUS = "previous.ckpt"
-"""What was `LAST` before: a disk that damages one file may have left the other."""
+"""The previous `LAST`, in case the disk damages the newer file."""
 
 _log = logging.getLogger("convoy")
 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where an interrupted training goes on."""
+    """State from which an interrupted training resumes."""
 
     checkpoint: Path
     step: int
-    """steps that were done, over all epochs"""
+    """number of finished steps, over all epochs"""
 
 
 def find_resume_point(checkpoints: Path) -> ResumePoint | None:
-    """Find the newest checkpoint that is whole; damaged ones are told of and removed."""
+    """Return the newest intact checkpoint, or None. Damaged checkpoints are logged and removed."""
     for checkpoint in (checkpoints / LAST, checkpoints / PREVIOUS, checkpoints / BEST):
         if not checkpoint.is_file():
             continue
@@ -46,29 +46,29 @@ def find_resume_point(checkpoints: Path) -> ResumePoint | None:
             return ResumePoint(checkpoint, int(state["global_step"]))
         except UNREADABLE as error:
             _log.warning("train: %s is damaged (%s) and no longer used", checkpoint, type(error).__name__)
-            checkpoint.unlink(missing_ok=True)  # each of several processes finds it
+            checkpoint.unlink(missing_ok=True)  # several processes may find the same file
     return None
 
 
 def _check_sums(checkpoint: Path) -> None:
-    """Compare the checksums that `torch.save` writes: torch itself reads altered weights without a word."""
+    """Check the checksums that `torch.save` writes, because `torch.load` ignores them."""
     with zipfile.ZipFile(checkpoint) as archive:
         if damaged := archive.testzip():
             raise zipfile.BadZipFile(damaged)
 
 
 class WholeFileIO(TorchCheckpointIO):
-    """Checkpoints that are whole or absent, on whatever file system the folder is."""
+    """Writes checkpoints that are complete or absent, on any file system."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write under another name, then rename."""
+        """Write to a temporary file, then rename it."""
         del storage_options
         with whole_file(Path(path)) as temporary:
             torch.save(checkpoint, temporary)
 
 
 class _Due(IntFlag):
-    """What is to be done after a step."""
+    """Actions after a step."""
 
     SAVE = 1
     STOP = 2
@@ -78,15 +78,15 @@ class _Due(IntFlag):
 class Checkpoints(Checkpoint):
     """Keeps the state of a training: after every epoch, every few minutes, and before it stops.
 
-    `last.ckpt` is the newest state, `previous.ckpt` the one before it, `best.ckpt` that of the epoch with the highest
-    validation accuracy. When the time for a training is spent, its epoch ends with the step: it is validated and kept
-    as any other, and the training is over.
+    `last.ckpt` is the newest state, `previous.ckpt` the state before, `best.ckpt` the state after the epoch with the
+    highest validation accuracy. When the time limit is reached, the epoch ends after the current step. It is validated
+    and saved like any other epoch, and the training ends.
     """
 
     def __init__(
         self, folder: Path, interruption: Interruption, *, every_minutes: float, max_hours: float | None
     ) -> None:
-        """Keep checkpoints in `folder`; `max_hours` counts all attempts together."""
+        """Save checkpoints in `folder`. `max_hours` is the limit for all attempts together."""
         self._folder, self._interruption = folder, interruption
         self._every_seconds = 60 * every_minutes
         self._max_seconds = 3600 * max_hours if max_hours else float("inf")
@@ -94,29 +94,29 @@ class Checkpoints(Checkpoint):
         self._started = self._saved = monotonic()
 
     def state_dict(self) -> dict[str, float]:
-        """Go with every checkpoint."""
+        """Return the state of this callback, for every checkpoint."""
         return {"best_accuracy": self._best_accuracy, "seconds": monotonic() - self._started}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state from a checkpoint."""
         self._best_accuracy, self._seconds = state_dict["best_accuracy"], state_dict["seconds"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clocks, and answer signals: Lightning has set its own handlers by now."""
+        """Start the clocks, and replace the signal handlers that Lightning has set by now."""
         del trainer, pl_module
         self._interruption.take_over()
         self._saved = monotonic()
         self._started = self._saved - self._seconds
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Save where it is time to.
+        """Save if a checkpoint is due.
 
         Raises:
-            Stopped: somebody has asked for it; the checkpoint is written.
+            Stopped: a signal has requested the stop. The checkpoint is written.
 
         """
         due = self._due(trainer)
-        # After the last step of an epoch come its validation and its own checkpoint.
+        # The last step of an epoch is followed by validation and the epoch's checkpoint.
         if not due or trainer.is_last_batch:
             return
         if due & _Due.END:
@@ -127,10 +127,10 @@ class Checkpoints(Checkpoint):
             raise Stopped(trainer.global_step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save, and keep the epoch as the best one where it is.
+        """Save, also as the best epoch if the epoch is the best one.
 
         Raises:
-            Stopped: somebody has asked for it.
+            Stopped: a signal has requested the stop.
 
         """
         accuracy = float(trainer.callback_metrics["val/accuracy"])
@@ -147,13 +147,13 @@ class Checkpoints(Checkpoint):
 
     @staticmethod
     def _end(trainer: Trainer) -> None:
-        """Let Lightning validate what was not yet, and end."""
+        """Let Lightning finish the validation, and end the training."""
         if not trainer.should_stop:
             _log.info("train: the time of training.max_hours is spent after %d steps", trainer.global_step)
         trainer.should_stop = True
 
     def _due(self, trainer: Trainer) -> _Due:
-        """Decide, for all processes alike: each may have got a signal, and their clocks differ."""
+        """Decide for all processes together, because only some may have got a signal, and their clocks differ."""
         now = monotonic()
         due = _Due.STOP if self._interruption.is_requested else _Due(0)
         if trainer.is_global_zero:
@@ -166,7 +166,7 @@ class Checkpoints(Checkpoint):
         return sum((bit for bit, value in zip(_Due, bits.tolist(), strict=True) if value), _Due(0))
 
     def _save(self, trainer: Trainer, module: LightningModule) -> None:
-        """Write `LAST`; of weights that are no numbers, nothing is kept."""
+        """Write `LAST`, unless a weight is not finite."""
         module.require_finite_weights()  # type: ignore[operator]
         last = self._folder / LAST
         if trainer.is_global_zero and last.is_file():
@@ -176,9 +176,9 @@ class Checkpoints(Checkpoint):
 
 
 def link(source: Path, target: Path) -> None:
-    """Give a checkpoint a second name: it is hundreds of megabytes large, and is replaced, never written to."""
+    """Hard-link a checkpoint, which may have hundreds of megabytes. Files are only replaced, so a link is safe."""
     with whole_file(target) as temporary:
         try:
             temporary.hardlink_to(source)
-        except OSError:  # not every file system has links
+        except OSError:  # some file systems have no hard links
             shutil.copyfile(source, temporary)

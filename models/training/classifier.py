@@ -20,14 +20,14 @@ _logger = logging.getLogger("convoy")
 
 CHECK_EVERY_N_STEPS = 50
 DROPOUT = 16
-"""Stream of random numbers, the first of one for each process, that dropout draws from."""
+"""First stream of random numbers for dropout. Each process has its own stream."""
 
 
 class ImageClassifier(LightningModule):
-    """A network and how it learns. Batches are stored images, uint8 [N, S, S, 3], and labels, int64 [N].
+    """Network with its training. Batches are stored images, uint8 [N, S, S, 3], and labels, int64 [N].
 
-    Metrics go to the loggers directly, under the number of steps done: Lightning's own averages are not kept in its
-    checkpoints.
+    Metrics go to the loggers directly, with the number of finished steps, because Lightning's checkpoints do not
+    contain its averages.
     """
 
     class_weights: Tensor | None
@@ -35,21 +35,21 @@ class ImageClassifier(LightningModule):
     def __init__(
         self, network: nn.Module, augmentation: Augmentation, recipe: Recipe, class_weights: Sequence[float] = ()
     ) -> None:
-        """Train `network` on augmented images; validation images are cropped at the centre.
+        """Train `network` on augmented images. Validation images are cropped at the centre.
 
-        `class_weights` multiply the loss of each class's training images; empty: all classes count the same.
+        `class_weights` multiply the loss of each class's training images; empty: all images count the same.
         """
         super().__init__()
         self.register_buffer("class_weights", torch.tensor(class_weights) if class_weights else None, persistent=False)
         self.network, self.augmentation, self.recipe = network, augmentation, recipe
         self.shown: dict[str, float] = {}
-        """what the progress bar shows besides the metrics of epochs"""
+        """values for the progress bar besides the metrics of epochs"""
         self._sums = torch.zeros(3)
-        """over the images of an epoch: of their losses, of those that were classified rightly, of one for each"""
+        """sums over the images of an epoch: losses, correct predictions, number of images"""
 
     @property
     def normalize(self) -> Normalize:
-        """The same for images that are trained on, measured and served."""
+        """Normalization of images in training, evaluation and serving."""
         return self.augmentation.normalize
 
     def forward(self, images: Tensor) -> Tensor:
@@ -64,8 +64,8 @@ class ImageClassifier(LightningModule):
         """Loss of one augmented batch.
 
         Raises:
-            UserError: the loss is no finite number; looked at every `CHECK_EVERY_N_STEPS` steps, because looking makes
-                a GPU wait.
+            UserError: the loss is not finite. It is checked every `CHECK_EVERY_N_STEPS` steps, because a check makes
+                the GPU wait.
 
         """
         images, labels = batch
@@ -82,7 +82,7 @@ class ImageClassifier(LightningModule):
         return loss
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy; with class weights, an image weighs as much as the classes of its target."""
+        """Cross-entropy. With class weights, the weight of an image is that of its target's classes."""
         smoothing = self.recipe.label_smoothing
         if self.class_weights is None:
             return F.cross_entropy(logits, targets, label_smoothing=smoothing)
@@ -91,13 +91,13 @@ class ImageClassifier(LightningModule):
         return (losses * (shares @ self.class_weights)).mean()
 
     def _count(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch to the sums of its epoch, where it is computed: nothing waits for a device."""
+        """Add a batch to the sums of its epoch, on its device, without synchronization."""
         self._sums[0] += loss.detach() * len(labels)
         self._sums[1] += (logits.detach().argmax(dim=1) == labels).sum()
         self._sums[2] += len(labels)
 
     def _draw_from(self, batch_idx: int) -> None:
-        """Let what dropout draws follow from seed, epoch, step and process alone."""
+        """Seed dropout from seed, epoch, step and process."""
         seed = seed_of(self.augmentation.seed, self.current_epoch, batch_idx, stream=DROPOUT + self.global_rank)
         seed_torch(seed, self.device)
 
@@ -111,43 +111,43 @@ class ImageClassifier(LightningModule):
             )
 
     def require_finite_weights(self) -> None:
-        """Let no checkpoint be made of weights that the last step has spoilt.
+        """Check the weights before a checkpoint, because the last step may have made them infinite or NaN.
 
         Raises:
-            UserError: a weight is no finite number.
+            UserError: a weight is not finite.
 
         """
         for parameter in self.parameters():
             self._require_finite(parameter.detach().sum())
 
     def validation_step(self, batch: Batch, _batch_idx: int) -> None:
-        """Loss and accuracy on images that are not trained on."""
+        """Loss and accuracy of one validation batch."""
         images, labels = batch
-        if len(labels):  # one of several processes may have got none of the last few
+        if len(labels):  # with several processes, the last batch may be empty here
             logits = self(images).float()
             self._count(F.cross_entropy(logits, labels), logits, labels)
 
     def on_train_start(self) -> None:
-        """Count on the device that computes, and draw for this process's share of each batch."""
+        """Move the sums to the device, and augment only this process's share of each batch."""
         self._sums = self._sums.to(self.device)
         self.augmentation.share = Share(self.global_rank, self.trainer.world_size)
 
     def on_train_epoch_start(self) -> None:
-        """Let the order of the images follow from seed and epoch."""
+        """Reset the sums, and set the epoch, which decides the order of the images."""
         self._count_anew()
         loader = self.trainer.train_dataloader
         assert loader is not None
         loader.epoch = self.current_epoch
 
     def on_validation_epoch_start(self) -> None:
-        """All training steps of the epoch are done: tell what they have brought, and count anew."""
+        """Report the training metrics of the epoch, whose training steps are finished, and reset the sums."""
         metrics = self._metrics("train")
         self._tell(metrics, self.global_step)
         if self.current_epoch >= self.recipe.warmup_epochs:
             self._warn_of_guessing(metrics["train/loss"])
 
     def _warn_of_guessing(self, loss: float) -> None:
-        """Say so where the network does no better than one that knows nothing."""
+        """Warn if the training loss is worse than that of guessing."""
         guessing = math.log(self.augmentation.num_classes)
         if loss > guessing and self.trainer.is_global_zero:
             _logger.warning(
@@ -156,10 +156,10 @@ class ImageClassifier(LightningModule):
             )
 
     def on_validation_epoch_end(self) -> None:
-        """Tell what the epoch is worth.
+        """Report the validation metrics of the epoch.
 
         Raises:
-            UserError: the loss is no finite number.
+            UserError: the loss is not finite.
 
         """
         metrics = self._metrics("val")
@@ -167,7 +167,7 @@ class ImageClassifier(LightningModule):
         self._tell(metrics | {"epoch": float(self.current_epoch)}, self.global_step)
 
     def _metrics(self, split: str) -> dict[str, float]:
-        """Mean loss and accuracy over what was counted by all processes since the last call."""
+        """Return mean loss and accuracy over the images of all processes since the last call."""
         loss, hits, count = self.trainer.strategy.reduce(self._sums.clone(), reduce_op="sum").tolist()
         self._count_anew()
         return {f"{split}/loss": loss / max(count, 1), f"{split}/accuracy": hits / max(count, 1)}
@@ -176,31 +176,31 @@ class ImageClassifier(LightningModule):
         self._sums = torch.zeros(3, device=self.device)
 
     def _tell(self, metrics: Mapping[str, float], step: int) -> None:
-        """Tell loggers, progress bar, callbacks and schedule."""
+        """Report metrics to loggers, progress bar, callbacks and schedule."""
         self._log(metrics, step)
         self.log_dict(dict(metrics), prog_bar=True, logger=False, batch_size=1)
 
     def _log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Tell loggers alone: Lightning takes several times as long for the rest."""
+        """Report metrics to the loggers only. Lightning takes several times as long for the other receivers."""
         if self.trainer.is_global_zero:
             for logger in self.trainer.loggers:
                 logger.log_metrics(dict(metrics), step)
 
     def portable_state(self) -> dict[str, Any]:
-        """Give what another process needs to compute the same: the weights, and how pixels are normalized."""
+        """Return weights and pixel normalization, which reproduce the network in another process."""
         return {"state_dict": self.state_dict(), NORMALIZATION: self.normalize.spec.model_dump()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the normalization, and what was counted of an epoch that is not over."""
+        """Save the normalization, and the sums of an unfinished epoch."""
         checkpoint[NORMALIZATION] = self.normalize.spec.model_dump()
         checkpoint["sums"] = self._sums.tolist()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the sums."""
         self._sums = torch.tensor(checkpoint["sums"])
 
     def configure_optimizers(self) -> Any:
-        """Take optimizer and schedule from the recipe."""
+        """Make optimizer and schedule of the recipe."""
         loader = self.trainer.train_dataloader or self.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
         optimizer = make_optimizer(self.recipe, self.network, loader.batch_size)
         epochs = self.trainer.max_epochs or 1

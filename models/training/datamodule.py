@@ -11,11 +11,11 @@ from data.splits import Split
 
 EVAL_BATCH_SIZE = 256
 RESIDENT_SHARE = 0.25
-"""Of a GPU's free memory, so much may hold the training images."""
+"""Maximum share of a GPU's free memory for the training images."""
 
 
 class ImageDataModule(LightningDataModule):
-    """The prepared splits as batches; augmentation and normalization happen on the device, in the classifier."""
+    """Batches of the prepared splits. The classifier augments and normalizes them on the device."""
 
     def __init__(
         self,
@@ -27,9 +27,9 @@ class ImageDataModule(LightningDataModule):
         resident: bool | str = "auto",
         class_weights: Sequence[float] = (),
     ) -> None:
-        """`seed` decides the order of the training images, `resident` whether they stay on the device.
+        """`seed` decides the order of the training images, `resident` whether they stay in the device's memory.
 
-        `class_weights` say how often each class is drawn, in proportion to its images; empty: every image once.
+        `class_weights` multiply the probability of drawing an image of each class; empty: every image once.
         """
         super().__init__()
         self._prepared, self._manifest, self._batch_size, self._seed = prepared, manifest, batch_size, seed
@@ -37,11 +37,11 @@ class ImageDataModule(LightningDataModule):
         self._train: Batches | None = None
 
     def prepare_data(self) -> None:
-        """Compare the shards with their checksums before anything is trained on them."""
+        """Verify the checksums of the shards before training."""
         verify(self._prepared, self._manifest)
 
     def train_dataloader(self) -> Batches:
-        """Batches in an order of their own every epoch; made once, as all images may move to the device."""
+        """Batches in a new order every epoch. Created once, because all images may move to the device."""
         if self._train is None:
             self._train = self._make_train()
         return self._train
@@ -78,7 +78,7 @@ class ImageDataModule(LightningDataModule):
         return self.trainer.strategy.root_device, Share(self.trainer.global_rank, self.trainer.world_size)
 
     def _is_resident(self, images: PreparedImages, device: torch.device) -> bool:
-        """On the CPU the memory-mapped files are in memory already."""
+        """Whether all images stay in the device's memory. On a CPU, the memory-mapped files are in memory already."""
         if self._resident != "auto":
             return bool(self._resident)
         return device.type == "cuda" and images.num_bytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]

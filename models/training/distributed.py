@@ -1,8 +1,7 @@
-"""Training in several processes, one for each device: on one machine started here, on several by `torchrun`.
+"""Training in several processes, one per device, started by this module on one machine, or by `torchrun` on several.
 
-A process is `python -m models.training.distributed JOB.json` with the environment of torchrun. It knows nothing of
-MLflow: its metrics go to the journal, which the process that asked for the training sends. All machines share the
-workspace.
+A process is `python -m models.training.distributed JOB.json` with the environment of torchrun. Its metrics go to the
+journal, which the calling process sends to MLflow. All machines share the workspace.
 """
 
 import argparse
@@ -31,41 +30,41 @@ from models.training.job import TrainingJob
 from models.training.train import train
 
 STOPPED = 130
-"""Exit status of a process that was asked to stop, and has kept its state."""
+"""Exit status of a process that was asked to stop, and has saved its state."""
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 30
-"""For the others, when one process has ended in an error."""
+"""Time limit for the other processes after one process has failed."""
 
 _log = logging.getLogger("convoy")
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the processes are told."""
+    """Input of the processes."""
 
     job: TrainingJob
     checkpoints: Path
     journal: Path
 
     def write(self, path: Path) -> None:
-        """Write it for processes on any machine that sees the same workspace."""
+        """Write the assignment to a file, for processes on all machines with the same workspace."""
         content = self.job.as_json() | {"checkpoints": str(self.checkpoints), "journal": str(self.journal)}
         with whole_file(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> "Assignment":
-        """Read what was written."""
+        """Read an assignment from its file."""
         content = json.loads(path.read_text(encoding="utf-8"))
         return cls(TrainingJob.from_json(content), Path(content["checkpoints"]), Path(content["journal"]))
 
 
 def train_on_devices(assignment: Assignment) -> None:
-    """Train with `training.devices` processes on each of `training.num_nodes` machines; returns when all is done.
+    """Train with `training.devices` processes on each of `training.num_nodes` machines, and wait for their end.
 
     Raises:
-        UserError: what any of the processes has said.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; the processes have stopped, their state is kept.
+        UserError: the message of a process that failed.
+        KeyboardInterrupt: Ctrl-C or SIGTERM. The processes have stopped, and their state is saved.
 
     """
     path = assignment.checkpoints.with_suffix(".job.json")
@@ -91,9 +90,9 @@ def _run_here(assignment: Path, num_processes: int, message: Path) -> None:
     processes = [
         subprocess.Popen(
             command,
-            stdin=subprocess.PIPE,  # ends when this process does, whatever ends it
+            stdin=subprocess.PIPE,  # closes when this process ends, in any way
             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            start_new_session=True,  # Ctrl-C comes to this process, which asks the others to stop
+            start_new_session=True,  # Ctrl-C must reach only this process, which then stops the others
         )
         for rank in range(num_processes)
     ]
@@ -108,7 +107,7 @@ def _run_here(assignment: Path, num_processes: int, message: Path) -> None:
 
 
 def _environment(num_processes: int) -> dict[str, str]:
-    """Give what torchrun would set; each process gets its share of the cores."""
+    """Return torchrun's environment variables. Each process gets its share of the cores."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -126,7 +125,7 @@ def _environment(num_processes: int) -> dict[str, str]:
 
 @contextmanager
 def _asked_to_stop(processes: Sequence["subprocess.Popen[bytes]"]) -> Iterator[None]:
-    """Hand an interruption on, and wait for the processes to keep their state; the second one ends them."""
+    """Pass an interruption on, and wait until the processes have saved their state. A second interruption ends them."""
     try:
         yield
     except KeyboardInterrupt:
@@ -137,7 +136,7 @@ def _asked_to_stop(processes: Sequence["subprocess.Popen[bytes]"]) -> Iterator[N
 
 
 def _wait(processes: Sequence["subprocess.Popen[bytes]"]) -> list[int]:
-    """Wait for all; when one has failed, the others wait for it in vain and are ended."""
+    """Wait for all processes. If one fails, the others would wait forever for it, and are killed."""
     deadline = float("inf")
     while any(process.poll() is None for process in processes):
         if deadline == float("inf") and any(process.poll() not in (None, 0, STOPPED) for process in processes):
@@ -175,7 +174,7 @@ def _result_file(assignment: Assignment) -> Path:
 
 
 def _work(path: Path, environment: Mapping[str, str]) -> None:
-    """Be one of the processes."""
+    """Run one of the processes."""
     assignment = Assignment.read(path)
     is_first = environment["RANK"] == "0"
     num_nodes = int(environment["WORLD_SIZE"]) // int(environment["LOCAL_WORLD_SIZE"])
@@ -205,7 +204,7 @@ def _end_with_parent() -> None:
 
 
 def main() -> None:
-    """Enter as a process of torchrun's, or of `train_on_devices`."""
+    """Entry point of a process that torchrun or `train_on_devices` starts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("assignment", type=Path)
     parser.add_argument("--end-with-parent", action="store_true")

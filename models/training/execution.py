@@ -1,6 +1,6 @@
-"""How a network is computed on this machine: what `auto` stands for.
+"""Resolves `auto` for the computation on this machine.
 
-Nothing here is timed: on the same kind of device, the same command gives the same weights, however busy the machine is.
+Nothing is timed, so that the same command gives the same weights on the same kind of device, at any load.
 """
 
 from dataclasses import replace
@@ -15,9 +15,9 @@ from models.training.job import TrainingJob
 
 
 def settle(job: TrainingJob) -> TrainingJob:
-    """Give the job with every `auto` of its computation replaced by what this machine computes in.
+    """Return the job with every `auto` of its computation resolved for this machine.
 
-    That is bf16 on GPUs that have it, and fp32 on every processor: processors with and without bf16 then agree.
+    The precision is bf16 on GPUs with bf16, and fp32 on all CPUs, so that CPUs with and without bf16 agree.
     """
     training, device = job.training, training_device(job.training)
     precision = _precision(device) if training.precision == "auto" else training.precision
@@ -33,17 +33,17 @@ def _precision(device: torch.device) -> Precision:
 
 
 def training_device(config: TrainingConfig) -> torch.device:
-    """Name the device that Lightning will choose."""
+    """Return the device that Lightning will choose."""
     if config.accelerator == "cpu" or not torch.accelerator.is_available():
         return torch.device("cpu")
     return torch.accelerator.current_accelerator() or torch.device("cpu")
 
 
 def check_devices(config: TrainingConfig) -> None:
-    """Find out whether the machine has what is asked for.
+    """Check that the machine has the configured devices.
 
     Raises:
-        UserError: it has not, or the batch cannot be shared.
+        UserError: the machine lacks the devices, or the batch cannot be divided equally.
 
     """
     device = training_device(config)

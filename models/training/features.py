@@ -1,6 +1,6 @@
-"""Features of prepared images: what the last layer of a network sees, computed once and kept.
+"""Features of prepared images: inputs of a network's last layer, computed once and stored.
 
-Shapes: N images, S stored pixels a side, D features.
+Shapes: N images, S stored pixels per side, D features.
 """
 
 import logging
@@ -30,13 +30,13 @@ Features = npt.NDArray[np.float32]
 
 BATCH_SIZE = 16
 KEPT_TOGETHER = 1024
-"""Images whose features are written at once: a computation that is stopped loses no more than these."""
+"""Number of images whose features are written together. An interruption loses at most this many features."""
 
 _log = logging.getLogger("convoy")
 
 
 def last_linear(network: nn.Module) -> tuple[str, nn.Linear]:
-    """Find the layer that turns features into logits, and its name.
+    """Return name and module of the layer that maps features to logits.
 
     Raises:
         UserError: the network ends with another kind of layer.
@@ -53,10 +53,10 @@ def last_linear(network: nn.Module) -> tuple[str, nn.Linear]:
 
 
 class Backbone(nn.Module):
-    """A classifier without its last layer: uint8 [N, C, C, 3] to features [N, D]."""
+    """Classifier without its last layer: uint8 [N, C, C, 3] to features [N, D]."""
 
     def __init__(self, classifier: ImageClassifier) -> None:
-        """Copy what comes before the last layer."""
+        """Copy all layers before the last layer."""
         super().__init__()
         self.normalize, self.network = classifier.normalize, deepcopy(classifier.network)
         name, _ = last_linear(self.network)
@@ -69,14 +69,13 @@ class Backbone(nn.Module):
 
 
 class FeatureExtractor:
-    """Computes the features of images by onnxruntime, and keeps them in a folder.
+    """Computes features of images with onnxruntime, and stores them in a folder.
 
-    An image whose pixels are known is not computed again, whatever data version it comes from: where one image in a
-    hundred is new, one in a hundred is computed.
+    Features of known pixels are not computed again, also for another data version.
     """
 
     def __init__(self, classifier: ImageClassifier, folder: Path) -> None:
-        """Keep features in `folder`, those of each backbone and normalization in a folder of their own."""
+        """Store features in `folder`, in a separate folder for each backbone and normalization."""
         self._crop = classifier.augmentation.crop
         with torch.random.fork_rng(devices=[]):
             model = write_onnx(Backbone(classifier), self._crop, folder / "backbone.onnx", "features")
@@ -86,7 +85,7 @@ class FeatureExtractor:
         self._known = self._read()
 
     def __call__(self, images: PreparedImages, name: str) -> Features:
-        """Give the features [N, D] of all images of a split; `name` is for the progress bar."""
+        """Return the features [N, D] of all images of a split. `name` is for the progress bar."""
         digests = [_digest(picture) for picture in _each(images, self._crop)]
         missing = np.array([index for index, digest in enumerate(digests) if digest not in self._known], dtype=np.int64)
         if len(missing):
@@ -107,7 +106,7 @@ class FeatureExtractor:
         return np.concatenate(found)
 
     def _keep(self, digests: list[bytes], features: Features) -> None:
-        """Write features under the name of their first image."""
+        """Write features to a file named after their first image."""
         with whole_file(self._folder / f"{digests[0].hex()}.npz") as temporary, temporary.open("wb") as file:
             np.savez(file, digests=np.frombuffer(b"".join(digests), dtype=np.uint8), features=features)
         self._known.update(zip(digests, features, strict=True))

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a training runs: it is asked to stop, and does so when its state is written."""
+"""Ctrl-C and SIGTERM during a training: the training saves its state, and then stops."""
 
 import signal
 import threading
@@ -13,27 +13,27 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):  # noqa: N818 - nothing has gone wrong
-    """A training has stopped because somebody asked for it, after its state was written."""
+    """A training has saved its state and stopped, as requested by a signal."""
 
     def __init__(self, step: int) -> None:
-        """Tell after how many steps."""
+        """Set the number of finished steps."""
         super().__init__(f"stopped after step {step}")
         self.step = step
 
 
 class Interruption:
-    """Notes the first signal; the second one interrupts at once, as without it."""
+    """Records the first signal. The second signal interrupts at once, as usual."""
 
     def __init__(self) -> None:
-        """Nobody has asked yet."""
+        """Start without a request."""
         self.is_requested = False
         self._handlers: dict[signal.Signals, Any] = {}
 
     @contextmanager
     def listen(self) -> Iterator[None]:
-        """Restore the handlers of the signals when the block is left, whoever has changed them."""
+        """Restore the signal handlers at the end of the block, whoever has changed them."""
         if threading.current_thread() is not threading.main_thread():
-            yield  # signals come to the main thread alone
+            yield  # only the main thread gets signals
             return
         self._handlers = {number: signal.getsignal(number) for number in SIGNALS}
         try:
@@ -44,7 +44,7 @@ class Interruption:
             self._handlers = {}
 
     def take_over(self) -> None:
-        """Take the signals from those that listen to them now, such as Lightning, which stops between two epochs."""
+        """Replace the current signal handlers, such as Lightning's, which stops only between two epochs."""
         for number in self._handlers:
             signal.signal(number, self._note)
 

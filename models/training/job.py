@@ -16,16 +16,16 @@ from models.training.recipes import FINETUNE, PROBE, Recipe, resolve_recipe, res
 IN_NO_KEY = "Names trainings by what their weights follow from."
 
 LAST, BEST = "last.ckpt", "best.ckpt"
-"""The newest checkpoint, and that of the epoch with the highest validation accuracy."""
+"""Newest checkpoint, and checkpoint of the epoch with the highest validation accuracy."""
 START = "start.ckpt"
-"""What a training starts from, where that is neither nothing nor `model.weights`: the network of a probe."""
+"""Initial weights of fine-tuning that starts from a probe."""
 
 NOT_IN_WEIGHTS = ("training.checkpoint_minutes", "training.log_every_n_steps", "training.resident")
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """Everything that the weights of a network follow from."""
+    """Everything that determines the weights of a network."""
 
     prepared: Path
     data_version: str
@@ -34,12 +34,12 @@ class TrainingJob:
     training: TrainingConfig
 
     def __post_init__(self) -> None:
-        """Replace what the configuration leaves open by the values of its recipe."""
+        """Fill unset values with the values of the recipe."""
         object.__setattr__(self, "training", resolve_training(self.training, self.model))
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "TrainingJob":
-        """Read what `as_json` has given."""
+        """Read the result of `as_json`."""
         return cls(
             Path(content["prepared"]),
             content["data_version"],
@@ -49,7 +49,7 @@ class TrainingJob:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Give all of it in a form that goes into a file."""
+        """Return the job as JSON values."""
         return {"prepared": str(self.prepared), "data_version": self.data_version} | self._sections
 
     @property
@@ -59,7 +59,7 @@ class TrainingJob:
 
     @property
     def probe(self) -> "TrainingJob":
-        """The probe of the same network on the same data, which fine-tuning starts from."""
+        """Probe of the same network on the same data, from which fine-tuning starts."""
         return replace(self, training=self.training.model_copy(update={"recipe": PROBE}))
 
     @property
@@ -69,15 +69,15 @@ class TrainingJob:
 
     @cached_property
     def manifest(self) -> DataManifest:
-        """What the prepared folder holds."""
+        """Manifest of the prepared folder."""
         return read_data_manifest(self.prepared)
 
     @property
     def input_size(self) -> int:
-        """Pixels on each side of what the network sees.
+        """Pixels per side of the network's input.
 
         Raises:
-            UserError: more than are stored.
+            UserError: the input is larger than the stored images.
 
         """
         stored = self.manifest.size
@@ -90,16 +90,16 @@ class TrainingJob:
 
     @property
     def class_balance(self) -> Balance:
-        """What is done about classes of different size."""
+        """How the job balances classes of different size."""
         return resolve_balance(self.training, self._counts)
 
     def weights_of(self, balance: Balance) -> list[float]:
-        """Weight of each class, where `balance` is how this job balances them; else none."""
+        """Weight of each class if the job balances by `balance`, else an empty list."""
         return class_weights(self._counts, balance) if self.class_balance == balance else []
 
     @property
     def _counts(self) -> list[int]:
-        """Training images of each class."""
+        """Number of training images of each class."""
         manifest = self.manifest
         return [manifest.splits["train"][name] for name in manifest.classes]
 
@@ -114,18 +114,18 @@ class TrainingJob:
 
     @cached_property
     def code(self) -> str:
-        """Digest of the code that the weights depend on: training and this network, but not what has made the data."""
+        """Digest of the code that determines the weights: training and this network, but not data preparation."""
         entries, packages = _entries(self.model.network, self.training.recipe), NETWORKS.packages(self.model.network)
         return digest(*entries, without=["data.preparing.stage"], packages=packages)
 
     @property
     def key(self) -> str:
-        """Names the job: equal exactly where data, parameters and code are equal."""
+        """Identifier of the job, equal only for equal data, parameters and code."""
         params = {name: value for name, value in self.params.items() if name not in NOT_IN_WEIGHTS}
         return hashlib.sha256(json.dumps([self.data_version, params, self.code]).encode()).hexdigest()[:16]
 
     def changes_since(self, data_version: str, params: dict[str, str], code: str) -> list[str]:
-        """Say in words what differs from an earlier job."""
+        """Describe the differences from an earlier job."""
         words = [f"data {data_version[:8]} -> {self.data_version[:8]}"] if data_version != self.data_version else []
         words += [
             f"{name} {params[name]} -> {value}"
@@ -138,7 +138,7 @@ class TrainingJob:
 
 
 def _entries(network: str, recipe: str) -> list[str]:
-    """Name the modules that compute the weights; all that they import follows."""
+    """Return the modules that compute the weights. Their imports count as well."""
     return [
         "models.training.train",
         *(NETWORKS.modules(network) or [TORCHVISION]),

@@ -6,16 +6,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 TRUST = 0.001
-"""The step's length as a share of the weights', the paper's value."""
+"""Length of a step relative to the length of the weights, as in the paper."""
 
 
 class LARS(Optimizer):
     """SGD with momentum whose rate is scaled for each layer (You, Gitman and Ginsburg 2017, algorithm 1).
 
     For weights w, gradients g, decay b and momentum m, each layer steps by
-    `v = m v + lr s (g + b w)`, `w = w - v`, where `s = trust |w| / (|g| + b |w|)`; so no layer steps further than its
-    weights are large, which a rate that is scaled with the batch would let the small ones do. Groups with
-    `adapt=False`, biases and normalization, have s = 1. A layer whose weights or gradients are all 0 has s = 1 as well.
+    `v = m v + lr s (g + b w)`, `w = w - v`, where `s = trust |w| / (|g| + b |w|)`. The step of a layer is therefore
+    limited by the size of its weights, even if the rate is scaled with the batch. Groups with `adapt=False` (biases and
+    normalization) have s = 1, and so have layers whose weights or gradients are all 0.
     """
 
     def __init__(
@@ -27,13 +27,13 @@ class LARS(Optimizer):
         weight_decay: float = 5e-4,
         trust: float = TRUST,
     ) -> None:
-        """Take parameters or groups of them."""
+        """Take parameters, or groups of parameters."""
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapt": True}
         super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Do one step; the closure, where there is one, computes loss and gradients."""
+        """Do one step. The optional closure computes loss and gradients."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -45,7 +45,7 @@ class LARS(Optimizer):
         return loss
 
     def _step_group(self, weights: list[Tensor], group: dict[str, Any]) -> None:
-        """All layers at once, in a few passes over the memory, as the other optimizers of torch."""
+        """Step all layers at once, in a few passes over the memory, like torch's own optimizers."""
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         decay = group["weight_decay"]
         scales = _scales(weights, gradients, decay, group["trust"]) if group["adapt"] else None

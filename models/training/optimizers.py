@@ -12,16 +12,16 @@ from models.training.lars import LARS
 from models.training.recipes import Recipe
 
 BASE_BATCH_SIZE = 128
-"""The batch size of the AlexNet paper, for which learning rates are given."""
+"""Batch size of the AlexNet paper. Learning rates in recipes are for this batch size."""
 NUM_DEPTHS = 8
-"""Groups of layers with a rate of their own, where earlier layers learn more slowly."""
+"""Number of groups of layers with their own rates, if earlier layers learn more slowly."""
 
 
 def make_optimizer(recipe: Recipe, network: nn.Module, batch_size: int) -> Optimizer:
-    """SGD with momentum, LARS, or AdamW.
+    """Make the recipe's optimizer: SGD with momentum, LARS, or AdamW.
 
-    With SGD, the rate grows in proportion to the batch (Goyal et al. 2017); with the others, with its root, as the
-    variance of the mean gradient shrinks (Krizhevsky 2014).
+    SGD's rate grows in proportion to the batch (Goyal et al. 2017). The other rates grow with the square root of the
+    batch, like the variance of the mean gradient shrinks (Krizhevsky 2014).
     """
     share = batch_size / BASE_BATCH_SIZE
     rate = recipe.learning_rate * (share if recipe.optimizer == "sgd" else sqrt(share))
@@ -38,14 +38,14 @@ def make_optimizer(recipe: Recipe, network: nn.Module, batch_size: int) -> Optim
         lr=rate,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
-        # There is none without momentum, and torch says so with a traceback.
+        # torch refuses Nesterov momentum without momentum.
         nesterov=recipe.nesterov and recipe.momentum > 0,
         fused=is_fused,
     )
 
 
 def _groups(recipe: Recipe, network: nn.Module, rate: float) -> Iterable[dict[str, Any]]:
-    """Parameters by depth; of each, those that decay and those that do not."""
+    """Group the parameters by depth, and by whether they have weight decay."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     num_depths = 1 if recipe.lowest_rate == 1 else min(NUM_DEPTHS, len(parameters))
     for depth in range(num_depths):
@@ -61,19 +61,19 @@ def _groups(recipe: Recipe, network: nn.Module, rate: float) -> Iterable[dict[st
 
 
 def make_scheduler(recipe: Recipe, optimizer: Optimizer, steps_per_epoch: int, max_epochs: int) -> dict[str, Any]:
-    """Make Lightning's description of the schedule: by step for cosine, by epoch and validation loss for plateau."""
+    """Describe the schedule for Lightning: by step for cosine, by epoch and validation loss for plateau."""
     if recipe.schedule == "plateau":
-        # The paper divides by 10 when the validation error stops improving; how long to wait is left open there.
+        # The paper divides by 10 when the validation error stops improving, but does not specify the patience.
         plateau = ReduceLROnPlateau(optimizer, factor=0.1, patience=3)
-        # At the last step of an epoch: at the end of the epoch it would come after the checkpoint, and would be missing
-        # from a training that goes on from there.
+        # At the last step of an epoch, not at its end, which comes after the checkpoint: a resumed training would lose
+        # the change.
         return {"scheduler": plateau, "interval": "step", "frequency": steps_per_epoch, "monitor": "val/loss"}
     cosine = _cosine(optimizer, round(recipe.warmup_epochs * steps_per_epoch), max_epochs * steps_per_epoch)
     return {"scheduler": cosine, "interval": "step"}
 
 
 def _cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> LRScheduler:
-    """Linear from 0 to the peak over the warm-up, half a cosine from there to 0."""
+    """Linear warm-up from 0 to the peak, then half a cosine to 0."""
     warmup_steps = min(warmup_steps, total_steps // 2)
 
     def factor(step: int) -> float:
@@ -85,5 +85,5 @@ def _cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> LRSche
 
 
 def _can_fuse(parameters: Iterable[nn.Parameter]) -> bool:
-    """One pass over the memory in place of several, where every parameter is a plain float tensor."""
+    """Whether torch's fused optimizer, with a single pass over the memory, supports all parameters."""
     return all(parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda") for parameter in parameters)

@@ -11,7 +11,7 @@ NUM_IMAGES, NUM_DRAWS = 6, 7
 
 
 def preview_augmentation(job: TrainingJob, classifier: ImageClassifier) -> Figure:
-    """Draw some training images, spread over all classes' files, and what augmentation makes of each."""
+    """Draw some training images, spread evenly over the split, beside their augmented variants."""
     images = PreparedImages(job.prepared, job.manifest, "train")
     chosen = np.linspace(0, len(images) - 1, min(NUM_IMAGES, len(images))).astype(np.int64)
     originals = images.gather(chosen)

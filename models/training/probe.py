@@ -1,6 +1,6 @@
-"""A linear probe: multinomial logistic regression on the features of a network that stays as it is.
+"""Linear probe: multinomial logistic regression on the features of a frozen network.
 
-What it gives is one network like any other, backbone and last layer. Shapes: N images, D features, K classes.
+The result is an ordinary network of backbone and last layer. Shapes: N images, D features, K classes.
 """
 
 import logging
@@ -19,7 +19,7 @@ from models.training.features import FeatureExtractor, Features, last_linear
 from models.training.job import TrainingJob
 
 STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(-8, 3))
-"""Inverse regularization strengths that are tried, the strongest regularization first, on features of deviation 1."""
+"""Candidates for the inverse regularization strength, strongest regularization first, for standardized features."""
 MAX_ITERATIONS = 500
 
 _log = logging.getLogger("convoy")
@@ -27,7 +27,7 @@ _log = logging.getLogger("convoy")
 
 @dataclass(frozen=True)
 class Head:
-    """A last layer, and what it is worth."""
+    """Last layer of a network, and its quality."""
 
     weight: npt.NDArray[np.float64]
     """[K, D]"""
@@ -48,7 +48,7 @@ class Head:
         return float((self.logits(features).argmax(axis=1) == labels).mean())
 
     def logits(self, features: Features) -> npt.NDArray[np.float64]:
-        """Give the logits [N, K] of features [N, D]."""
+        """Return the logits [N, K] of features [N, D]."""
         logits: npt.NDArray[np.float64] = features @ self.weight.T + self.bias
         return logits
 
@@ -62,8 +62,8 @@ class Labelled:
 
 
 def fit_head(train: Labelled, val: Labelled, num_classes: int) -> Head:
-    """Fit the last layer on training images, with the regularization that loses least on validation images."""
-    from sklearn.linear_model import LogisticRegression  # here, because it takes 3 s
+    """Fit the last layer on training images, with the regularization that has the lowest validation loss."""
+    from sklearn.linear_model import LogisticRegression  # imported here, because the import takes 3 s
 
     mean, deviation = train.features.mean(axis=0), train.features.std(axis=0) + 1e-6
     scaled = ((train.features - mean) / deviation).astype(np.float64)
@@ -83,7 +83,7 @@ def fit_head(train: Labelled, val: Labelled, num_classes: int) -> Head:
 
 
 def _all_classes(model: object, num_classes: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Give weight [K, D] and bias [K]; scikit-learn keeps one row of two classes, and none of a class not seen."""
+    """Return weight [K, D] and bias [K]. scikit-learn has one row for two classes, and none for an unseen class."""
     coef, intercept, seen = model.coef_, model.intercept_, model.classes_  # type: ignore[attr-defined]
     if len(coef) == 1:
         coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
@@ -93,13 +93,13 @@ def _all_classes(model: object, num_classes: int) -> tuple[npt.NDArray[np.float6
 
 
 def train_probe(job: TrainingJob, classifier: ImageClassifier, checkpoint: Path, features: Path) -> dict[str, float]:
-    """Fit the last layer of a network, and keep the whole as `checkpoint`; gives the metrics.
+    """Fit the last layer of a network, and save the network to `checkpoint`. Returns the metrics.
 
     Args:
-        job: says which images it learns from.
-        classifier: as `build_classifier` makes it of the job; its last layer is replaced.
-        checkpoint: where the network goes, in the form of every other checkpoint.
-        features: the folder where features are kept from one training to the next.
+        job: the training job, with the images.
+        classifier: result of `build_classifier` for the job. Its last layer is replaced.
+        checkpoint: path of the network, in the form of every other checkpoint.
+        features: folder of the stored features, shared by all trainings.
 
     """
     extract = FeatureExtractor(classifier, features)

@@ -1,4 +1,4 @@
-"""What a person sees of a training: a progress bar in a terminal, one line an epoch elsewhere."""
+"""Progress of a training: a progress bar in a terminal, one line per epoch elsewhere."""
 
 import logging
 import sys
@@ -16,18 +16,18 @@ _log = logging.getLogger("convoy")
 
 
 class Bar(Callback):
-    """One bar an epoch: the figures of this epoch, and the time that the whole training still takes."""
+    """One progress bar per epoch, with the epoch's metrics and the remaining time of the whole training."""
 
     def __init__(self) -> None:
         self._bar: _EpochBar | None = None
         self._started, self._first_step = 0.0, 0
 
     def on_train_start(self, trainer: Trainer, _module: LightningModule) -> None:
-        """Time left is estimated from the steps of this attempt."""
+        """Start the clock. The remaining time is estimated from the steps of this attempt."""
         self._started, self._first_step = time.monotonic(), trainer.global_step
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, _batch: Any, index: int) -> None:
-        """Open a bar. Not at the start of the epoch: Lightning does not tell of that of an epoch that is resumed."""
+        """Open a bar. Not at the start of the epoch, which Lightning does not report for a resumed epoch."""
         if self._bar is not None:
             return
         assert isinstance(module, ImageClassifier)
@@ -39,7 +39,7 @@ class Bar(Callback):
         )
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, _out: Any, _batch: Any, index: int) -> None:
-        """Show one step more."""
+        """Advance the bar by one step."""
         assert self._bar is not None
         assert isinstance(module, ImageClassifier)
         self._bar.left = self._seconds_left(trainer)
@@ -48,7 +48,7 @@ class Bar(Callback):
         self._bar.update(index + 1 - self._bar.n)
 
     def on_train_epoch_end(self, trainer: Trainer, _module: LightningModule) -> None:
-        """Leave the bar on the screen with what the epoch has brought."""
+        """Leave the bar on the screen, with the epoch's metrics."""
         assert self._bar is not None
         self._bar.loss = float(trainer.callback_metrics.get("train/loss", self._bar.loss))
         self._bar.val = float(trainer.callback_metrics["val/loss"]), float(trainer.callback_metrics["val/accuracy"])
@@ -56,7 +56,7 @@ class Bar(Callback):
         self._close()
 
     def on_exception(self, _trainer: Trainer, _module: LightningModule, _error: BaseException) -> None:
-        """End the line: what is told next begins a new one."""
+        """End the line, so that the next message begins a new line."""
         self._close()
 
     def _close(self) -> None:
@@ -71,7 +71,7 @@ class Bar(Callback):
 
 
 class _EpochBar(tqdm):  # type: ignore[type-arg]
-    """A bar whose text has the same width all the time: it fits 80 columns, and grows no wider than 100."""
+    """Progress bar whose text has a constant width. The bar fits 80 columns, and is never wider than 100."""
 
     def __init__(self, **options: Any) -> None:
         self.loss, self.left = float("nan"), float("nan")
@@ -81,7 +81,7 @@ class _EpochBar(tqdm):  # type: ignore[type-arg]
 
     @property
     def format_dict(self) -> dict[str, Any]:
-        """What the layout names."""
+        """Values for the layout."""
         loss = "" if self.loss != self.loss else f"loss {self.loss:.3f}"
         val = "" if self.val is None else f"val {self.val[0]:.3f}, {100 * self.val[1]:.1f} %"
         left = "" if self.left != self.left else self.format_interval(self.left)
@@ -91,10 +91,10 @@ class _EpochBar(tqdm):  # type: ignore[type-arg]
 
 
 class EpochLines(Callback):
-    """One line an epoch, where no progress bar can be shown."""
+    """Logs one line per epoch, if no progress bar can be shown."""
 
     def on_train_epoch_end(self, trainer: Trainer, _module: LightningModule) -> None:
-        """Tell what the epoch has brought."""
+        """Log the epoch's metrics."""
         if not trainer.is_global_zero:
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -1,4 +1,4 @@
-"""Recipes: the values of a training that belong together, and which of them a configuration asks for."""
+"""Recipes: hyperparameters of a training that belong together."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
@@ -8,7 +8,7 @@ from models.config import ModelConfig, TrainingConfig
 
 @dataclass(frozen=True)
 class Recipe:
-    """The values of a training, all of them known."""
+    """Hyperparameters of a training, without unset values."""
 
     learning_rate: float
     momentum: float
@@ -19,15 +19,15 @@ class Recipe:
     optimizer: Literal["sgd", "lars", "adamw"] = "sgd"
     nesterov: bool = False
     decay_all: bool = False
-    """weight decay on biases and normalization too, as in the paper"""
+    """weight decay also for biases and normalization, as in the paper"""
     max_epochs: int = 12
     batch_size: int = 64
     patience: int = 0
-    """epochs without a better validation accuracy after which the training ends; 0: it goes on to its last epoch"""
+    """number of epochs without a better validation accuracy after which the training stops early; 0: no early stop"""
     lowest_rate: float = 1.0
-    """the rate of the first layer, as a share of the last one's; the layers between follow a geometric series"""
+    """rate of the first layer, relative to the last layer; the layers between follow a geometric series"""
     ema: float = 0.0
-    """what the averaged weights keep of themselves at each step; 0: the weights are not averaged"""
+    """decay of the exponential moving average of the weights; 0: no average"""
 
 
 PROBE, FINETUNE = "probe", "finetune"
@@ -50,10 +50,10 @@ RECIPES = {
 
 
 def stages(training: TrainingConfig, model: ModelConfig) -> tuple[str, ...]:
-    """Give the recipes of a training, in their order.
+    """Return the recipes of a training, in order.
 
-    `auto` is a probe, whose model is served within minutes, and then fine-tuning, where the network starts from
-    published weights; and `modern` where it starts from nothing or from a file.
+    For published weights, `auto` is a probe, whose model is ready within minutes, and then fine-tuning. For random
+    weights, or weights in a file, `auto` is `modern`.
     """
     if training.recipe != "auto":
         return (training.recipe,)
@@ -61,15 +61,15 @@ def stages(training: TrainingConfig, model: ModelConfig) -> tuple[str, ...]:
 
 
 def resolve_recipe(config: TrainingConfig) -> Recipe:
-    """Take the named recipe, with what the config sets in place of its own values."""
+    """Return the named recipe, in which the values of the config replace its own values."""
     recipe = RECIPES[config.recipe]
     return replace(recipe, **{name: value for name, value in _set(config).items() if value is not None})
 
 
 def resolve_training(training: TrainingConfig, model: ModelConfig) -> TrainingConfig:
-    """Give the config with `auto` and all null fields replaced by the values of the recipe, of its last stage.
+    """Return the config with `auto` and all null fields replaced by the values of the recipe's last stage.
 
-    Fields that a probe has no use for become null: whatever they say, it is the same training.
+    Fields that a probe does not use become null, so that they do not change the training's key.
     """
     named = training.model_copy(update={"recipe": stages(training, model)[-1]})
     recipe = None if named.recipe == PROBE else resolve_recipe(named)
@@ -77,5 +77,5 @@ def resolve_training(training: TrainingConfig, model: ModelConfig) -> TrainingCo
 
 
 def _set(config: TrainingConfig) -> dict[str, Any]:
-    """Fields of a recipe that the config has too."""
+    """Return the config's values for the fields of a recipe."""
     return {field.name: getattr(config, field.name) for field in fields(Recipe) if hasattr(config, field.name)}

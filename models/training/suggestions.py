@@ -1,6 +1,6 @@
-"""Settings to start from, for the images that are prepared and the machine that will train.
+"""Suggested settings for the prepared images and this machine.
 
-The times are measured here: a few batches of the very networks, at the very sizes.
+The durations are measured with a few batches of the suggested networks, at the suggested sizes.
 """
 
 import io
@@ -30,27 +30,27 @@ from models.training.recipes import RECIPES
 
 PRETRAINED = "efficientnet_lite0"
 SMALL_SIDE = 64
-"""Pixels: smaller images hold less than a network sees that was trained on photographs."""
+"""In pixels. Smaller images hold too little detail for a network that was trained on photographs."""
 SAMPLED = 200
-"""Images whose size is looked at."""
+"""Number of images whose size is read."""
 FIT_SECONDS_PER_VALUE = 5e-7
-"""Of logistic regression, for each image, class and feature: 18 s for 3,068 images, 10 classes and 1,280 features."""
+"""Logistic regression, per image, class and feature: 18 s for 3,068 images, 10 classes and 1,280 features."""
 MIN_SECONDS = 1.0
-"""Of each measurement."""
+"""Minimum duration of each measurement."""
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """One way to train."""
+    """Suggested training."""
 
     goal: str
     settings: dict[str, str]
     seconds: float
-    """of computing features or of training, on this machine"""
+    """duration of computing features or of training, on this machine"""
 
 
 def typical_side(raw: Path) -> int:
-    """Give the median of the shorter sides of some images in `raw`, in pixels."""
+    """Return the median of the shorter sides of some images in `raw`, in pixels."""
     sides: list[int] = []
     for shard in sorted(raw.glob("*.parquet")):
         with open_shard(shard) as file:
@@ -60,18 +60,18 @@ def typical_side(raw: Path) -> int:
                 with Image.open(io.BytesIO(image)) as picture:
                     sides.append(min(picture.size))
             except (OSError, ValueError, SyntaxError):
-                continue  # the data report names it
+                continue  # the data report lists this image
         if len(sides) >= SAMPLED:
             break
     return round(median(sides)) if sides else SMALL_SIDE
 
 
 def suggest(manifest: DataManifest, side: int) -> list[Suggestion]:
-    """Suggest a first result, a good one and the best, with the seconds that each takes here.
+    """Suggest trainings for a first, a good and the best result, with their durations on this machine.
 
     Args:
-        manifest: of the prepared images.
-        side: their typical shorter side in the source, in pixels.
+        manifest: manifest of the prepared images.
+        side: typical shorter side of the images in the source, in pixels.
 
     """
     if side < SMALL_SIDE:
@@ -88,7 +88,7 @@ def suggest(manifest: DataManifest, side: int) -> list[Suggestion]:
 
 
 _EPOCHS = {"first": 5, "good": 12, "best": 40}
-"""Passes over small images, which are trained on from nothing."""
+"""Number of epochs for small images, which are trained from random weights."""
 
 
 def _from_nothing(manifest: DataManifest, side: int, goal: str, epochs: int) -> Suggestion:
@@ -98,7 +98,7 @@ def _from_nothing(manifest: DataManifest, side: int, goal: str, epochs: int) -> 
 
 
 def _probe_seconds(manifest: DataManifest, size: int) -> float:
-    """Seconds to compute the features of all images that a probe learns from, and to fit it."""
+    """Seconds to compute the features of all images for a probe, and to fit the probe."""
     splits: tuple[Split, ...] = ("train", "val")
     num_images = sum(manifest.num_in(split) for split in splits)
     network = build_network(ModelConfig(network=PRETRAINED), len(manifest.classes), size)
@@ -113,7 +113,7 @@ def _probe_seconds(manifest: DataManifest, size: int) -> float:
 
 
 class _FromPixels(torch.nn.Module):
-    """A network that takes images, uint8 [N, S, S, 3]."""
+    """Wraps a network to take images, uint8 [N, S, S, 3]."""
 
     def __init__(self, network: torch.nn.Module) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class _FromPixels(torch.nn.Module):
 
 
 def _training_seconds(manifest: DataManifest, network: str, size: int, recipe: str, epochs: int) -> float:
-    """Seconds of all epochs, by the median step."""
+    """Seconds of all epochs, estimated from the median step."""
     values, device = RECIPES[recipe], training_device(TrainingConfig())
     model = build_network(ModelConfig(network=network), len(manifest.classes), size).to(device).train()
     if device.type != "cpu" or computes_channels_last(ModelConfig(network=network)):
@@ -145,7 +145,7 @@ def _training_seconds(manifest: DataManifest, network: str, size: int, recipe: s
 
 
 def _median_seconds(work: Callable[[], object]) -> float:
-    """Median of some calls, the first of which is not counted."""
+    """Median duration of some calls. The first call is not counted."""
     work()
     seconds: list[float] = []
     while len(seconds) < 3 or sum(seconds) < MIN_SECONDS:

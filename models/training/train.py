@@ -1,4 +1,4 @@
-"""One training: from a job to the checkpoint of its best epoch, resuming where an earlier attempt was stopped."""
+"""Training: from a job to the checkpoint of its best epoch. An interrupted training is resumed."""
 
 import logging
 import warnings
@@ -35,12 +35,12 @@ _log = logging.getLogger("convoy")
 
 @dataclass(frozen=True)
 class Trained:
-    """What a finished training leaves."""
+    """Result of a training."""
 
     checkpoint: Path
-    """of the epoch with the highest validation accuracy"""
+    """checkpoint of the epoch with the highest validation accuracy"""
     resumed_from: int | None
-    """steps that an earlier attempt had done"""
+    """number of steps in earlier attempts"""
 
 
 def train(
@@ -51,15 +51,15 @@ def train(
     *,
     num_nodes: int | None = None,
 ) -> Trained:
-    """Train a job that `models.training.execution.settle` has given, from the checkpoint in `checkpoints`, if any.
+    """Train a job from `models.training.execution.settle`, resuming from a checkpoint in `checkpoints`, if any.
 
-    With `num_nodes`, this process is one of several, as `models.training.distributed` starts them: `training.devices`
-    on each of so many machines.
+    With `num_nodes`, this process is one of several processes of `models.training.distributed`: `training.devices` on
+    each of `num_nodes` machines.
 
     Raises:
-        UserError: the options fit neither the network nor the machine, the data is damaged, the loss is no number, or
+        UserError: the options do not fit the network or the machine, the data is damaged, the loss is not finite, or
             memory runs out.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; the state after the last whole step is kept.
+        KeyboardInterrupt: Ctrl-C or SIGTERM. The state after the last finished step is saved.
 
     """
     _quieten()
@@ -97,13 +97,13 @@ def train(
 
 @contextmanager
 def _explained(job: TrainingJob) -> Iterator[None]:
-    """Hand on what ends a training as what it is."""
+    """Convert the exceptions that end a training."""
     try:
         yield
     except Stopped as stopped:
         _log.warning("train: stopped after step %d, which is kept: the same command goes on from there", stopped.step)
         raise KeyboardInterrupt from None
-    except SystemExit:  # what Lightning makes of Ctrl-C
+    except SystemExit:  # Lightning's exception for Ctrl-C
         raise KeyboardInterrupt from None
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -117,13 +117,13 @@ def _explained(job: TrainingJob) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell the errors by which torch says that memory has run out, on GPUs and on CPUs."""
+    """Whether an error means that memory has run out, on a GPU or a CPU."""
     words = ("can't allocate memory", "not enough memory", "out of memory")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
 
 
 def build_classifier(job: TrainingJob) -> ImageClassifier:
-    """Build the network of a job, its augmentation and its recipe, as they are before the first step."""
+    """Build the network of a job, with augmentation and recipe, in the state before the first step."""
     network = build_network(job.model, len(job.manifest.classes), job.input_size)
     normalization = start_from_weights(network, job.model)
     return _classifier(job, network, normalization or job.manifest.color.normalization)
@@ -145,7 +145,7 @@ def _classifier(job: TrainingJob, network: nn.Module, normalization: Normalizati
 
 
 def _arrange(network: nn.Module, config: TrainingConfig) -> None:
-    """Bring the network into the form that is computed fastest; its weights stay under the same names."""
+    """Apply channels-last and torch.compile; state_dict keys do not change."""
     if config.channels_last:
         network.to(memory_format=torch.channels_last)
     if config.compile != "none":
@@ -153,7 +153,7 @@ def _arrange(network: nn.Module, config: TrainingConfig) -> None:
 
 
 def load_classifier(job: TrainingJob, checkpoint: Path) -> ImageClassifier:
-    """Build the network of a job with the weights of a checkpoint, ready to evaluate, on the CPU.
+    """Build the network of a job with the weights of a checkpoint, for evaluation on the CPU.
 
     Raises:
         UserError: the checkpoint is missing or damaged.
@@ -166,7 +166,7 @@ def load_classifier(job: TrainingJob, checkpoint: Path) -> ImageClassifier:
         raise UserError(
             f"{checkpoint} is missing or damaged: remove {checkpoint.parent}, and `convoy run` trains anew", exit_code=1
         ) from error
-    # The weights that the training started from may be gone by now; what they were normalized by is in the checkpoint.
+    # The initial weights may be gone by now. The checkpoint holds their normalization.
     network = build_network(job.model, len(job.manifest.classes), job.input_size)
     classifier = _classifier(job, network, normalization)
     classifier.load_state_dict(state["state_dict"])
@@ -174,7 +174,7 @@ def load_classifier(job: TrainingJob, checkpoint: Path) -> ImageClassifier:
 
 
 def _watchers(recipe: Recipe) -> Iterator[Callback]:
-    """What else a recipe asks for: averaged weights, which are validated and kept, and an end by patience."""
+    """Yield the recipe's callbacks: averaged weights, which are validated and saved, and early stopping."""
     if recipe.ema:
         yield EMAWeightAveraging(decay=recipe.ema)
     if recipe.patience:
@@ -192,7 +192,7 @@ def _trainer(
         strategy="auto" if num_nodes is None else "ddp",
         devices=1 if num_nodes is None else config.devices,
         num_nodes=num_nodes or 1,
-        # Between GPUs; on CPUs, torch has none, and each process normalizes by the statistics of its own images.
+        # Only between GPUs. torch has none for CPUs, where each process uses the statistics of its own images.
         sync_batchnorm=num_nodes is not None and training_device(config).type == "cuda",
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         max_epochs=job.recipe.max_epochs,
@@ -208,12 +208,12 @@ def _trainer(
 
 
 def _quieten() -> None:
-    """Lightning's advice on hardware and subscriptions is not about what was asked."""
+    """Silence Lightning's advice on hardware and subscriptions."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Our batches come whole from memory-mapped shards; workers would only copy them once more.
+    # Our batches come from memory-mapped shards. Workers would only copy them once more.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
-    # What is logged has been added up over all processes before.
+    # Logged metrics are sums over all processes already.
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.* is deprecated.*")

@@ -1,4 +1,4 @@
-"""What a training leaves beside its checkpoints until it has ended, and what becomes of it if its process dies."""
+"""Files of an unfinished training beside its checkpoints, and their use after its process has died."""
 
 import logging
 from pathlib import Path
@@ -17,20 +17,20 @@ _log = logging.getLogger("convoy")
 
 
 def run_note(checkpoints: Path) -> Path:
-    """Give the file that holds the id of the run that the checkpoints belong to."""
+    """Return the file with the id of the checkpoints' run."""
     return checkpoints.with_suffix(".run")
 
 
 def journal_file(checkpoints: Path) -> Path:
-    """Give the file that holds the metrics of the run until all of them have arrived in MLflow."""
+    """Return the file with the run's metrics, which exists until all metrics have arrived in MLflow."""
     return checkpoints.with_suffix(JOURNAL)
 
 
 def interrupted_run(tracking: "Tracking", checkpoints: Path) -> str | None:
-    """Give the id of the run that an interrupted attempt has left; None where there is none.
+    """Return the id of the run of an interrupted attempt, or None.
 
     Raises:
-        UserError: the tracking does not answer.
+        UserError: MLflow does not answer.
 
     """
     note = run_note(checkpoints)
@@ -41,15 +41,15 @@ def interrupted_run(tracking: "Tracking", checkpoints: Path) -> str | None:
 
 
 def found_in(folder: Path) -> bool:
-    """Whether a training with its checkpoints in `folder` has not ended."""
+    """Whether `folder` holds the checkpoints of an unfinished training."""
     return any(folder.glob(f"*{JOURNAL}"))
 
 
 def settle_runs(tracking: "Tracking", folder: Path) -> None:
-    """Send the metrics that wait in `folder`, and end the runs that MLflow takes for running.
+    """Send the waiting metrics in `folder`, and end their runs that MLflow still shows as running.
 
-    Only for who holds the workspace: then nobody trains there. An ended run is resumed under its id by the command that
-    began it.
+    The caller must hold the workspace's lock, so that nobody trains there. The original command resumes an ended run
+    under its id.
     """
     for path in sorted(folder.glob(f"*{JOURNAL}")):
         checkpoints = path.with_name(path.name.removesuffix(JOURNAL))
