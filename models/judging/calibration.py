@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say, and which answers are uncertain. N images, C classes."""
+"""Calibration of probabilities, and thresholds for uncertain answers. Shapes: N images, C classes."""
 
 import math
 from typing import NamedTuple
@@ -15,33 +15,33 @@ NUM_BINS = 15
 """Guo et al. 2017."""
 MAX_TEMPERATURE = 20.0
 STEPS = 40
-"""Halvings of the interval that the temperature is in."""
+"""Number of bisections of the interval for the temperature."""
 NUM_RESAMPLES = 200
 SEED = 0
 KNOWN_SHARE = 0.95
-"""Share of the validation images whose entropy counts as known: the usual point to compare detectors at."""
+"""Share of the validation images with an acceptable entropy, the usual operating point for comparing detectors."""
 
 Floats = npt.NDArray[np.float64]
 
 
 class Reliability(NamedTuple):
-    """Answers by their confidence, in bins of equal width that hold any."""
+    """Answers in bins of equal width, by confidence. Empty bins are left out."""
 
     confidence: Floats
-    """mean of each bin"""
+    """mean confidence in each bin"""
     accuracy: Floats
     """share of right answers in each bin"""
     share: Floats
-    """of all answers in each bin"""
+    """share of all answers in each bin"""
 
     @property
     def error(self) -> float:
-        """Give the expected calibration error."""
+        """Expected calibration error."""
         return float((self.share * np.abs(self.accuracy - self.confidence)).sum())
 
 
 def reliability(confidence: Floats, hits: npt.NDArray[np.bool_]) -> Reliability:
-    """Hold confidences [N] against hits [N]."""
+    """Compare confidences [N] with hits [N]."""
     bins = np.minimum((confidence * NUM_BINS).astype(np.int64), NUM_BINS - 1)
     counts = np.bincount(bins, minlength=NUM_BINS)
     used = counts > 0
@@ -50,12 +50,12 @@ def reliability(confidence: Floats, hits: npt.NDArray[np.bool_]) -> Reliability:
 
 
 def reliability_of(predictions: Predictions) -> Reliability:
-    """Take the probability of the likeliest class as the confidence."""
+    """Compute the reliability, with the probability of the likeliest class as confidence."""
     return reliability(predictions.probabilities.max(axis=1).astype(np.float64), predictions.hits)
 
 
 def error_by_chance(predictions: Predictions) -> float:
-    """Give the calibration error that a perfectly calibrated model stays below in 95 % of test sets of this size."""
+    """Return the 95 % quantile of a perfectly calibrated model's calibration error on test sets of this size."""
     confidence = predictions.probabilities.max(axis=1).astype(np.float64)
     rng = np.random.default_rng(SEED)
     errors = [reliability(confidence, rng.random(len(confidence)) < confidence).error for _ in range(NUM_RESAMPLES)]
@@ -63,9 +63,9 @@ def error_by_chance(predictions: Predictions) -> float:
 
 
 def fit_temperature(validation: Predictions) -> float:
-    """Find the T that makes softmax(logits / T) likeliest on validation images that were predicted with T = 1.
+    """Find the T that maximizes the likelihood of softmax(logits / T) on validation images, predicted with T = 1.
 
-    One more image, whose class is unknown, counts too (after Platt 1999): T stays above 0 where all answers are right.
+    One more image of unknown class is added (after Platt 1999), so that T stays above 0 even if all answers are right.
     """
     logits = np.log(validation.probabilities.astype(np.float64).clip(1e-30))
     labels, num_images = validation.labels, len(validation.labels)
@@ -73,7 +73,7 @@ def fit_temperature(validation: Predictions) -> float:
     target = (1 - unknown) * np.take_along_axis(logits, labels[:, None], axis=1)[:, 0].mean() + unknown * logits.mean()
 
     def slope(inverse: float) -> float:
-        """Derivative of the loss by 1 / T, which grows."""
+        """Derivative of the loss by 1 / T, which is increasing."""
         probabilities = temper(validation.probabilities, 1 / inverse)
         return float((probabilities * logits).sum(axis=1).mean() - target)
 
@@ -85,26 +85,26 @@ def fit_temperature(validation: Predictions) -> float:
 
 
 def temper(probabilities: Probabilities, temperature: float) -> Probabilities:
-    """Give softmax(logits / temperature) for the probabilities softmax(logits), [N, C]."""
+    """Return softmax(logits / temperature) for the probabilities softmax(logits), [N, C]."""
     logits = np.log(probabilities.astype(np.float64).clip(1e-30)) / temperature
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
 def calibrate(predictions: Predictions, temperature: float) -> Predictions:
-    """Give the same predictions at another temperature."""
+    """Return the predictions at another temperature."""
     return Predictions(temper(predictions.probabilities, temperature), predictions.labels, predictions.classes)
 
 
 def images_needed(min_precision: float) -> int:
-    """Validation images that a threshold needs: five times as many as have one error at that precision."""
+    """Minimum number of validation images for a threshold: five times the number with one error at this precision."""
     return math.ceil(5 / (1 - min_precision) - 1e-9)
 
 
 def choose_certainty(validation: Predictions, min_precision: float) -> Certainty | None:
-    """Choose the lowest probability above which so many answers are right, or the most that can be had.
+    """Choose the lowest probability above which answers reach `min_precision`, or else the best possible precision.
 
-    Gives None where there are fewer validation images than `images_needed`.
+    Returns None if there are fewer validation images than `images_needed`.
     """
     num_images = len(validation.labels)
     if num_images < images_needed(min_precision):
@@ -113,7 +113,7 @@ def choose_certainty(validation: Predictions, min_precision: float) -> Certainty
     order = np.argsort(-confidence, kind="stable")
     counts = np.arange(1, num_images + 1)
     precision = np.cumsum(validation.hits[order]) / counts
-    # One error more or less among fewer answers would decide.
+    # Among fewer answers, a single error would decide.
     precision[: images_needed(min_precision) // 5 - 1] = 0
     reached = np.flatnonzero(precision >= min_precision)
     last = int(reached[-1] if len(reached) else precision.argmax())

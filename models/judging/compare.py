@@ -1,4 +1,4 @@
-"""Two models on the same test images: who is better, and whether the images are enough to tell."""
+"""Comparison of two models on the same test images, and whether the number of images is sufficient."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -19,7 +19,7 @@ SEED = 0
 
 
 class Comparison(BaseModel):
-    """A challenger against a champion, image by image."""
+    """Paired comparison of a challenger with a champion."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,7 +32,7 @@ class Comparison(BaseModel):
     """images that only the champion classifies correctly"""
     low: float
     high: float
-    """ends of the 95 % interval of the difference in accuracy, challenger less champion"""
+    """ends of the 95 % interval of the difference in accuracy, challenger minus champion"""
     p_value: float
     """McNemar's exact test, mid-p, two-sided"""
     verdict: Verdict
@@ -44,7 +44,7 @@ class Comparison(BaseModel):
 
     @property
     def figures(self) -> dict[str, float]:
-        """The same under the names that the run and the ledger use."""
+        """Figures under their names in the run and in the ledger."""
         return {
             "gate/champion_accuracy": self.champion_accuracy,
             "gate/challenger_accuracy": self.challenger_accuracy,
@@ -96,11 +96,11 @@ def _verdict(low: float, high: float, max_regression: float) -> Verdict:
 
 
 def bootstrap_interval(won: int, lost: int, num_images: int) -> tuple[float, float]:
-    """Give the 95 % interval of (won - lost) / num_images by a paired bootstrap over images.
+    """Return the 95 % interval of (won - lost) / num_images, by a paired bootstrap over images.
 
-    An image counts +1, -1 or 0, so that drawing images with replacement is drawing from a multinomial distribution.
-    One more image won and one more lost are added (Bonett and Price 2012): without them, two models that agree on 20
-    images would have an interval of no width.
+    An image counts +1, -1 or 0, so drawing images with replacement is drawing from a multinomial distribution. One won
+    and one lost image are added (Bonett and Price 2012). Without them, the interval of two models that agree on 20
+    images would have no width.
     """
     total = num_images + 2
     shares = np.array([won + 1, lost + 1, num_images - won - lost]) / total
@@ -111,7 +111,7 @@ def bootstrap_interval(won: int, lost: int, num_images: int) -> tuple[float, flo
 
 
 def mcnemar_p(won: int, lost: int) -> float:
-    """Give the two-sided mid-p value of McNemar's exact test (Fagerland, Lydersen and Laake 2013)."""
+    """Return the two-sided mid-p value of McNemar's exact test (Fagerland, Lydersen and Laake 2013)."""
     discordant, fewer = won + lost, min(won, lost)
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, discordant + 1)))])
     counts = np.arange(fewer + 1)
@@ -121,7 +121,7 @@ def mcnemar_p(won: int, lost: int) -> float:
 
 
 def wilson_interval(hits: int, num_images: int) -> tuple[float, float]:
-    """Give the 95 % interval of a share of images (Wilson 1927)."""
+    """Return the 95 % interval of a share of images (Wilson 1927)."""
     share, weight = hits / num_images, Z**2 / num_images
     middle = (share + weight / 2) / (1 + weight)
     half = Z / (1 + weight) * np.sqrt(share * (1 - share) / num_images + weight / (4 * num_images))
@@ -129,7 +129,7 @@ def wilson_interval(hits: int, num_images: int) -> tuple[float, float]:
 
 
 class GroupDifference(BaseModel):
-    """Two models on the images of one group, such as a class."""
+    """Comparison of two models on the images of one group, such as a class."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -143,7 +143,7 @@ class GroupDifference(BaseModel):
     high: float
     """ends of the 95 % interval of the difference in accuracy, challenger less champion"""
     p_value: float
-    """McNemar's mid-p, times what Holm (1979) asks where so many groups are looked at"""
+    """McNemar's mid-p, adjusted for the number of groups (Holm 1979)"""
 
     @property
     def difference(self) -> float:
@@ -152,12 +152,12 @@ class GroupDifference(BaseModel):
 
     @property
     def is_significant(self) -> bool:
-        """Whether the difference is more than chance makes in one of so many groups."""
+        """Whether the difference is significant, given the number of groups."""
         return self.p_value < 1 - CONFIDENCE
 
 
 def compare_groups(champion: Hits, challenger: Hits, groups: Mapping[str, Hits]) -> tuple[GroupDifference, ...]:
-    """Compare two models on each group of images, given by name as a mask [N]; a group without images is left out."""
+    """Compare two models on each group of images, given as a mask [N] by name. Empty groups are left out."""
     masks = {name: mask for name, mask in groups.items() if mask.any()}
     found = {name: compare(champion[mask], challenger[mask], 0) for name, mask in masks.items()}
     adjusted = holm([one.p_value for one in found.values()])
@@ -169,7 +169,7 @@ def compare_groups(champion: Hits, challenger: Hits, groups: Mapping[str, Hits])
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values so that the chance of one false alarm among all stays what one test has (Holm 1979)."""
+    """Adjust p-values, so that the chance of any false alarm is that of a single test (Holm 1979)."""
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))

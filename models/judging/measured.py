@@ -1,4 +1,4 @@
-"""A model on today's test images. N test images, C classes of the model."""
+"""A model on today's test images. Shapes: N test images, C classes of the model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,27 +18,27 @@ from models.judging.evaluate import Images, Predictions, predict
 
 @dataclass(frozen=True)
 class Measured:
-    """What a model says of today's test images, and the images as it sees them."""
+    """Predictions of a model on today's test images, and the images in the model's preprocessing."""
 
     predictor: OnnxPredictor
     images: Images
-    """today's test images, in the model's own preparation"""
+    """today's test images, in the model's preprocessing"""
     today: tuple[str, ...]
-    """classes that the labels of the images are numbers of"""
+    """classes that the labels of the images index"""
 
     @property
     def manifest(self) -> ModelManifest:
-        """What is known of the model."""
+        """Manifest of the model."""
         return self.predictor.manifest
 
     @cached_property
     def probabilities(self) -> Probabilities:
-        """What the model says of each image, [N, C], the columns in the order of its classes."""
+        """Probabilities [N, C], with columns in the order of the model's classes."""
         crop = self.manifest.preprocessing.crop
         return predict(self.predictor, self.images, self.manifest.classes, crop).probabilities
 
     def among(self, classes: Sequence[str]) -> Predictions:
-        """Give the predictions for the test images of some classes, the model choosing among these classes only."""
+        """Return the predictions for the test images of some classes. The model chooses only among these classes."""
         columns = [self.manifest.classes.index(name) for name in classes]
         probabilities = self.probabilities[self.indices(classes)][:, columns]
         if len(columns) < len(self.manifest.classes):
@@ -49,15 +49,15 @@ class Measured:
         return Predictions(np.asarray(probabilities, dtype=np.float32), labels, tuple(classes))
 
     def indices(self, classes: Sequence[str]) -> Indices:
-        """Give the numbers of the test images of some classes, ascending."""
+        """Return the indices of the test images of some classes, ascending."""
         numbers = [self.today.index(name) for name in classes]
         return np.flatnonzero(np.isin(self.images.labels, numbers))
 
 
 def measure(folder: Path, raw: Path, prepared: Path) -> Measured:
-    """Put the exported model in `folder` before today's test images, which it predicts when it is first asked.
+    """Load the exported model in `folder` and today's test images. Predictions are computed on first use.
 
-    The images are prepared as the model wants them: from the originals in `raw`, unless `prepared` holds that size.
+    The images have the model's preprocessing: they come from the originals in `raw`, unless `prepared` has their size.
 
     Raises:
         UserError: nothing is prepared, or an original is missing.
@@ -68,14 +68,14 @@ def measure(folder: Path, raw: Path, prepared: Path) -> Measured:
     if spec.size == today.size:
         images: Images = PreparedImages(prepared, today, "test")
     else:
-        # Which images are test images, and so which are too large, was decided when today's data was prepared.
+        # Today's preparation has decided which images are test images, and therefore which images are too large.
         spec = spec.model_copy(update={"max_pixels": today.max_pixels})
         images = OriginalImages(raw, prepared, "test", spec)
     return Measured(predictor, images, today.classes)
 
 
 def differing_classes(model: tuple[str, ...], today: tuple[str, ...]) -> str | None:
-    """Say how the classes of a model differ from others; None where they are the same, in the same order."""
+    """Describe how the classes of a model differ from today's, or return None if they are equal, in the same order."""
     if model == today:
         return None
     differences = [

@@ -1,4 +1,4 @@
-"""Where a model fails: parts of the test images on which it is surely worse than on the rest."""
+"""Slices of the test images on which a model is surely worse than on the rest."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict
 from models.judging.compare import CONFIDENCE, Hits, Z, holm
 
 MIN_IMAGES = 10
-"""Fewer images say too little of a slice."""
+"""Minimum number of images in a slice."""
 
 
 class Slice(BaseModel):
-    """The images that share one value of a trait, against all others."""
+    """Images with one value of a trait, compared with all other images."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,21 +22,21 @@ class Slice(BaseModel):
     num_images: int
     accuracy: float
     rest_accuracy: float
-    """of the images that are not in the slice"""
+    """accuracy on the images outside the slice"""
     low: float
     high: float
-    """ends of the 95 % interval of the difference in accuracy, slice less rest"""
+    """ends of the 95 % interval of the difference in accuracy, slice minus rest"""
     p_value: float
-    """Fisher's exact test, mid-p, one-sided, times what Holm (1979) asks where so many slices are looked at"""
+    """Fisher's exact test, mid-p, one-sided, adjusted for the number of slices (Holm 1979)"""
 
     @property
     def difference(self) -> float:
-        """Accuracy less that of the rest."""
+        """Accuracy minus the accuracy on the rest."""
         return self.accuracy - self.rest_accuracy
 
     @property
     def is_worse(self) -> bool:
-        """Whether the slice is worse than the rest by more than chance makes of one among so many slices."""
+        """Whether the slice is significantly worse than the rest, given the number of slices."""
         return self.p_value < 1 - CONFIDENCE
 
     @property
@@ -52,11 +52,11 @@ class Slice(BaseModel):
 
 
 def find_slices(hits: Hits, traits: Mapping[str, Sequence[str]]) -> tuple[Slice, ...]:
-    """Hold each slice of at least `MIN_IMAGES` images against the rest, the least likely by chance first.
+    """Compare each slice of at least `MIN_IMAGES` images with the rest, lowest p-value first.
 
     Args:
         hits: [N], whether an image was classified correctly.
-        traits: by name, the value of each image; an empty value makes no slice.
+        traits: the value of each image, by name of the trait. An empty value makes no slice.
 
     """
     found = []
@@ -72,7 +72,7 @@ def find_slices(hits: Hits, traits: Mapping[str, Sequence[str]]) -> tuple[Slice,
 
 
 def worse_slices(slices: Sequence[Slice]) -> list[Slice]:
-    """Give the slices that are surely worse than the rest, the largest drop first."""
+    """Return the slices that are surely worse than the rest, largest drop first."""
     return sorted((one for one in slices if one.is_worse), key=lambda one: one.difference)
 
 
@@ -91,14 +91,14 @@ def _hold(trait: str, value: str, inside: Hits, outside: Hits) -> Slice:
 
 
 def difference_interval(hits: int, num_images: int, other_hits: int, num_others: int) -> tuple[float, float]:
-    """Give the 95 % interval of the difference of two shares (Agresti and Caffo 2000)."""
+    """Return the 95 % interval of the difference of two shares (Agresti and Caffo 2000)."""
     share, other = (hits + 1) / (num_images + 2), (other_hits + 1) / (num_others + 2)
     half = Z * np.sqrt(share * (1 - share) / (num_images + 2) + other * (1 - other) / (num_others + 2))
     return float(share - other - half), float(share - other + half)
 
 
 def fisher_p(hits: int, num_images: int, other_hits: int, num_others: int) -> float:
-    """Give the one-sided mid-p value of Fisher's exact test that the first share is as high as the second."""
+    """Return the one-sided mid-p value of Fisher's exact test of the hypothesis that the first share is as high."""
     total, right = num_images + num_others, hits + other_hits
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, total + 1)))])
     counts = np.arange(max(0, right - num_others), hits + 1)
