@@ -1,4 +1,4 @@
-"""An array on disk that grows by images: memory does not grow with it."""
+"""Array file to which images are appended, without holding them in memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,28 +13,28 @@ from data.images.decode import Pixels
 
 
 class GrowingArray:
-    """A .npy file, uint8 [num_images, S, S, 3].
+    """File in .npy format, uint8 [num_images, S, S, 3].
 
-    Written by neither a memory map nor `np.save`: where the disk is full, the map kills the process, and `np.save` does
-    not say so.
+    Not a memory map, which kills the process when the disk is full, and not `np.save`, which does not report a full
+    disk.
     """
 
     checksum = ""
-    """of the whole file, once it is finished"""
+    """checksum of the finished file"""
 
     def __init__(self, file: BinaryIO, shape: tuple[int, ...]) -> None:
-        """Begin a file of images of one `shape`."""
+        """Begin a file of images of `shape`."""
         self.num_images = 0
         self._file, self._shape = file, shape
         self._write_header()
 
     def append(self, images: Pixels) -> None:
-        """Add images, uint8 [N, S, S, 3]."""
+        """Append images, uint8 [N, S, S, 3]."""
         self._file.write(images.data)
         self.num_images += len(images)
 
     def finish(self) -> None:
-        """Write the number of images into the header, which NumPy pads to the same length whatever the number."""
+        """Write the number of images into the header, which NumPy pads to a constant length."""
         self._file.seek(0)
         self._write_header()
 
@@ -45,7 +45,7 @@ class GrowingArray:
 
 @contextmanager
 def growing_array(path: Path, shape: tuple[int, ...]) -> Iterator[GrowingArray]:
-    """Give an array to append images of one `shape` to, which becomes `path` after the block."""
+    """Yield an array for images of `shape`. The file is renamed to `path` after the block."""
     with whole_file(path) as temporary:
         with temporary.open("wb") as file:
             array = GrowingArray(file, shape)
@@ -58,8 +58,8 @@ def map_array(path: Path, shape: tuple[int, ...]) -> Pixels:
     """Map a file of a `GrowingArray`, uint8 [num_images, *shape].
 
     Raises:
-        OSError: it cannot be opened.
-        ValueError: it holds something else, or is cut off.
+        OSError: the file cannot be opened.
+        ValueError: the file holds something else, or is truncated.
 
     """
     try:

@@ -1,8 +1,8 @@
-"""Work on many files on a Dask cluster: the one place that knows Dask.
+"""Maps a function over files on a Dask cluster. No other module imports Dask.
 
-Only paths and parameters travel, never images: the workers read and write a file system that all machines share. A
-worker that dies has its files done again by another; as a file of ours is whole or absent and equal work makes equal
-bytes, it does not matter if the first one was alive after all.
+Only paths and parameters travel, never images: the workers read and write a shared file system. The files of a dead
+worker are processed again by another worker. Files are complete or absent, and equal work writes equal bytes, so a
+worker that was alive after all does no harm.
 """
 
 import asyncio
@@ -32,32 +32,32 @@ from data.images.decode import DECODERS
 IN_NO_KEY = "Where parts are prepared changes none of them."
 
 AHEAD = 2048
-"""Files handed to the scheduler at a time: four for each of 500 cores, and no more for the client to keep in mind."""
+"""Maximum number of files at the scheduler: four for each of 500 cores. The limit saves memory in the client."""
 
 CONNECT_SECONDS = 8
-"""A scheduler that has not answered by then is not there."""
+"""Time limit for the scheduler's answer."""
 
 PATIENCE_SECONDS = 30
-"""So long a cluster may be without any worker, as while its machines are replaced."""
+"""Maximum time without any worker, for example while machines are replaced."""
 
 PACKAGES = ("python", "dask", "distributed", *DECODERS)
-"""What must be of one version everywhere: what work is handed over with, and what decodes."""
+"""Packages that need the same version everywhere: for the transfer of work, and for decoding."""
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Task(Generic[Result]):
-    """What a worker does with each file, if it is fit to."""
+    """Work on a file, for suitable workers."""
 
     work: Callable[[Path], Result]
     marks: tuple[Path, ...]
-    """files that are there while the client waits for results: a worker that does not see them has other folders"""
+    """files that exist while the client waits for results; a worker without these files has other folders"""
     code: str
     """digest of the client's code"""
 
     def __call__(self, file: Path) -> Result:
-        """Work on one file, where this worker has not joined later and unfit.
+        """Work on one file, and check the worker again, because it may have joined late.
 
         Raises:
             UserError: the worker has other code or other folders.
@@ -68,7 +68,7 @@ class Task(Generic[Result]):
         return self.work(file)
 
     def misfit(self, file: Path) -> str | None:
-        """Say why the process that this runs in cannot do the work, if so."""
+        """Return the reason why this process cannot do the work, or None."""
         if code_digest() != self.code:
             return "runs another version of Convoy: restart it from the same image or checkout as this one"
         for path in (file, *self.marks):
@@ -85,23 +85,23 @@ class Task(Generic[Result]):
 
 @cache
 def code_digest() -> str:
-    """Digest of the code of parts as it was when first asked: a process goes on with what it has once imported."""
+    """Digest of the code of parts at the first call, because a process keeps the code that it has imported."""
     return code.digest("data.preparing.shard")
 
 
 def map_on_cluster(
     work: Callable[[Path], Result], files: Sequence[Path], scheduler: str, shared: Sequence[Path]
 ) -> Generator[Result]:
-    """Map over files in order on the workers of a scheduler; an interruption takes back what has not begun.
+    """Map over files in order on the workers of a scheduler. An interruption cancels work that has not begun.
 
     Args:
-        work: to be done with each file; Dask pickles it, so it is a function of a module or a `partial` of one.
+        work: function of a module, or a `partial` of one, because Dask pickles it.
         files: absolute paths.
-        scheduler: address, as in `tcp://10.0.0.1:8786`.
-        shared: the folders that `work` writes to, absolute paths.
+        scheduler: address, such as `tcp://10.0.0.1:8786`.
+        shared: folders to which `work` writes, absolute paths.
 
     Raises:
-        UserError: the scheduler does not answer, a worker is not fit for the work, or a file ends worker after worker.
+        UserError: the scheduler does not answer, a worker is unsuitable, or a file kills one worker after another.
 
     """
     with _quiet(), _connected(scheduler) as client, _marked(shared) as marks:
@@ -175,7 +175,7 @@ def _connected(scheduler: str) -> Iterator[Client]:
 
 
 async def _knock(scheduler: str) -> None:
-    """See whether anything there speaks as Dask does; for a server of another kind, `Client` would wait forever."""
+    """Check that a Dask scheduler answers. `Client` would wait forever for a server of another kind."""
     options = Security().get_connection_args("client")
     connection = await asyncio.wait_for(connect(scheduler, timeout=CONNECT_SECONDS, **options), CONNECT_SECONDS)
     connection.abort()
@@ -183,7 +183,7 @@ async def _knock(scheduler: str) -> None:
 
 @contextmanager
 def _marked(folders: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
-    """Put a file into each folder that nobody else can have, under a name of what is unfinished."""
+    """Put a file with a unique name into each folder, under the name of a temporary file."""
     with ExitStack() as stack:
         marks = tuple(folder / f".{secrets.token_hex(8)}.tmp" for folder in folders)
         for mark in marks:
@@ -194,7 +194,7 @@ def _marked(folders: Sequence[Path]) -> Iterator[tuple[Path, ...]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Dask from printing what is told here in one line."""
+    """Silence Dask's log lines and warnings, because this module reports problems itself."""
     known = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]
     levels = {logging.getLogger(name): logging.getLogger(name).level for name in known}
     try:
@@ -209,7 +209,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _check_versions(client: Client) -> None:
-    """Compare what the scheduler and every worker run with what runs here."""
+    """Compare the versions of the scheduler and of every worker with the versions here."""
     versions = client.get_versions(packages=list(PACKAGES[1:]))
     here = _versions(versions["client"])
     places = {"the scheduler": versions["scheduler"]}
@@ -231,11 +231,11 @@ def _versions(found: dict[str, Any]) -> dict[str, str]:
 
 
 def _check_workers(client: Client, task: Task[Any], file: Path) -> None:
-    """Ask the scheduler, which unpacks what it hands on, and every worker whether it is fit, before any begins."""
+    """Check the scheduler, which unpickles the work, and every worker before the work begins."""
     address = client.scheduler.address
     try:
         client.run_on_scheduler(callable, task)
-    except Exception as error:  # of any kind, as it is their words that travel
+    except Exception as error:  # of any kind, because Dask passes errors on as text
         raise UserError(f"the scheduler at {address} {_words(error) or 'has gone'}") from error
     try:
         client.wait_for_workers(1, timeout=CONNECT_SECONDS)
@@ -250,7 +250,7 @@ def _check_workers(client: Client, task: Task[Any], file: Path) -> None:
 
 
 def _words(answer: str | Exception | None) -> str | None:
-    """Put the answer of a worker into words; one that has died meanwhile is no hindrance."""
+    """Return the reason in a worker's answer. A worker that has died meanwhile does not matter."""
     if isinstance(answer, OSError):
         return None
     if isinstance(answer, Exception):

@@ -1,4 +1,4 @@
-"""The colours of the training pixels: what normalization and the AlexNet paper's colour augmentation need."""
+"""Colour statistics of the training pixels, for normalization and the AlexNet paper's colour augmentation."""
 
 from collections.abc import Iterable
 
@@ -9,13 +9,13 @@ from data.images.decode import Pixels
 from data.manifest import ColorStatistics, Model
 
 DIGITS = 6
-"""Statistics are rounded to this, so that another version of a linear algebra library makes no other data version."""
+"""Decimals of the statistics. Rounding keeps the data version equal for other linear algebra libraries."""
 
 Sums = tuple[int, int, int]
 
 
 class ColorSums(Model):
-    """Sums over pixels, 0..255: whole numbers, which add up to the same in whatever order."""
+    """Sums over pixels, 0..255. The sum of whole numbers does not depend on the order."""
 
     num_pixels: int
     sums: Sums
@@ -23,20 +23,20 @@ class ColorSums(Model):
 
 
 _SIDE = 32
-"""Pixels a side that are looked at: what lies between says the same, as do other images of the set."""
+"""Sampled pixels per side. The pixels between them add no information."""
 
 
 class ColorCounter:
-    """Adds up the colours of images."""
+    """Sums the colours of images."""
 
     def __init__(self) -> None:
-        """Start from nothing."""
+        """Start with zero sums."""
         self._num_pixels = 0
         # Sums of whole numbers below 2**53 are exact in float64.
         self._sums, self._products = np.zeros(3), np.zeros((3, 3))
 
     def add(self, images: Pixels) -> None:
-        """Add images, uint8 [N, H, W, 3]; of those larger than `_SIDE`, pixels at equal distances."""
+        """Add images, uint8 [N, H, W, 3]. Images larger than `_SIDE` are sampled at equal distances."""
         step = max(1, min(images.shape[1:3]) // _SIDE)
         pixels = images[:, ::step, ::step].reshape(-1, 3).astype(np.float64)
         self._sums += pixels.sum(axis=0)
@@ -45,7 +45,7 @@ class ColorCounter:
 
     @property
     def sums(self) -> ColorSums:
-        """What has been added up so far."""
+        """Sums so far."""
         return ColorSums.model_validate(
             {
                 "num_pixels": self._num_pixels,
@@ -65,7 +65,7 @@ def color_statistics(parts: Iterable[ColorSums]) -> ColorStatistics:
     eigenvalues, eigenvectors = np.linalg.eigh(covariance)
     values = {
         "mean": mean,
-        # Pixels that are all alike have no deviation to divide by.
+        # Equal pixels have no deviation, and a division by 0 must not happen.
         "std": np.sqrt(np.diag(covariance).clip(0)).clip(1e-3),
         "eigenvalues": eigenvalues.clip(0),
         "eigenvectors": _with_fixed_signs(eigenvectors) * (eigenvalues > 10**-DIGITS),
@@ -77,7 +77,7 @@ def color_statistics(parts: Iterable[ColorSums]) -> ColorStatistics:
 
 
 def _with_fixed_signs(eigenvectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Let the largest component of each column be positive: its sign is up to the library."""
+    """Make the largest component of each column positive, because the sign depends on the library."""
     largest = np.abs(eigenvectors).round(DIGITS).argmax(axis=0)
     signs: npt.NDArray[np.float64] = np.sign(eigenvectors[largest, np.arange(3)])
     return eigenvectors * signs

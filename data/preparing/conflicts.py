@@ -1,4 +1,4 @@
-"""Which copies of an image are left out where `data.on_conflict` says so: decided before anything is decoded."""
+"""Choice of the copies of an image that `data.on_conflict` drops, before anything is decoded."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,11 +14,11 @@ from data.quality.decisions import Decided
 from data.splits import Split, split_of
 
 STRONGER: tuple[Split, ...] = ("test", "val", "train")
-"""A copy in an earlier one of these stays: what models are measured on is left as it was given."""
+"""The copy in the first of these splits stays, so that test images never change."""
 
 
 class Copy(NamedTuple):
-    """One of several images of equal bytes."""
+    """One of several images with equal bytes."""
 
     shard: str
     origin: str
@@ -27,9 +27,9 @@ class Copy(NamedTuple):
 
 
 def find_dropped(shards: Sequence[Path], config: DataConfig, missing: frozenset[Split], decided: Decided) -> Dropped:
-    """Find images under two labels or in two splits among the raw shards, from their checksums alone.
+    """Find images under two labels or in two splits among the raw shards, by their checksums.
 
-    What people have decided comes first: a conflict that they have settled is none.
+    Decisions by people come first: a conflict that they settle is no conflict.
     """
     dropped: Dropped = {}
     for copies in _copies(shards, config, missing):
@@ -41,7 +41,7 @@ def find_dropped(shards: Sequence[Path], config: DataConfig, missing: frozenset[
 
 
 def _copies(shards: Sequence[Path], config: DataConfig, missing: frozenset[Split]) -> Iterator[list[Copy]]:
-    """Groups of equal bytes. The checksums stay in Arrow's arrays: only those of copies become objects."""
+    """Yield groups of equal bytes. Checksums stay in Arrow's arrays, and only copies become Python objects."""
     tables = [read_columns(shard, ["origin", "label", "split", "sha256"]) for shard in shards]
     checksums = pa.chunked_array([chunk for table in tables for chunk in table["sha256"].chunks], pa.string())
     counts = checksums.value_counts()
@@ -55,7 +55,7 @@ def _copies(shards: Sequence[Path], config: DataConfig, missing: frozenset[Split
 
 
 def _losers(copies: Sequence[Copy]) -> Iterator[tuple[Copy, str]]:
-    """Under two labels, nobody knows which is right; in two splits, one of them has to do without."""
+    """Yield the copies to drop: all copies under two labels, and the weaker splits of copies in two splits."""
     labels = sorted({copy.label for copy in copies})
     if len(labels) > 1:
         reason = f"the same image under {len(labels)} labels: {', '.join(labels)}"

@@ -1,6 +1,6 @@
-"""Images that look alike share a split: those that do not are moved between the arrays of their raw shard.
+"""Puts images that look alike into one split, by moving images between the arrays of their raw shard.
 
-Nothing is decoded again, and the arrays of a shard without such images are not touched.
+Nothing is decoded again. The arrays of other shards are not touched.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,20 +18,20 @@ from data.quality.near_duplicates import Kept, kept_images
 from data.splits import Split, split_of
 
 Targets = dict[Split, list[Kept]]
-"""The images of a part, where they are now, by the split that they belong into, each in the order of the raw shard."""
+"""Images of a part and their current places, by target split, in the order of the raw shard."""
 
 
 def regroup(
     parts: Sequence[Part], groups: Sequence[Sequence[str]], plan: Plan, prepared: Path, records: Path
 ) -> list[Part]:
-    """Put each group of images that look alike into one split, and every other image into the split drawn for it.
+    """Put each group of images that look alike into one split, and every other image into its drawn split.
 
     Args:
-        parts: what became of the images.
+        parts: prepared parts.
         groups: checksums (sha256) of images that look alike.
-        plan: how splits are drawn.
-        prepared: the folder of the arrays.
-        records: the folder where the parts are kept.
+        plan: the plan by which splits are drawn.
+        prepared: folder of the arrays.
+        records: folder of the parts.
 
     """
     wanted = _wanted(parts, groups, plan)
@@ -51,10 +51,10 @@ def regroup(
 
 
 def _wanted(parts: Sequence[Part], groups: Sequence[Sequence[str]], plan: Plan) -> dict[str, Split]:
-    """Choose the split of each image in a group: the one that is drawn for the group's smallest checksum.
+    """Choose the split of each image in a group: the split drawn for the group's smallest checksum.
 
-    So the splits keep their shares and follow from the images alone, and an image that is added moves others only where
-    it looks like them. Images that the user has put into a split have no say.
+    The splits therefore keep their shares, and depend only on the images. An added image moves only images that look
+    like it. Images in the user's splits are ignored.
     """
     members = {sha256 for group in groups for sha256 in group}
     movable = {
@@ -71,7 +71,7 @@ def _wanted(parts: Sequence[Part], groups: Sequence[Sequence[str]], plan: Plan) 
 
 
 def _targets(part: Part, wanted: Mapping[str, Split], plan: Plan) -> tuple[Targets, dict[str, Split]]:
-    """Say where the images of a part belong, and for which of them, by origin, another split was drawn."""
+    """Return the images of a part by target split, and the drawn splits of moved images, by origin."""
     targets: Targets = {}
     drawn: dict[str, Split] = {}
     for image in kept_images([part]):
@@ -87,7 +87,7 @@ def _targets(part: Part, wanted: Mapping[str, Split], plan: Plan) -> tuple[Targe
 
 
 def _rewrite(part: Part, targets: Targets, changed: set[Split], prepared: Path, size: int) -> Part:
-    """Write the arrays of the splits in `changed` anew."""
+    """Rewrite the arrays of the splits in `changed`."""
     square = (size, size, 3)
     arrays = {shard.split: map_array(prepared / shard.name, square) for shard in part.shards}
     shards, color = {shard.split: shard for shard in part.shards}, ColorCounter()
@@ -108,7 +108,7 @@ def _rewrite(part: Part, targets: Targets, changed: set[Split], prepared: Path, 
 
 
 def _blocks(images: Sequence[Kept], arrays: Mapping[Split, Pixels], size: int) -> Iterator[Pixels]:
-    """Copy images, uint8 [N, S, S, 3], some at a time."""
+    """Yield the images in blocks, uint8 [N, S, S, 3]."""
     num_together = max(1, BLOCK_BYTES // (3 * size**2))
     for start in range(0, len(images), num_together):
         yield np.stack([arrays[image.split][image.position] for image in images[start : start + num_together]])

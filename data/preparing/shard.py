@@ -1,4 +1,4 @@
-"""One raw shard prepared: the unit of parallel work, of resuming, and of what is done again when images change."""
+"""Preparation of one raw shard, the unit of parallel work, of resuming, and of repeated work when images change."""
 
 import hashlib
 import json
@@ -26,22 +26,22 @@ from data.quality.traits import Described, decode_and_describe, perceptual_hashe
 from data.splits import Split, split_of
 
 BLOCK_BYTES = 2**21
-"""Pixels that are hashed, written and counted at once. More do not gain, and less do while what is decoded next pushes
-them out of the cache."""
+"""Bytes of pixels that are hashed, written and counted together. Larger blocks gain nothing. Blocks must be written
+before the next decoding pushes them out of the cache."""
 
 NOT_IN_PARTS = {
     *("source", "path", "max_file_mb", "on_conflict", "min_side", "max_aspect_ratio", "max_imbalance", "scheduler"),
     "group_near_duplicates",
 }
-"""Fields of the configuration that pixels do not depend on."""
+"""Fields of the configuration that do not change the pixels."""
 
 
 Dropped = dict[str, dict[str, str]]
-"""For each raw shard by its stem, the reasons by origin."""
+"""Reasons by origin, for the stem of each raw shard."""
 
 
 class Row(NamedTuple):
-    """One usable image, in the order of its shard. A model would take ten times as long to make and to read."""
+    """Usable image, in the order of its shard. A pydantic model would be ten times as slow to create and to read."""
 
     origin: str
     label: str
@@ -54,62 +54,62 @@ class Row(NamedTuple):
 
 
 class Plan(Model):
-    """What all parts have in common."""
+    """Shared inputs of all parts."""
 
     config: DataConfig
     missing: frozenset[Split]
     dropped: Dropped = Field(default_factory=dict)
     code: str = Field(default_factory=lambda: code.digest(__name__))
-    """digest of this module and of what it imports, read once for all processes"""
+    """digest of this module and its imports, computed once for all processes"""
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """All of the stored square is kept; a network that sees less crops it."""
+        """Preprocessing without a crop. A network with a smaller input crops the stored square."""
         return Preprocessing(size=self.config.size, crop=self.config.size, max_pixels=self.config.max_pixels)
 
     @property
     def drawn_splits(self) -> frozenset[Split]:
-        """Splits whose images were put there by a draw, and not by the user."""
+        """Splits whose images were drawn, and not chosen by the user."""
         return self.missing | {"train"} if self.missing else frozenset()
 
     @cached_property
     def key(self) -> str:
-        """Names everything, besides the images, that a part depends on."""
+        """Digest of everything, except the images, on which a part depends."""
         config = self.config.model_dump(mode="json", exclude=NOT_IN_PARTS)
         content = [config, sorted(self.missing), [*map(version, DECODERS)], self.code]
         return _digest(json.dumps(content).encode())
 
 
 class Part(Model):
-    """What became of one raw shard."""
+    """Result of preparing one raw shard."""
 
     name: str
     key: str
     shards: tuple[Shard, ...]
     rows: dict[Split, tuple[Row, ...]]
     dropped: dict[Split, tuple[Row, ...]]
-    """usable, but left out for their copies elsewhere"""
+    """usable images that were left out because of their copies"""
     rejected: tuple[RejectedImage, ...]
-    """all that is not in `rows`"""
+    """all images that are not in `rows`"""
     color: ColorSums
     moved: dict[str, Split] = Field(default_factory=dict)
-    """by origin, the split that was drawn for an image that `data.preparing.regroup` has moved to another one"""
+    """drawn split of each image that `data.preparing.regroup` has moved, by origin"""
 
     @property
     def num_images(self) -> int:
-        """Usable images."""
+        """Number of usable images."""
         return sum(len(rows) for rows in self.rows.values())
 
 
 def prepare_part(raw: Path, *, plan: Plan, prepared: Path, parts: Path) -> Path:
-    """Prepare one raw shard, or recognize that it has been: same images, same parameters, same code, files unaltered.
+    """Prepare one raw shard, unless this has been done: same images, parameters and code, and unaltered files.
 
-    Returns the file that holds the `Part`: the parts of many shards are not worth carrying between processes.
+    Returns the file of the `Part`, because many parts are too large to pass between processes.
     """
     record = parts / f"{raw.stem}.json"
     with open_shard(raw) as file:
         listed = file.read(["origin", "label", "sha256", "split"], use_threads=False).to_pydict()
-        # The images are named by the checksums that were taken when they were read from their source.
+        # The checksums of the images were computed during ingest.
         named = {"origin": listed["origin"], "sha256": listed["sha256"]}
         key = _digest(json.dumps([plan.key, _digest(json.dumps(named).encode()), plan.dropped.get(raw.stem)]).encode())
         if not _is_done(record, key, prepared):
@@ -118,13 +118,13 @@ def prepare_part(raw: Path, *, plan: Plan, prepared: Path, parts: Path) -> Path:
 
 
 def write_part(record: Path, part: Part) -> None:
-    """Keep what became of a raw shard, for the next run."""
+    """Write a part to its file, for the next run."""
     with whole_file(record) as temporary:
         temporary.write_text(part.model_dump_json(), encoding="utf-8")
 
 
 def read_part(record: Path) -> Part:
-    """Read what `prepare_part` has written."""
+    """Read the result of `prepare_part`."""
     return Part.model_validate_json(record.read_bytes())
 
 
@@ -132,7 +132,7 @@ def _is_done(record: Path, key: str, prepared: Path) -> bool:
     try:
         part = read_part(record)
     except (FileNotFoundError, ValidationError):
-        # A record in another form is of another version of this code.
+        # Another version of this code wrote an invalid record.
         return False
     return part.key == key and all(_is_unaltered(prepared, shard) for shard in part.shards)
 
@@ -182,10 +182,10 @@ def _prepare(
 
 
 class _Images:
-    """Usable images of one split. They are looked at a block at a time: one by one, calls would take most of it."""
+    """Usable images of one split, processed in blocks, because calls for single images would dominate the time."""
 
     def __init__(self, size: int, takers: Sequence[Callable[[Pixels], None]] = ()) -> None:
-        """Begin without images, of `size` pixels a side; `takers` are given their blocks, uint8 [N, S, S, 3]."""
+        """Begin without images, which have `size` pixels per side. `takers` get the blocks, uint8 [N, S, S, 3]."""
         self._block = np.empty((max(1, BLOCK_BYTES // (3 * size**2)), size, size, 3), dtype=np.uint8)
         self._num_waiting = 0
         self._takers = takers
@@ -200,7 +200,7 @@ class _Images:
             self._pass_on()
 
     def rows(self) -> tuple[Row, ...]:
-        """Note of all images, once there are no more."""
+        """Return the rows of all images, after the last image."""
         if self._num_waiting:
             self._pass_on()
         return tuple(Row(*noted, look) for noted, look in zip(self._noted, self._looks, strict=True))
@@ -219,7 +219,7 @@ def _splits(listed: dict[str, list[Any]], plan: Plan) -> list[Split]:
 
 
 def _encoded(file: pq.ParquetFile) -> Iterator[bytes]:
-    """Read the bytes of a raw shard's images in their order; a row group is in memory at a time."""
+    """Yield the bytes of a raw shard's images, in order. One row group at a time is in memory."""
     for group in range(file.num_row_groups):
         yield from file.read_row_group(group, columns=["image"], use_threads=False)["image"].to_pylist()
 

@@ -1,4 +1,4 @@
-"""Stage `prepare`: from `data/raw` to arrays that are memory-mapped and never decoded again."""
+"""Stage `prepare`: decodes `data/raw` to arrays that are memory-mapped and never decoded again."""
 
 import gc
 import io
@@ -46,12 +46,12 @@ Counts = dict[Split, Counter[str]]
 def prepare(config: DataConfig, raw: Path, prepared: Path, parts: Path, decisions: Path | None = None) -> DataManifest:
     """Decode, resize, crop and split all images of `raw` into `prepared`, on all cores of this machine or of a cluster.
 
-    Parts that an earlier run has finished are kept; the manifest is written last. `decisions` is a file of what people
-    have decided about single images.
+    Finished parts of earlier runs are kept. The manifest is written last. `decisions` is the file with decisions by
+    people about single images.
 
     Raises:
         UserError: `raw` is incomplete, a class has fewer than two usable images, a split has none, an image is under
-            two labels or in two splits, or a decision does not make sense.
+            two labels or in two splits, or a decision is invalid.
 
     """
     shards = raw_shards(raw)
@@ -64,7 +64,7 @@ def prepare(config: DataConfig, raw: Path, prepared: Path, parts: Path, decision
     missing = _missing_splits(given.values())
     plan = Plan(config=config, missing=missing, dropped=_dropped(shards, config, missing, decided))
     done = _prepare_parts(shards, plan, prepared, parts, num_images=sum(map(len, given.values())))
-    gc.freeze()  # the rows of all images, through which Python would look for garbage again and again
+    gc.freeze()  # keeps the garbage collector from scanning the rows of all images again and again
     lookalikes = find_lookalikes(done, prepared, config.size)
     done = regroup(done, lookalikes.groups if config.group_near_duplicates else [], plan, prepared, parts)
     _remove_stale(done, prepared, parts)
@@ -83,7 +83,7 @@ def prepare(config: DataConfig, raw: Path, prepared: Path, parts: Path, decision
 
 def _prepare_parts(shards: list[Path], plan: Plan, prepared: Path, parts: Path, *, num_images: int) -> list[Part]:
     done = []
-    # On another machine, a relative path would begin elsewhere.
+    # On another machine, a relative path would be wrong.
     shards, folders = [shard.absolute() for shard in shards], [prepared.absolute(), parts.absolute()]
     work = partial(prepare_part, plan=plan, prepared=folders[0], parts=folders[1])
     records = map_files(work, shards, scheduler=plan.config.scheduler, shared=folders)
@@ -100,14 +100,14 @@ def _prepare_parts(shards: list[Path], plan: Plan, prepared: Path, parts: Path, 
 
 
 def _dropped(shards: list[Path], config: DataConfig, missing: frozenset[Split], decided: Decided) -> Dropped:
-    """What is left out: what people have decided to drop, and conflicts where `data.on_conflict` says so."""
+    """Return the images to leave out: images that people dropped, and conflicts if `data.on_conflict` is drop."""
     conflicts = find_dropped(shards, config, missing, decided) if config.on_conflict == "drop" else {}
     stems = sorted(conflicts.keys() | decided.dropped.keys())
     return {stem: conflicts.get(stem, {}) | decided.dropped.get(stem, {}) for stem in stems}
 
 
 def _missing_splits(given: Iterable[pa.Table]) -> frozenset[Split]:
-    """Splits that the user has not made, to be taken from the training images."""
+    """Return the splits that the user has not made, which are drawn from the training images."""
     splits = {split for table in given for split in table["split"].unique().to_pylist()}
     return frozenset(split for split in SPLITS if split not in splits and split != "train")
 
@@ -122,7 +122,7 @@ def _count(parts: list[Part]) -> Counts:
 
 
 def _labels(given: dict[str, pa.Table], decided: Decided) -> list[tuple[str, str]]:
-    """Origin and label of each image that people have not decided to drop."""
+    """Return origin and label of each image that people have not dropped."""
     rows = (
         (stem, origin, label)
         for stem, table in given.items()
@@ -207,13 +207,13 @@ def _write_quality(report: QualityReport, config: DataConfig, raw: Path, prepare
 
 def _save(path: Path, array: npt.NDArray[Any]) -> None:
     content = io.BytesIO()
-    np.save(content, array)  # not to the file: where the disk is full, it does not say so
+    np.save(content, array)  # not to the file, because `np.save` does not report a full disk
     with whole_file(path) as temporary:
         temporary.write_bytes(content.getvalue())
 
 
 def _remove_stale(done: list[Part], prepared: Path, parts: Path) -> None:
-    """Remove what an earlier configuration or source has left."""
+    """Remove files of an earlier configuration or source."""
     wanted = {shard.name for part in done for shard in part.shards} | {f"{part.name}.json" for part in done}
     for path in [*prepared.glob("*.npy"), *parts.glob("*.json")]:
         if path.name not in wanted:

@@ -1,4 +1,4 @@
-"""Work on many files at once: on a cluster, or in processes that end with the one that started them."""
+"""Maps a function over files, on a cluster or in processes that end with their parent."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from core.machine import num_cores
 IN_NO_KEY = "Where parts are prepared changes none of them."
 
 BYTES_PER_PROCESS = 16 * 2**20
-"""A process takes as long to start as another one needs for so many bytes."""
+"""Work of one process must be larger: starting a process takes as long as processing this many bytes."""
 Result = TypeVar("Result")
 
 
@@ -29,17 +29,17 @@ def map_files(
     scheduler: str | None = None,
     shared: Sequence[Path] = (),
 ) -> Generator[Result]:
-    """Map over files, on the workers of a Dask scheduler or on all cores of this machine; results in any order.
+    """Map over files, on the workers of a Dask scheduler or on all cores of this machine. Results come in any order.
 
     Args:
-        work: a function of a module that can be imported, or a `partial` of one.
-        files: what it takes one by one.
+        work: a function of an importable module, or a `partial` of one.
+        files: arguments of `work`.
         scheduler: address of the scheduler, if any.
-        shared: the folders that `work` writes to.
+        shared: folders to which `work` writes.
 
     Raises:
-        UserError: the system has killed a process, or worker after worker, which it does where memory runs out; or the
-            cluster cannot be reached, or is not fit for the work.
+        UserError: the system has killed a process, or one worker after another, usually because memory ran out; or the
+            cluster cannot be reached, or is unsuitable.
 
     """
     if scheduler is None:
@@ -50,7 +50,7 @@ def map_files(
 
 
 def _map_here(work: Callable[[Path], Result], files: Sequence[Path]) -> Generator[Result]:
-    """Map in as many processes as are worth their start, or in this one.
+    """Map in as many processes as are worth their start, or in this process.
 
     The largest files come first, so that all processes end at about the same time.
     """
@@ -79,7 +79,7 @@ def _map_here(work: Callable[[Path], Result], files: Sequence[Path]) -> Generato
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Let processes that start here inherit that Ctrl-C does not reach them: this process ends them."""
+    """Block Ctrl-C in processes that start in the block, because this process ends them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -88,7 +88,7 @@ def _interrupts_blocked() -> Iterator[None]:
 
 
 def _end_with(starter: Connection) -> None:
-    """End this process in the middle of its work when the process that started it closes its end of a pipe, or dies."""
+    """End this process at once when its parent closes the other end of a pipe, or dies."""
 
     def wait() -> None:
         starter.poll(None)
