@@ -1,6 +1,6 @@
-"""From stored bytes to a network's input, a whole batch at a time, on the device that holds them.
+"""Converts batches of stored pixels to a network's input, on the device of the batch.
 
-Shapes: N images, S stored and C seen pixels a side, 3 colours.
+Shapes: N images, S stored pixels and C cropped pixels per side, 3 colours.
 """
 
 from dataclasses import replace
@@ -20,23 +20,23 @@ from data.images.decode import Normalization
 from data.manifest import ColorStatistics
 
 BLOCK = 1 << 19
-"""Values that a CPU normalizes at a time: what is in between, four bytes each, stays in a core's cache."""
+"""Number of values that a CPU normalizes together, so that intermediate results of four bytes stay in the cache."""
 
 CROP_ASPECT = (3 / 4, 4 / 3)
-"""Width over height of resized crops: torchvision's."""
+"""Aspect ratio (width / height) of resized crops, as in torchvision."""
 ERASED_AREA, ERASED_ASPECT = (0.02, 0.33), (1 / 3.3, 1 / 0.3)
-"""Share of the image, and width over height, of what random erasing takes: torchvision's."""
+"""Share of the image, and aspect ratio, of an erased rectangle, as in torchvision."""
 GREY = (0.2989, 0.587, 0.114)
-"""Weights of red, green and blue in the grey that contrast is measured from: torchvision's."""
+"""Weights of red, green and blue in the grey of contrast changes, as in torchvision."""
 
-# Each has draws of its own, so that switching one on leaves the others as they were. 0 are crop, mirror and colour.
+# Each has its own stream of draws, so that enabling one does not change the others. Stream 0: crop, mirror and colour.
 RESIZED, JITTER, ERASING, MIX, EXTRA = 1, 2, 3, 4, 5
 
 
 class Normalize(nn.Module):
-    """Stored pixels, uint8 [N, C, C, 3], to the network's input, float [N, 3, C, C].
+    """Converts stored pixels, uint8 [N, C, C, 3], to the network's input, float [N, 3, C, C].
 
-    It is part of the exported graph, so that an endpoint takes plain pixels.
+    The exported graph contains this module, so that an endpoint passes plain pixels.
     """
 
     scale: Tensor
@@ -51,17 +51,17 @@ class Normalize(nn.Module):
         self.register_buffer("offset", -mean / std, persistent=False)
 
     def forward(self, images: Tensor, color_shift: Tensor | None = None, gain: Tensor | None = None) -> Tensor:
-        """Normalize; under autocast the result has the type that the network computes in, and is rounded once.
+        """Normalize. Under autocast, the result has the network's dtype, and is rounded once.
 
         Args:
             images: uint8 [N, C, C, 3].
-            color_shift: added to every pixel of an image, in units of normalized pixels, [N, 3].
-            gain: multiplies the stored pixels of an image, [N].
+            color_shift: summand for every pixel of an image, in units of normalized pixels, [N, 3].
+            gain: factor for the stored pixels of an image, [N].
 
         """
         scale = self.scale[None] if gain is None else self.scale * gain[:, None]
         offset = self.offset[None] if color_shift is None else self.offset + color_shift
-        # The export, which records what is done, would take the loop below for the images of its example.
+        # The tracing export would fix the loop of `_multiply_add` to the number of its example images.
         if torch.onnx.is_in_onnx_export():
             return _by_planes(images, scale, offset)
         if images.device.type == "cpu":
@@ -69,16 +69,16 @@ class Normalize(nn.Module):
         return images.permute(0, 3, 1, 2) * scale[:, :, None, None] + offset[:, :, None, None]
 
     def undo(self, pixels: Tensor) -> Tensor:
-        """Turn the network's input [N, 3, C, C] into pixels that can be looked at, uint8 [N, C, C, 3]."""
+        """Convert the network's input [N, 3, C, C] back to visible pixels, uint8 [N, C, C, 3]."""
         visible = (pixels.permute(0, 2, 3, 1) - self.offset) / self.scale
         return visible.round().clamp(0, 255).to(torch.uint8)
 
 
 def _by_planes(images: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
-    """`images` [N, C, C, 3] times `scale` plus `offset`, each [1, 3], as planes [N, 3, C, C]: for onnxruntime.
+    """`images` [N, C, C, 3] times `scale` plus `offset`, each [1, 3], as planes [N, 3, C, C], for onnxruntime.
 
-    For pixels of three values it takes ten times as long. Of planes of two axes it would make such pixels again where
-    the convolution after them is in integers, and wants its channels last.
+    Pixels of three values would take ten times as long. Planes with two axes would be converted back to such pixels
+    before an int8 convolution, which needs channels-last.
     """
     height, width = (int(side) for side in images.shape[1:3])
     planes = images.permute(0, 3, 1, 2).reshape(images.shape[0], 3, height * width)
@@ -89,8 +89,8 @@ def _by_planes(images: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
 def _multiply_add(images: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
     """`images` [N, C, C, 3] times `scale` plus `offset`, each [N, 3] or [1, 3], on a CPU, block by block.
 
-    The plain formula takes 20 ms longer for 64 images of 224 pixels: what is in between leaves the cache, and a last
-    axis of three colours is too short for the processor's vectors, where a row of pixels is not.
+    The plain formula takes 20 ms longer for 64 images of 224 pixels: intermediate results leave the cache, and an axis
+    of three colours is too short for vector instructions, unlike a row of pixels.
     """
     num_images, height, width, _ = images.shape
     rows = images.reshape(num_images, height, width * 3)
@@ -105,26 +105,25 @@ def _multiply_add(images: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
 
 
 def center_crop(images: Tensor, size: int) -> Tensor:
-    """Keep the centre of images [N, S, S, 3]."""
+    """Crop the centre of images [N, S, S, 3] to [N, size, size, 3]."""
     start = (images.shape[1] - size) // 2
     return images[:, start : start + size, start : start + size]
 
 
 class Augmented(NamedTuple):
-    """A batch to learn from."""
+    """Augmented batch."""
 
     pixels: Tensor
-    """the network's input, float [N, 3, C, C]"""
+    """input of the network, float [N, 3, C, C]"""
     targets: Tensor
-    """the labels, int64 [N]; where images are mixed, the share of each class, float [N, K]"""
+    """labels, int64 [N]; for mixed images, the share of each class, float [N, K]"""
 
 
 class Augmentation(nn.Module):
-    """Training images drawn anew: AlexNet's (section 4.1: random crop, mirror image, colour shift), and later ones.
+    """Augmentation of training images: AlexNet's (section 4.1: random crop, mirror, colour shift), and later methods.
 
-    Every draw follows from (seed, epoch, step), whatever the device, so that a run that resumes sees what it would have
-    seen. Of several processes, which `share` a batch, each draws for all of it; but images are mixed with those of the
-    same process.
+    Every draw depends only on (seed, epoch, step), not on the device, so that a resumed run sees the same images.
+    Processes that `share` a batch draw for the whole batch, but mix only their own images.
     """
 
     color_axes: Tensor
@@ -140,9 +139,9 @@ class Augmentation(nn.Module):
         num_classes: int,
         normalization: Normalization | None = None,
     ) -> None:
-        """Crop to `crop` pixels; mirror half of the images where `flip` says so.
+        """Crop to `crop` pixels. With `flip`, mirror half of the images.
 
-        Without `normalization`, the network's input has the mean 0 and the deviation 1 over the training pixels.
+        Without `normalization`, the network's input has mean 0 and deviation 1 over the training pixels.
         """
         super().__init__()
         self.share = Share()
@@ -150,7 +149,7 @@ class Augmentation(nn.Module):
         self.normalize = Normalize(normalization or color.normalization)
         self.transforms = nn.Sequential()
         if config.extra:
-            from data.augmentation.extra import make_transforms  # here, because torchvision takes 8 s to import
+            from data.augmentation.extra import make_transforms  # imported here, because torchvision takes 8 s
 
             self.transforms = make_transforms(config.extra, crop)
         axes = torch.tensor(color.eigenvectors) * torch.tensor(color.eigenvalues)
@@ -158,12 +157,12 @@ class Augmentation(nn.Module):
         self.register_buffer("color_axes", axes / std[:, None], persistent=False)
 
     def forward(self, images: Tensor, labels: Tensor, epoch: int, step: int) -> Augmented:
-        """Augment stored images, uint8 [N, S, S, 3], with labels, int64 [N]; both are left alone."""
+        """Augment stored images, uint8 [N, S, S, 3], with labels, int64 [N]. The arguments do not change."""
         num_images = len(images) * self.share.num_processes
         draws = Draws(self.seed, epoch, step, num_images, self.share)
         squares = self._cut(images, draws)
         alphas = draws.each(lambda generator: torch.randn(num_images, 3, generator=generator)) * self.config.pca_color
-        # No matrix product, which autocast would leave 8 bits of.
+        # Not a matrix product, whose precision autocast would reduce to 8 bits.
         color_shift, gain = (alphas.to(images.device)[:, None] * self.color_axes).sum(dim=2), None
         if self.config.brightness or self.config.contrast:
             gain, added = self._jitter(squares, replace(draws, stream=JITTER))
@@ -182,7 +181,7 @@ class Augmentation(nn.Module):
         return Augmented(pixels, labels)
 
     def _transform(self, pixels: Tensor) -> Tensor:
-        """Apply the transforms of torchvision, which take levels from 0 to 1, in float32."""
+        """Apply torchvision's transforms, which take levels from 0 to 1, in float32."""
         scale, offset = 255 * self.normalize.scale[:, None, None], self.normalize.offset[:, None, None]
         with torch.autocast(pixels.device.type, enabled=False):
             levels: Tensor = self.transforms((pixels.float() - offset) / scale)
@@ -221,9 +220,9 @@ class Augmentation(nn.Module):
         return F.pad(images, (0, 0) + (self.config.padding,) * 4)
 
     def _jitter(self, squares: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Brightness b and contrast c make b c x + (1 - c) b m of a pixel x, with m the mean grey of its image.
+        """Brightness b and contrast c change a pixel x to b c x + (1 - c) b m, where m is the mean grey of its image.
 
-        Without clamping their order does not matter. Returns the gain b c, [N], and what is added, in units of
+        Without clamping, their order does not matter. Returns the gain b c, [N], and the summand, in units of
         normalized pixels, [N, 3].
         """
         reach = torch.tensor([self.config.brightness, self.config.contrast])
@@ -235,7 +234,7 @@ class Augmentation(nn.Module):
         return brightness * contrast, ((1 - contrast) * brightness * grey)[:, None] * self.normalize.scale
 
     def _draw_erased(self, draws: Draws) -> Tensor:
-        """Rectangles, int64 [N, 4], without area where nothing is erased."""
+        """Draw rectangles, int64 [N, 4]. Images without erasing get an empty rectangle."""
 
         def draw(generator: torch.Generator) -> Tensor:
             erased = torch.rand(draws.num_images, 1, generator=generator) < self.config.erasing
@@ -254,8 +253,8 @@ class Augmentation(nn.Module):
 
 
 def _mean_grey(images: Tensor) -> Tensor:
-    """Mean level of each of the images, uint8 [N, C, C, 3], without its colours: [N]."""
-    # Not all at once: as floats they would be fetched from the system anew each time.
+    """Return the mean grey [N] of images, uint8 [N, C, C, 3]."""
+    # In blocks, because all images as floats would need new memory from the system each time.
     blocks = torch.split(images.flatten(2), 16)
     colors = torch.cat([block.float().mean(dim=1) for block in blocks]).reshape(len(images), -1, 3).mean(dim=1)
     return (colors * torch.tensor(GREY, device=images.device)).sum(dim=1)

@@ -1,4 +1,4 @@
-"""Rectangles that are drawn inside squares: what a resized crop keeps and what random erasing takes away."""
+"""Random rectangles inside squares, for resized crops and random erasing."""
 
 import math
 
@@ -15,22 +15,22 @@ Box = tuple[int, int, int, int]
 def draw_boxes(
     count: int, side: int, *, area: Range, aspect: Range, largest: int, otherwise: Box, draws: torch.Generator
 ) -> Tensor:
-    """Draw a rectangle in each of `count` squares of `side` pixels, as torchvision does.
+    """Draw a rectangle in each of `count` squares of `side` pixels, like torchvision.
 
     Args:
         count: N.
-        side: of the squares, in pixels.
-        area: least and largest share of the square, equally likely.
-        aspect: least and largest width over height; its logarithm is equally likely.
-        largest: side in pixels that a rectangle must not exceed; the first of ten tries that fits is taken.
-        otherwise: what is taken where none fits.
-        draws: on the CPU, so that it draws the same for every device.
+        side: side of the squares, in pixels.
+        area: minimum and maximum share of the square, uniformly distributed.
+        aspect: minimum and maximum aspect ratio (width / height), whose logarithm is uniformly distributed.
+        largest: maximum side of a rectangle, in pixels. The first of ten tries that fits is taken.
+        otherwise: rectangle if no try fits.
+        draws: generator on the CPU, so that draws do not depend on the device.
 
     Returns:
         top, left, height and width, int64 [N, 4].
 
     """
-    # In double precision, in which no draw below 1 times a number of pixels is rounded up to that number.
+    # In double precision, a draw below 1 times a number of pixels is never rounded up to this number.
     shares, aspects, tops, lefts = torch.rand(4, count, NUM_TRIES, generator=draws, dtype=torch.float64)
     pixels = side**2 * (area[0] + (area[1] - area[0]) * shares)
     low, high = math.log(aspect[0]), math.log(aspect[1])
@@ -38,7 +38,7 @@ def draw_boxes(
     heights, widths = (pixels / aspects).sqrt().round(), (pixels * aspects).sqrt().round()
     fits = (torch.minimum(heights, widths) > 0) & (torch.maximum(heights, widths) <= largest)
     tops, lefts = (tops * (side - heights + 1)).floor(), (lefts * (side - widths + 1)).floor()
-    # The largest of 10, 9, 8, ... that is not struck out is the first.
+    # The first try that fits has the largest of the weights 10, 9, 8, ...
     first = (fits * torch.arange(NUM_TRIES, 0, -1)).argmax(dim=1, keepdim=True)
     tried = torch.stack([tops, lefts, heights, widths], dim=2).long()
     boxes = tried.gather(1, first[:, :, None].expand(-1, -1, 4))[:, 0]
@@ -48,7 +48,7 @@ def draw_boxes(
 def erase_each(pixels: Tensor, boxes: Tensor) -> None:
     """Set a rectangle in each of the normalized images, float [N, 3, C, C], to 0, the mean colour, in place.
 
-    `boxes` are int64 [N, 4]; as in `data.augmentation.crop`, a loop on the CPU and one operation elsewhere.
+    `boxes` are int64 [N, 4]. As in `data.augmentation.crop`, a loop on the CPU, one operation on other devices.
     """
     (_erase_slices if pixels.device.type == "cpu" else _erase_mask)(pixels, boxes)
 

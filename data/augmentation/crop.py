@@ -1,7 +1,7 @@
-"""Another square out of every image of a batch. N images, S stored and C seen pixels a side, 3 colours.
+"""A different crop for each image of a batch. Shapes: N images, S stored and C cropped pixels per side, 3 colours.
 
-Each cut is written twice: as a loop for the CPU, and as one operation for accelerators, where a loop would launch a
-kernel for every image.
+Each function has two versions: a loop for the CPU, and one operation for accelerators, where a loop would launch a
+kernel per image.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 def crop_each(images: Tensor, corners: Tensor, mirrored: Tensor, size: int) -> Tensor:
-    """Cut a square out of each of the images [N, S, S, 3], and mirror it left to right where `mirrored` [N] says so.
+    """Cut a square out of each of the images [N, S, S, 3], and mirror the `mirrored` squares left to right.
 
     Args:
         images: uint8.
@@ -35,7 +35,7 @@ def _copy(images: Tensor, corners: Tensor, mirrored: Tensor, size: int) -> Tenso
 
 
 def _gather(images: Tensor, corners: Tensor, mirrored: Tensor, size: int) -> Tensor:
-    """`rows` and `columns` [N, C] are the pixels that each image keeps."""
+    """Gather the pixels in `rows` and `columns` [N, C] of each image."""
     corners, mirrored = corners.to(images.device), mirrored.to(images.device)
     steps = torch.arange(size, device=images.device)
     rows, columns = corners[:, :1] + steps, corners[:, 1:] + steps
@@ -54,7 +54,7 @@ def resize_each(images: Tensor, boxes: Tensor, mirrored: Tensor, size: int) -> T
         size: C, the side of the squares.
 
     Returns:
-        uint8 [N, C, C, 3]; a CPU rounds at another place than an accelerator does, to a neighbouring level at most.
+        uint8 [N, C, C, 3]. CPU and accelerator round at different places, so levels may differ by one.
 
     """
     return (_interpolate if images.device.type == "cpu" else _resample)(images, boxes, mirrored, size)
@@ -71,13 +71,13 @@ def _interpolate(images: Tensor, boxes: Tensor, mirrored: Tensor, size: int) -> 
 
 
 def _resample(images: Tensor, boxes: Tensor, mirrored: Tensor, size: int) -> Tensor:
-    """The same as two matrix products, one along each side, in which every image has its own weights."""
+    """Resize by two matrix products, one along each side, with separate weights for each image."""
     boxes, mirrored = boxes.to(images.device), mirrored.to(images.device)
     num_images, stored = images.shape[:2]
     rows = _weights(boxes[:, 0], boxes[:, 2], stored, size)
     columns = _weights(boxes[:, 1], boxes[:, 3], stored, size)
     columns = torch.where(mirrored[:, None, None], columns.flip(1), columns)
-    # Autocast would leave 8 bits of the weights.
+    # Autocast would reduce the weights to 8 bits.
     with torch.autocast(images.device.type, enabled=False):
         kept_rows = rows @ images.reshape(num_images, stored, -1).float()
         squares = columns[:, None] @ kept_rows.reshape(num_images, size, stored, 3)
@@ -85,10 +85,10 @@ def _resample(images: Tensor, boxes: Tensor, mirrored: Tensor, size: int) -> Ten
 
 
 def _weights(start: Tensor, length: Tensor, stored: int, size: int) -> Tensor:
-    """What each stored pixel gives to each seen one along one side, [N, C, S]; every sum over S is 1.
+    """Return the weight of each stored pixel in each output pixel along one side, [N, C, S]. Sums over S are 1.
 
-    `start` and `length` [N] are the part that is kept. The weights fall to 0 in a straight line, over one seen pixel or
-    one stored one, whichever is larger: Pillow's bilinear filter.
+    `start` and `length` [N] are the kept part. The weights fall linearly to 0 over one output pixel or one stored
+    pixel, whichever is larger: Pillow's bilinear filter.
     """
     start, length = start[:, None, None], length[:, None, None]
     stored_pixels = torch.arange(stored, device=start.device)[None, None, :] - start

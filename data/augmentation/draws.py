@@ -1,4 +1,4 @@
-"""Random numbers for the images of one step: each step has its own."""
+"""Random numbers for the images of one step. Each step has its own numbers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from data.batches.loader import Share
 
 @dataclass(frozen=True)
 class Draws:
-    """What is drawn follows from (seed, epoch, step), whatever the device.
+    """Draws that depend only on (seed, epoch, step) and stream, not on the device.
 
-    Each `stream` has draws of its own. Of several processes, which share a batch, each draws for all of it.
+    Each `stream` has its own draws. Processes that share a batch draw for the whole batch.
     """
 
     seed: int
     epoch: int
     step: int
     num_images: int
-    """of the step, over all processes"""
+    """number of images of the step, over all processes"""
     share: Share
     stream: int = 0
 
     def each(self, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
-        """Draw something for each image of this process, [N, ...], with what draws it for all images of the step."""
+        """Return the draws for this process's images, [N, ...]. `draw` draws for all images of the step."""
         return draw(self._generator)[self.share.rank :: self.share.num_processes]
 
     @cached_property
@@ -36,14 +36,14 @@ class Draws:
 
     @property
     def own_seed(self) -> int:
-        """The seed of this step and stream."""
+        """Seed of this step and stream."""
         return seed_of(self.seed, self.epoch, self.step, stream=self.stream)
 
 
 def seed_torch(seed: int, device: torch.device) -> None:
-    """Seed what layers and transforms draw from, on the CPU and on `device`.
+    """Seed torch's generators for layers and transforms, on the CPU and on `device`.
 
-    Not by `torch.manual_seed`, which seeds all kinds of devices: one that is not used costs it 1.5 ms.
+    Not with `torch.manual_seed`, which seeds all kinds of devices: an unused device costs 1.5 ms.
     """
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
@@ -51,6 +51,6 @@ def seed_torch(seed: int, device: torch.device) -> None:
 
 
 def seed_of(seed: int, epoch: int, step: int, *, stream: int = 0) -> int:
-    """Seed what a step draws from one of its streams of random numbers."""
+    """Return the seed of one stream of a step."""
     state = np.random.SeedSequence((seed, epoch, step, stream)).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))

@@ -12,7 +12,7 @@ from core.errors import UserError
 
 
 def make_transforms(extra: Sequence[Mapping[str, Mapping[str, Any]]], size: int) -> nn.Sequential:
-    """Make the transforms, by name and arguments, and try each on a batch of images of `size` pixels a side.
+    """Make the transforms, by name and arguments, and try each on a batch of images of `size` pixels per side.
 
     Raises:
         UserError: there is no transform of a name, arguments do not fit, or a transform does not keep shape and dtype.
@@ -32,7 +32,7 @@ def _make(name: str, arguments: Mapping[str, Any], size: int) -> nn.Module:
     try:
         transform: nn.Module = kind(**arguments)
         changed = transform(images)
-    except Exception as error:  # of any kind, as torchvision checks arguments in many ways
+    except Exception as error:  # of any kind, because torchvision checks arguments in many ways
         raise UserError(f"{shown}: {' '.join(str(error).split())}") from None
     if not isinstance(changed, Tensor) or (changed.shape, changed.dtype) != (images.shape, images.dtype):
         found = f"{[*changed.shape]}, {changed.dtype}" if isinstance(changed, Tensor) else type(changed).__name__

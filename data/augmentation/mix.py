@@ -1,4 +1,4 @@
-"""Two training images in one, and their labels with them. N images, C pixels a side, K classes."""
+"""Mixes pairs of training images and their labels. Shapes: N images, C pixels per side, K classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ class Mixing:
     """How the images of one batch are mixed."""
 
     kept: float
-    """share of its own pixels, and of its own label, that an image keeps"""
+    """share that an image keeps of its own pixels and its own label"""
     box: Box | None
-    """where the other image is seen (cutmix); None: everywhere, through this one (mixup)"""
+    """place of the other image (cutmix); None: the images are blended everywhere (mixup)"""
     partners: tuple[int, ...]
-    """the other image of each: batches are in the order of the shards, so neighbours have the same label"""
+    """index of each image's partner; not its neighbour, because neighbours in a shard often have the same label"""
 
     def blend(self, images: Tensor) -> None:
         """Mix images [N, 3, C, C] in place."""
@@ -37,10 +37,10 @@ class Mixing:
 
 
 def draw_mixing(mixup: float, cutmix: float, shape: Sequence[int], seed: int) -> Mixing:
-    """Draw how a batch of images of a shape [N, 3, C, C] is mixed.
+    """Draw how a batch of images with `shape` [N, 3, C, C] is mixed.
 
-    `mixup` (Zhang et al. 2018) and `cutmix` (Yun et al. 2019) are the alphas of the Beta distribution of what is kept.
-    0 switches one off; where both are on, each has half of the batches.
+    `mixup` (Zhang et al. 2018) and `cutmix` (Yun et al. 2019) are the alphas of the kept share's Beta distribution. 0
+    switches one off. If both are on, each is used for half of the batches.
     """
     draws = np.random.default_rng(seed)
     cut = bool(draws.random() < 0.5) if mixup and cutmix else not mixup
@@ -54,7 +54,7 @@ def draw_mixing(mixup: float, cutmix: float, shape: Sequence[int], seed: int) ->
 
 
 def _box(kept: float, size: int, row: int, column: int) -> Box:
-    """The square around a pixel that leaves the share `kept`, as far as it lies in the image."""
+    """Return the square around a pixel that leaves the share `kept`, clipped to the image."""
     half = int(0.5 * (1 - kept) ** 0.5 * size)
     top, left = max(row - half, 0), max(column - half, 0)
     return top, left, min(row + half, size) - top, min(column + half, size) - left
