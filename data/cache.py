@@ -1,4 +1,4 @@
-"""DVC's cache: what of it can go, because the remote has it and the project does not use it now."""
+"""DVC's cache: files that can be deleted, because the remote has them and the project does not use them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,16 +8,16 @@ from data.versioning import open_repo, readable_errors
 
 @dataclass(frozen=True)
 class CachedFile:
-    """A file of the cache."""
+    """File of the cache."""
 
     path: Path
     num_bytes: int
 
 
 def unused_files(workspace: Path, before: float) -> list[CachedFile]:
-    """Give the files of the cache from before a time in seconds since 1970 that the remote has and nothing here uses.
+    """Return the files of the cache that are older than `before`, in seconds since 1970, in the remote, and unused.
 
-    What `dvc.lock` names is used, and so is what it names in any branch or tag.
+    Files that `dvc.lock` names in the workspace, or in any branch or tag, are used.
 
     Raises:
         UserError: there is no remote, or it cannot be read.
@@ -42,7 +42,7 @@ def unused_files(workspace: Path, before: float) -> list[CachedFile]:
 
 
 def local_remote(workspace: Path) -> Path | None:
-    """Give the folder of the default remote; None where there is none, or where it is no folder of this machine.
+    """Return the folder of the default remote, or None if there is no remote, or the remote is no local folder.
 
     Raises:
         UserError: the workspace is not under version control.
@@ -56,10 +56,10 @@ def local_remote(workspace: Path) -> Path | None:
 
 
 def pull(workspace: Path) -> None:
-    """Bring the data that `dvc.lock` names back from the remote.
+    """Fetch the data that `dvc.lock` names from the remote.
 
     Raises:
-        UserError: the remote cannot be reached, or lacks some of it.
+        UserError: the remote cannot be reached, or lacks some of the data.
 
     """
     with open_repo(workspace) as repo, readable_errors(workspace):

@@ -1,4 +1,4 @@
-"""What has changed for a stage since it last ran, in words. DVC says it in structures of its own."""
+"""Describes the changes of a stage since its last run. DVC reports changes in its own structures."""
 
 from collections import Counter
 from functools import reduce
@@ -14,11 +14,11 @@ WHOLE_INPUTS = {
     "code.ingest": "the code",
     "code.prepare": "the code",
 }
-"""What stands behind a parameter that is one digest."""
+"""Names of the inputs that are tracked as one digest."""
 
 
 def changed_params(stage: Any, content: dict[str, Any]) -> list[str]:
-    """Parameters whose value in `content` differs from the one in dvc.lock, one by one."""
+    """Describe each parameter whose value in `content` differs from dvc.lock."""
     words = []
     for dependency in stage.deps:
         before = getattr(dependency.hash_info, "value", None)
@@ -36,7 +36,7 @@ def changed_params(stage: Any, content: dict[str, Any]) -> list[str]:
 
 
 def changed_files(changes: list[Any]) -> list[str]:
-    """From DVC's form, `[{"changed deps": {"data/raw": "modified"}}, "changed command"]`."""
+    """Describe changes in DVC's form, `[{"changed deps": {"data/raw": "modified"}}, "changed command"]`."""
     words = []
     for change in changes:
         if isinstance(change, str):
@@ -49,7 +49,7 @@ def changed_files(changes: list[Any]) -> list[str]:
 
 
 def changed_counts(config: DataConfig, raw: Path) -> str:
-    """Say how the images of the source differ in number from those in `raw`, by class; "" where they do not."""
+    """Describe how the numbers of images in the source and in `raw` differ, by class; "" if they do not."""
     import pyarrow.parquet as pq
 
     from data.ingest.raw_shards import raw_shards

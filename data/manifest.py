@@ -12,30 +12,30 @@ Triple = tuple[float, float, float]
 
 
 class Model(BaseModel):
-    """A frozen record in a file of ours."""
+    """Frozen record in a JSON file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class RejectedImage(Model):
-    """An image that cannot be used, and why."""
+    """Image that cannot be used, and the reason."""
 
     path: str
     reason: str
 
 
 class Shard(Model):
-    """A file of prepared images, uint8 [num_images, size, size, 3]."""
+    """File of prepared images, uint8 [num_images, size, size, 3]."""
 
     split: Split
     name: str
     num_images: int
     checksum: str
-    """of `core.checksum`, of the file"""
+    """checksum of the file, by `core.checksum`"""
 
 
 class ColorStatistics(Model):
-    """Of the training pixels, scaled to 0..1: what normalization and the paper's colour augmentation need."""
+    """Statistics of the training pixels, scaled to 0..1, for normalization and the paper's colour augmentation."""
 
     mean: Triple
     std: Triple
@@ -46,12 +46,12 @@ class ColorStatistics(Model):
 
     @property
     def normalization(self) -> Normalization:
-        """Mean 0 and deviation 1 over the training pixels."""
+        """Normalization to mean 0 and deviation 1 over the training pixels."""
         return Normalization(mean=self.mean, std=self.std)
 
 
 class DataManifest(Model):
-    """What `data/prepared` holds; written last, so that a folder with a manifest is complete."""
+    """Contents of `data/prepared`. The manifest is written last, so a folder with a manifest is complete."""
 
     source: str
     mirror_keeps_label: bool
@@ -59,32 +59,32 @@ class DataManifest(Model):
     max_pixels: int
     classes: tuple[str, ...]
     splits: dict[Split, dict[str, int]]
-    """images of each class in each split"""
+    """number of images of each class in each split"""
     color: ColorStatistics
     rejected: tuple[RejectedImage, ...]
     shards: tuple[Shard, ...]
 
     @property
     def num_images(self) -> int:
-        """Usable images in all splits together."""
+        """Number of usable images in all splits."""
         return sum(sum(counts.values()) for counts in self.splits.values())
 
     def num_in(self, split: Split) -> int:
-        """Usable images in one split."""
+        """Number of usable images in one split."""
         return sum(self.splits[split].values())
 
 
 def mirror_keeps_label(source: str) -> bool:
     """Whether a mirrored image belongs to the same class.
 
-    Photographs do, and the clothes of Fashion-MNIST; digits do not. What is in folders and tables of the user's is
-    taken for photographs, which `augmentation.flip=false` corrects.
+    True for photographs and the clothes of Fashion-MNIST, false for digits. Folders and tables of users are assumed to
+    hold photographs. `augmentation.flip=false` corrects that.
     """
     return source != "digits"
 
 
 def labels_file(split: Split) -> str:
-    """Name of the file with a split's labels, int64 [num_images], in the order of its shards."""
+    """Return the name of the file with a split's labels, int64 [num_images], in the order of its shards."""
     return f"{split}-labels.npy"
 
 
@@ -92,7 +92,7 @@ def read_data_manifest(prepared: Path) -> DataManifest:
     """Read the manifest of a prepared folder.
 
     Raises:
-        UserError: there is none, so that the folder is missing or half-written; or it is of another version.
+        UserError: the manifest is missing, because the folder is missing or incomplete; or it has another version.
 
     """
     path = prepared / MANIFEST_FILE

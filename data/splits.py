@@ -10,14 +10,14 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 def split_of(sha256: str, config: DataConfig, *, given: Split | None, missing: frozenset[Split]) -> Split:
     """Choose the split of an image from its content alone.
 
-    So adding images moves no others, each class is divided in the same proportions up to chance, and identical images
-    share a split. `data.preparing.regroup` then moves images that look alike into one split.
+    Therefore added images move no others, each class is divided in the same proportions up to chance, and identical
+    images share a split. `data.preparing.regroup` then moves images that look alike into one split.
 
     Args:
-        sha256: of the image's bytes, in hexadecimal.
-        config: the shares of the splits.
-        given: the split that the user has put the image into.
-        missing: splits that are to be taken from the training images: all but train where the user has split nothing.
+        sha256: hash of the image's bytes, in hexadecimal.
+        config: configuration with the shares of the splits.
+        given: the user's split of the image.
+        missing: splits that are drawn from the training images: all except train if the user has no splits.
 
     """
     if given in ("val", "test"):

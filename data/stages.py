@@ -1,4 +1,4 @@
-"""What the stages of dvc.yaml share: their code, their parameters, and how they tell why they failed."""
+"""Shared parts of the stages in dvc.yaml: code, parameters, and error messages."""
 
 import json
 import os
@@ -15,20 +15,20 @@ from data.config import SOURCES
 IN_NO_KEY = "How a stage is run and told what to do."
 
 STAGES = {"ingest": "data.ingest.stage", "prepare": "data.preparing.stage"}
-"""The module of each stage, in their order."""
+"""Module of each stage, in order."""
 
 PARAMS_FILE = Path("outputs/data-params.json")
-"""The effective parameters, overrides included, that DVC tracks in place of params.yaml."""
+"""Effective parameters, with overrides, which DVC tracks instead of params.yaml."""
 
 UNTRACKED = "untracked"
-"""Section of that file which dvc.yaml does not name: how a stage is run, which does not change what it makes."""
+"""Section of PARAMS_FILE that DVC does not track: how a stage is run, which does not change its result."""
 
 MESSAGE_FILE = "CONVOY_STAGE_MESSAGE"
-"""Environment variable: where a stage leaves the line that says why it failed, for the process that asked for it."""
+"""Environment variable with the path of a file. A failed stage writes its message there for the calling process."""
 
 
 def run_stage(stage: Callable[[], None]) -> None:
-    """Run a stage as a process: what a person can mend becomes one line and exit status 1."""
+    """Run a stage as a process. Errors that the user can fix become one line and exit status 1."""
     try:
         stage()
     except UserError as error:
@@ -45,16 +45,16 @@ def _tell(message: str) -> None:
     try:
         Path(os.environ[MESSAGE_FILE]).write_text(message, encoding="utf-8", errors="backslashreplace")
     except (KeyError, OSError):
-        # Nobody has asked, or the disk is too full for one line.
+        # There is no calling process, or the disk is full.
         print(f"convoy: {message}", file=sys.stderr)
     sys.exit(1)
 
 
 def read_params(stage: str) -> dict[str, Any]:
-    """Read the effective parameters of one stage: those that DVC tracks, and how it is to be run.
+    """Read the effective parameters of one stage, tracked and untracked.
 
     Raises:
-        UserError: `convoy` has not written them yet.
+        UserError: `convoy` has not written the parameters yet.
 
     """
     if not PARAMS_FILE.is_file():
@@ -64,10 +64,10 @@ def read_params(stage: str) -> dict[str, Any]:
 
 
 def stage_code(source: str) -> dict[str, str]:
-    """Name the code of each stage; ingesting depends on the source that it reads, and on no other.
+    """Digest of the code of each stage. Of all sources, ingest depends only on the configured source.
 
     Raises:
-        UserError: a file of the project with the source is not there, or is no Python.
+        UserError: the project's file with the source is missing, or is no Python.
 
     """
     ingest = code.digest(STAGES["ingest"], *SOURCES.modules(source), packages=SOURCES.packages(source))

@@ -1,4 +1,4 @@
-"""Data versions: the one place that knows DVC, whose Repo class is no public API and stays behind this file."""
+"""Data versions. Only this file uses DVC, because DVC's class Repo is no public interface."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ LOCK_FILE = "dvc.lock"
 
 @dataclass(frozen=True)
 class StageOutcome:
-    """Whether a stage ran, and why."""
+    """Whether a stage ran, and the reason."""
 
     stage: str
     ran: bool
@@ -35,14 +35,14 @@ class StageOutcome:
 def reproduce(
     workspace: Path, config: DataConfig, target: str = "prepare", meanwhile: Callable[[], None] | None = None
 ) -> list[StageOutcome]:
-    """Bring `target` and what it depends on up to date with the configuration and the source.
+    """Bring `target` and the stages before it up to date with the configuration and the source.
 
-    `meanwhile` is called before stages run, in processes of their own; not where all is up to date.
+    `meanwhile` is called before stages run in their own processes, unless everything is up to date.
 
     Raises:
         UserError: the source cannot be used, a decision is malformed, a stage failed, or the workspace is not under
             version control.
-        KeyboardInterrupt: Ctrl-C, whether it met this process or a stage.
+        KeyboardInterrupt: Ctrl-C, in this process or in a stage.
 
     """
     source = config.model_copy(update={"path": workspace / config.path}) if config.path else config
@@ -64,7 +64,7 @@ def reproduce(
 
 
 def explain(workspace: Path, config: DataConfig) -> tuple[str | None, dict[str, list[str]]]:
-    """Give the data version, and for each stage what has changed since it last ran, in words. Writes nothing.
+    """Return the data version, and a description of the changes of each stage since its last run. Writes nothing.
 
     Raises:
         UserError: the source cannot be used, a decision is malformed, or the workspace is not under version control.
@@ -78,7 +78,7 @@ def explain(workspace: Path, config: DataConfig) -> tuple[str | None, dict[str, 
 
 
 def push(workspace: Path) -> int:
-    """Push the data to the default remote; returns the number of files that were not there yet.
+    """Push the data to the default remote. Returns the number of new files there.
 
     Raises:
         UserError: the remote cannot be reached or written.
@@ -89,7 +89,7 @@ def push(workspace: Path) -> int:
 
 
 def data_version(workspace: Path) -> str | None:
-    """DVC's md5 of data/prepared as the last `reproduce` left it; None before the first."""
+    """Return DVC's md5 of data/prepared after the last `reproduce`, or None before the first."""
     if not (workspace / LOCK_FILE).is_file():
         return None
     with open_repo(workspace) as repo, readable_errors(workspace):
@@ -110,7 +110,7 @@ def _load_stage(repo: Any, workspace: Path, stage: str) -> Any:
 
 
 def _inputs(workspace: Path, config: DataConfig, fingerprint: str) -> dict[str, Any]:
-    """Give what each stage depends on, overrides included, and nothing that it does not depend on."""
+    """Return the inputs of each stage, with overrides, and nothing else."""
     fields = config.model_dump(mode="json")
     ingest = {name: fields[name] for name in ("source", "path", "max_file_mb")}
     untracked = {"prepare": {"scheduler": fields.pop("scheduler")}}
@@ -126,7 +126,7 @@ def _inputs(workspace: Path, config: DataConfig, fingerprint: str) -> dict[str, 
 
 
 def _write_params(workspace: Path, inputs: dict[str, Any]) -> None:
-    """Write the inputs of the stages, so that DVC sees them."""
+    """Write the inputs of the stages to the file that DVC tracks."""
     content = json.dumps(inputs, indent=1)
     path = workspace / PARAMS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ def _write_params(workspace: Path, inputs: dict[str, Any]) -> None:
 
 @contextmanager
 def open_repo(workspace: Path) -> Iterator[Any]:
-    """Open DVC's repository; a workspace without one, or without git, is a `UserError`."""
+    """Open DVC's repository. A workspace without DVC or git is a `UserError`."""
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
     from dvc.scm import SCMError
@@ -157,11 +157,11 @@ def open_repo(workspace: Path) -> Iterator[Any]:
 
 @contextmanager
 def _stage_environment() -> Iterator[Path]:
-    """Let the stages, which are processes of their own, find this Python and a place for their message."""
+    """Set the environment of the stages' processes: this Python, and a file for their message."""
     with tempfile.TemporaryDirectory() as folder:
         message = Path(folder) / "message"
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-        # Safe: a file `data.py` in the project's folder must not hide ours.
+        # PYTHONSAFEPATH keeps a file `data.py` in the project's folder from hiding our package.
         values = {MESSAGE_FILE: str(message), "PATH": path, "PYTHONSAFEPATH": "1"}
         before = {name: os.environ.get(name) for name in values}
         os.environ |= values
@@ -175,7 +175,7 @@ def _stage_environment() -> Iterator[Path]:
 
 @contextmanager
 def _whole_lock_file(repo: Any, lock: Path) -> Iterator[None]:
-    """Put the lock file from before back where DVC leaves half of one, as on a full disk: it writes it in place."""
+    """Restore the old lock file if DVC, which writes in place, leaves an incomplete one, for example on a full disk."""
     from dvc.dvcfile import Lockfile
     from dvc.exceptions import DvcException
 
@@ -199,11 +199,11 @@ def _whole_lock_file(repo: Any, lock: Path) -> Iterator[None]:
 
 
 def _drop_cut_off_rwlock(repo: Any) -> None:
-    """Remove DVC's table of who uses which file where a full disk has cut it off: DVC would read it, and stop."""
+    """Remove DVC's table of used files if a full disk has truncated it, because DVC would fail to read the table."""
     from dvc.rwlock import RWLOCK_FILE
 
     table = Path(repo.tmp_dir) / RWLOCK_FILE
-    with repo.lock:  # held by whoever changes the table
+    with repo.lock:  # every process that changes the table holds this lock
         try:
             json.loads(table.read_bytes())
         except FileNotFoundError:
@@ -214,7 +214,7 @@ def _drop_cut_off_rwlock(repo: Any) -> None:
 
 @contextmanager
 def readable_errors(workspace: Path, message: Path | None = None) -> Iterator[None]:
-    """Turn what DVC raises, and what it only logs, into one line."""
+    """Turn DVC's errors, raised or only logged, into a UserError."""
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
     from dvc.rwlock import RWLockFileCorruptedError
@@ -233,7 +233,7 @@ def readable_errors(workspace: Path, message: Path | None = None) -> Iterator[No
         if message and message.is_file():
             raise UserError(message.read_text(encoding="utf-8"), exit_code=1) from None
         _raise_if_interrupted(error)
-        # It was whole when we began.
+        # The table was intact at the start.
         cut_off = any(isinstance(one, RWLockFileCorruptedError) for one in causes(error))
         if cut_off or any(map(is_disk_full, [error, *logged])):
             raise UserError(DISK_FULL.format(workspace.resolve()), exit_code=1) from error
@@ -242,7 +242,7 @@ def readable_errors(workspace: Path, message: Path | None = None) -> Iterator[No
 
 @contextmanager
 def _listening(errors: list[BaseException]) -> Iterator[None]:
-    """Collect what DVC logs as errors, and keep it from printing: it goes on where a file cannot be copied."""
+    """Collect DVC's logged errors instead of printing them. DVC only logs an error if it cannot copy a file."""
 
     class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -261,13 +261,13 @@ def _listening(errors: list[BaseException]) -> Iterator[None]:
 
 
 def _raise_if_interrupted(error: BaseException) -> None:
-    """Ctrl-C reaches the stage as well as this process, and DVC reports the stage's end as a failure."""
+    """Raise KeyboardInterrupt if Ctrl-C has also reached the stage, which DVC reports as a failure."""
     if any(str(one).endswith(("exited with 130", "exited with -2")) for one in causes(error)):
         raise KeyboardInterrupt
 
 
 def _words(*errors: BaseException) -> str:
-    """What the outermost and the innermost errors say: which step failed, and why."""
+    """Join the messages of the outermost and the innermost errors: the failed step, and the cause."""
     words: dict[str, None] = {}
     for error in errors:
         *_, innermost = causes(error)
@@ -283,7 +283,7 @@ def _outcome(stage: str, *, ran: bool, changes: list[str]) -> StageOutcome:
 
 
 def _reasons(repo: Any, workspace: Path, stages: Sequence[str], inputs: dict[str, Any]) -> dict[str, list[str]]:
-    """What has changed for each stage since it last ran; stages for which nothing has are left out."""
+    """Describe the changes of each stage since its last run. Unchanged stages are left out."""
     found = repo.status(targets=[_address(workspace, stages[-1])], with_deps=True)
     changes = {address.rpartition(":")[2]: changes for address, changes in found.items()}
     reasons = {}
