@@ -70,7 +70,13 @@ def _values(schema: dict[str, Any]) -> str:
     if "enum" in schema or "const" in schema:
         choices = schema.get("enum", [schema.get("const")])
         return ", ".join(f"`{str(choice).lower() if isinstance(choice, bool) else choice}`" for choice in choices)
-    kind = {"boolean": "`true`, `false`", "string": "text", "null": "`null`", "array": "a list"}
+    kind = {
+        "boolean": "`true`, `false`",
+        "string": "text",
+        "null": "`null`",
+        "array": "a list",
+        "object": "names and numbers",
+    }
     words = kind.get(schema["type"], schema["type"])
     bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     limits = " and ".join(f"{sign} {schema[name]:,}" for name, sign in bounds.items() if name in schema)

@@ -1,9 +1,11 @@
 import difflib
+from collections import Counter
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from core.extensions import ExtensionPoint
+from core.extensions import ExtensionPoint, short_name
 from core.sections import OptionalPath, Section, Switch
 
 IN_NO_KEY = "Values count by themselves, and a training by the code of its network."
@@ -20,6 +22,10 @@ NETWORKS = ExtensionPoint(
     },
 )
 """Networks of our own, each by the `Family` that builds it. Of the user's, also a function: num_classes, input_size."""
+METRICS = ExtensionPoint("evaluation.metrics", "convoy.metrics", {"macro_f1": "models.judging.macro_f1:macro_f1"})
+"""Figures of the test images, each by a function of `Predictions`."""
+FIGURES = ("accuracy", "top5_accuracy", "loss", "worst_class_accuracy")
+"""Those that every run has."""
 TORCHVISION = "models.networks.torchvision_networks"
 OF_TORCHVISION = ("efficientnet_b0", "mobilenet_v3_large", "mobilenet_v3_small", "resnet18", "resnet50")
 """The likeliest of torchvision's, which are known without importing it; that takes 8 s."""
@@ -124,6 +130,24 @@ class TrainingConfig(Section):
         return self.devices * self.num_nodes
 
 
+class EvaluationConfig(Section):
+    """What is measured on the test images."""
+
+    metrics: tuple[Annotated[str, AfterValidator(METRICS.accept)], ...] = ()
+    """figures of the run besides accuracy and loss: macro_f1, or my_file:function, which gives the figure `function`"""
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """Names of all figures: those that every run has, then those of `metrics`."""
+        return (*FIGURES, *map(short_name, self.metrics))
+
+    @model_validator(mode="after")
+    def _has_no_figure_twice(self) -> "EvaluationConfig":
+        if twice := [name for name, number in Counter(self.figures).items() if number > 1]:
+            raise ValueError(f"evaluation.metrics: there are two figures named {twice[0]}: rename one of the functions")
+        return self
+
+
 class GateConfig(Section):
     """What a model must reach on the test images before it becomes the champion."""
 
@@ -137,6 +161,10 @@ class GateConfig(Section):
     """classes with fewer test images are too small to be judged by min_class_accuracy"""
     max_slice_drop: float | None = Field(None, ge=0, le=1)
     """accuracy by which a slice of the test images that is surely worse than the rest may be worse; null: only told"""
+    min_metrics: Mapping[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
+    """least value of any figure, such as {top5_accuracy: 0.95} or {macro_f1: 0.8} with evaluation.metrics=[macro_f1]"""
+    max_metrics: Mapping[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
+    """largest value of any figure, such as {loss: 0.5}"""
     max_regression: float = Field(0.02, ge=0, le=1)
     """test accuracy that may be lost against the champion: holds for the lower end of the difference's 95 % interval"""
     max_calibration_error: float = Field(0.1, ge=0, le=1)

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -13,7 +13,7 @@ from data.batches.shards import PreparedImages, center_crop
 from data.images.decode import Preprocessing
 from data.quality.findings import read_quality
 from data.quality.page import quality_page
-from models.config import GateConfig
+from models.config import METRICS, GateConfig
 from models.exported.export import (
     ServedNetwork,
     TorchPredictor,
@@ -22,17 +22,29 @@ from models.exported.export import (
     make_golden,
     preprocessing_of,
 )
-from models.exported.manifest import Certainty, Golden, ModelManifest
+from models.exported.manifest import Golden, ModelManifest
 from models.exported.predictor import OnnxPredictor
 from models.exported.quantize import Calibrated, metrics_of, try_int8
-from models.judging.calibration import calibrate, choose_certainty, fit_temperature, images_needed, reliability_of
+from models.judging.calibration import calibrate, fit_temperature, reliability_of
+from models.judging.certainty import certainty_of, predict_validation
 from models.judging.evaluate import TEN_CROP_METRIC, Predictions, predict, ten_crop_accuracy
+from models.judging.metrics import evaluate
 from models.networks.cost import measure
 from models.tracking import figures
 from models.tracking.journal import Journal
 from models.tracking.logger import RunLogger
+from models.tracking.machine_use import system_metrics
 from models.tracking.registry import normalize_file, write_manifest
-from models.tracking.runs import INT8, PARENT, PARITY_METRIC, TRAINED, RunLog, Tracking, TrainedRun, system_metrics
+from models.tracking.runs import (
+    INT8,
+    MEASURED,
+    PARENT,
+    PARITY_METRIC,
+    TRAINED,
+    RunLog,
+    Tracking,
+    TrainedRun,
+)
 from models.tracking.sender import Sender
 from models.training.checkpoints import link
 from models.training.classifier import ImageClassifier
@@ -173,31 +185,30 @@ def _history_by_epoch(log: RunLog) -> dict[str, list[tuple[int, float]]]:
     return {name: [(epoch_of[step], value) for step, value in points] for name, points in history.items()}
 
 
-def evaluate_run(tracking: Tracking, job: TrainingJob, run_id: str, checkpoints: Path) -> None:
-    """Measure the best epoch on the test images; figures and pictures go to the run."""
+def evaluate_run(
+    tracking: Tracking, job: TrainingJob, run_id: str, checkpoints: Path, metrics: Sequence[str] = ()
+) -> None:
+    """Measure the best epoch on the test images; figures, with those of `metrics`, and pictures go to the run."""
     log, manifest = tracking.log(run_id), job.manifest
     images = PreparedImages(job.prepared, manifest, "test")
     classifier = load_classifier(job, checkpoints / BEST)
     model = TorchPredictor(ServedNetwork(classifier))
     uncalibrated = predict(model, images, manifest.classes, job.input_size)
-    temperature = fit_temperature(_predict_validation(model, job))
+    temperature = fit_temperature(predict_validation(model, job))
     predictions = calibrate(uncalibrated, temperature)
-    evaluation = predictions.summarize()
+    evaluation = evaluate(predictions, metrics)
     log.record(evaluation.model_dump(), "evaluation")
     log.figure(figures.confusion_matrix(predictions.confusion(), manifest.classes), "confusion-matrix")
     _log_worst_errors(log, predictions, images)
-    metrics = evaluation.metrics | {TEMPERATURE: temperature} | _log_reliability(log, uncalibrated, predictions)
+    found = evaluation.metrics | {TEMPERATURE: temperature} | _log_reliability(log, uncalibrated, predictions)
     if job.input_size < manifest.size:
         # Ten forward passes over the test images, for a figure to hold against the paper's: no endpoint does this.
         mirror = classifier.augmentation.flip
-        metrics[TEN_CROP_METRIC] = ten_crop_accuracy(model, images, job.input_size, mirror=mirror)
-    log.metrics(metrics)
-    log.rename(run_name(job, metrics["test/accuracy"]))
-
-
-def _predict_validation(model: TorchPredictor, job: TrainingJob) -> Predictions:
-    images = PreparedImages(job.prepared, job.manifest, "val")
-    return predict(model, images, job.manifest.classes, job.input_size)
+        found[TEN_CROP_METRIC] = ten_crop_accuracy(model, images, job.input_size, mirror=mirror)
+    log.metrics(found)
+    log.renew({f"test/{name}": value for name, value in evaluation.figures.items()})
+    log.tag({MEASURED: METRICS.state(metrics)})
+    log.rename(run_name(job, found["test/accuracy"]))
 
 
 def _log_reliability(log: RunLog, before: Predictions, after: Predictions) -> dict[str, float]:
@@ -208,20 +219,6 @@ def _log_reliability(log: RunLog, before: Predictions, after: Predictions) -> di
     errors = {name: one.error for name, one in found.items()}
     _log.info("calibration: expected error %.4f, %.4f before", errors["calibrated"], errors["uncalibrated"])
     return {CALIBRATION_ERROR: errors["calibrated"], f"{CALIBRATION_ERROR}_before": errors["uncalibrated"]}
-
-
-def _choose_certainty(network: ServedNetwork, job: TrainingJob, gate: GateConfig) -> Certainty | None:
-    """Choose what is uncertain, and say what that comes to."""
-    found = choose_certainty(_predict_validation(TorchPredictor(network), job), gate.min_precision)
-    if found is None:
-        needed, there_are = images_needed(gate.min_precision), job.manifest.num_in("val")
-        _log.info("uncertain: no threshold, %d validation images are too few (%d are needed)", there_are, needed)
-        return None
-    certain, right = (f"{100 * share:.1f} %" for share in (found.coverage, found.precision))
-    near = "" if found.precision >= gate.min_precision else f", as near as it gets to {100 * gate.min_precision:g} %"
-    worth = f"of the validation images {certain} are certain, and {right} of these right{near}"
-    _log.info("uncertain: below a probability of %.3f; %s", found.threshold, worth)
-    return found
 
 
 def _log_worst_errors(log: RunLog, predictions: Predictions, images: PreparedImages) -> None:
@@ -259,7 +256,7 @@ def export_run(
     golden = make_golden(golden_image, expected[surest])
     manifest = _model_manifest(job, run, preprocessing, (path, program), golden, name)
     tried = try_int8(folder, Calibrated(job.prepared, job.input_size), golden_image, gate.max_int8_accuracy_drop)
-    certainty = _choose_certainty(network, job, gate)
+    certainty = certainty_of(network, job, gate)
     chosen = {"int8": tried, "temperature": network.temperature, "certainty": certainty}
     write_manifest(folder, manifest.model_copy(update=chosen))
     exported = predict(OnnxPredictor(folder), images, classes, job.input_size, limit=NUM_PARITY_IMAGES).probabilities

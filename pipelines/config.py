@@ -14,7 +14,9 @@ from core.extensions import ExtensionPoint
 from core.sections import Section
 from data.config import SOURCES, AugmentationConfig, DataConfig
 from models.config import (
+    METRICS,
     NETWORKS,
+    EvaluationConfig,
     GateConfig,
     ModelConfig,
     RegistryConfig,
@@ -40,6 +42,8 @@ class Config(Section):
     """the network"""
     training: TrainingConfig = TrainingConfig()
     """training of the network"""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """measurements on the test images"""
     gate: GateConfig = GateConfig()
     """requirements for a new champion"""
     registry: RegistryConfig = RegistryConfig()
@@ -74,6 +78,12 @@ class Config(Section):
                 f"training.recipe={self.training.recipe} starts from trained weights, and model.weights is null: "
                 "set model.network=efficientnet_lite0 and model.weights=imagenet"
             )
+        for limits, names in (("min_metrics", self.gate.min_metrics), ("max_metrics", self.gate.max_metrics)):
+            if unknown := sorted(names.keys() - {*self.evaluation.figures}):
+                raise ValueError(
+                    f"gate.{limits} has {unknown[0]}, which nothing measures: there are "
+                    f"{', '.join(self.evaluation.figures)}, and what evaluation.metrics adds"
+                )
         return self
 
     @property
@@ -104,6 +114,7 @@ def _extensions(config: Config) -> Iterator[tuple[ExtensionPoint, str]]:
     """Give what may be the user's own, and the name of each."""
     yield SOURCES, config.data.source
     yield NETWORKS, config.model.network
+    yield from ((METRICS, name) for name in config.evaluation.metrics)
 
 
 def default_config(overrides: Sequence[str] = ()) -> Config:

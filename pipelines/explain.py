@@ -1,13 +1,13 @@
 """`convoy explain`: which steps the next run would execute, and why. Nothing runs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from data.changes import WHOLE_INPUTS, changed_counts
 from models.training.job import BEST, TrainingJob
 from pipelines.config import Config
-from pipelines.known import Known, Training, known_models
+from pipelines.known import Known, Training, known_models, why_evaluate
 from pipelines.settings import Settings
 from pipelines.workspace import CHECKPOINTS, MODELS, RAW, ROOT, packed_model, training_job
 from serving.packaging.bento import Bento, find_bento
@@ -49,7 +49,7 @@ def explain(config: Config) -> list[Step]:
     # Trainings before the last finished training are not repeated.
     ended = [index for index, job in enumerate(jobs) if job.key in known.trained]
     for job in jobs[max(ended, default=0) :]:
-        steps += _training(job, known)
+        steps += _training(job, known, config.evaluation.metrics)
     runs = any(step.answer == "runs" for step in steps)
     return [*steps, *(_waiting("package", "verify") if runs else _packaging(config, known))]
 
@@ -66,16 +66,17 @@ def _data(config: Config, reasons: dict[str, list[str]]) -> Iterator[Step]:
         yield _step("prepare", reasons["prepare"], "its inputs, parameters and code are unchanged")
 
 
-def _training(job: TrainingJob, known: Known) -> Iterator[Step]:
-    done = known.trained.get(job.key)
+def _training(job: TrainingJob, known: Known, metrics: Sequence[str]) -> Iterator[Step]:
+    done, has_weights = known.trained.get(job.key), (CHECKPOINTS / job.key / BEST).is_file()
     version = known.versions.get(done.run_id) if done else None
-    if done is None or not (version or (CHECKPOINTS / job.key / BEST).is_file()):
+    if done is None or not (version or has_weights):
         yield Step("train", "runs", _why_train(job, done, known.latest))
         yield from _waiting("evaluate", "register", "gate")
         return
     run = f"run {done.run_id[:8]}"
     yield Step("train", "skipped", f"same data {job.data_version[:8]}, parameters and code as {run}")
-    yield _step("evaluate", [] if done.is_measured else [f"{run} has not been measured"], f"{run} has been measured")
+    why = why_evaluate(done.is_measured, done.figures, metrics, has_weights)
+    yield _step("evaluate", [f"{run} {why}"] if why else [], f"{run} has been measured")
     yield _step("register", [] if version else [f"{run} has no version"], f"{run} is version {version}")
     if version:
         is_champion = version == known.champion

@@ -31,7 +31,7 @@ def judge(
     new = measure(registry.download(challenger, MODELS), RAW, PREPARED)
     predictions = predictions_of(new)
     slices = find_slices(predictions.hits, traits_of(RAW, PREPARED, "test"))
-    verdict = judge_challenger(predictions, parity_error, as_rival(old), config.gate, slices)
+    verdict = judge_challenger(predictions, parity_error, as_rival(old), config.gate, slices, config.evaluation.metrics)
     if gaps := note_of_gaps():
         verdict = verdict.model_copy(update={"notes": (*verdict.notes, gaps)})
     log.verdict(verdict)

@@ -1,11 +1,13 @@
 """Cache of the trainings and versions in MLflow, because the import of MLflow takes seconds."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from core.files import whole_file
+from models.config import METRICS
 from pipelines.config import Config
 from pipelines.settings import OUTPUTS, Settings
 from pipelines.workspace import ROOT, open_registry, open_tracking
@@ -20,6 +22,8 @@ class Training(BaseModel):
 
     run_id: str
     is_measured: bool
+    figures: str = ""
+    """names the code of the metrics that it was measured with"""
     data_version: str
     code: str
     params: dict[str, str] | None
@@ -44,6 +48,14 @@ class Known(BaseModel):
 class _Note(BaseModel):
     state: list[Any]
     known: Known
+
+
+def why_evaluate(is_measured: bool, figures: str, metrics: Sequence[str], has_weights: bool) -> str:
+    """Say what a run lacks that is to be measured; "" where it lacks nothing, or its weights are gone."""
+    if not is_measured:
+        return "has not been measured"
+    is_stale = metrics and figures != METRICS.state(metrics)
+    return "was measured with other evaluation.metrics, or other code of theirs" if is_stale and has_weights else ""
 
 
 def known_models(config: Config) -> Known:
@@ -84,13 +96,14 @@ def database_state(database: Path, config: Config) -> list[Any]:
 
 def _ask(config: Config) -> Known:
     from models.tracking.registry import CHAMPION
-    from models.tracking.runs import CODE, KEY
+    from models.tracking.runs import CODE, KEY, MEASURED
 
     registry, trained = open_registry(config), dict[str, Training]()
     for run in open_tracking(config).all_trained():
         training = Training(
             run_id=run.run_id,
             is_measured="test/accuracy" in run.metrics,
+            figures=run.tags.get(MEASURED, ""),
             data_version=run.data_version,
             code=run.tags.get(CODE, ""),
             params=None if trained else run.params,

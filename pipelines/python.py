@@ -153,10 +153,11 @@ def evaluate(config: Config, project: str | os.PathLike[str] = ".") -> "Evaluati
     """
     with _inside(project):
         from models.judging.gate import measure_model
+        from models.judging.metrics import evaluate as measure
         from pipelines.workspace import PREPARED, RAW, require_champion
 
         _, folder = require_champion(config)
-        return measure_model(folder, RAW, PREPARED).summarize()
+        return measure(measure_model(folder, RAW, PREPARED), config.evaluation.metrics)
 
 
 class Classifier:

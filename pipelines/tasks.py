@@ -4,7 +4,7 @@ Slow libraries are imported where they are used, because a run that skips every 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
@@ -14,12 +14,14 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from core.errors import UserError
+from core.extensions import short_name
 from models.tracking.registry import CHAMPION, ModelVersion, Registry
-from models.tracking.runs import CODE, VERDICT, TrainedRun
+from models.tracking.runs import CODE, MEASURED, VERDICT, TrainedRun
 from models.training.job import BEST, TrainingJob
 from models.training.unfinished import interrupted_run, settle_runs
 from pipelines.config import Config
 from pipelines.judgement import judge
+from pipelines.known import why_evaluate
 from pipelines.promotions import promoting, record
 from pipelines.provenance import note_source, require_known_source
 from pipelines.settings import Settings
@@ -150,19 +152,22 @@ def _why_train(job: TrainingJob, done: TrainedRun | None, last: TrainedRun | Non
 def evaluate(config: Config, data_version: str, run_id: str) -> None:
     """Measure on the test images, unless the run has been measured."""
     tracking, job = open_tracking(config), training_job(config, data_version)
-    if "test/accuracy" in tracking.get(run_id).metrics:
-        _tell("evaluate", ran=False, reason=f"run {run_id[:8]} has been measured")
-    else:
+    checkpoints, metrics = CHECKPOINTS / job.key, config.evaluation.metrics
+    run, has_weights = tracking.get(run_id), (checkpoints / BEST).is_file()
+    if why := why_evaluate("test/accuracy" in run.metrics, run.tags.get(MEASURED, ""), metrics, has_weights):
         from models.steps import evaluate_run
 
-        evaluate_run(tracking, job, run_id, CHECKPOINTS / job.key)
-        _tell("evaluate", ran=True, reason="this run has not been measured")
-    _summarize(tracking.get(run_id))
+        evaluate_run(tracking, job, run_id, checkpoints, metrics)
+        _tell("evaluate", ran=True, reason=f"this run {why}")
+    else:
+        _tell("evaluate", ran=False, reason=f"run {run_id[:8]} has been measured")
+    _summarize(tracking.get(run_id), metrics)
 
 
-def _summarize(run: TrainedRun) -> None:
+def _summarize(run: TrainedRun, figures: Sequence[str]) -> None:
+    more = [f"test/{short_name(name)}" for name in figures]
     tests = ("test/accuracy", "test/ten_crop_accuracy", "test/top5_accuracy", "test/worst_class_accuracy")
-    shown = ("val/accuracy", *tests, "num_parameters")
+    shown = ("val/accuracy", *tests, *more, "num_parameters")
     values = run.params | {name: f"{value:.4f}" for name, value in run.metrics.items()}
     rows = [f"| {name} | {values[name]} |" for name in shown if name in values]
     page = "\n".join([f"run {run.run_id}", "", "| | |", "|---|---|", *rows])

@@ -42,6 +42,8 @@ class Evaluation(BaseModel):
     """mean negative log-likelihood, in nats"""
     class_accuracy: dict[str, float]
     """share of a class's images that are recognized; classes without images are left out"""
+    figures: dict[str, float] = {}
+    """those of `evaluation.metrics`, by the names of the functions"""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -51,6 +53,7 @@ class Evaluation(BaseModel):
             "test/top5_accuracy": self.top5_accuracy,
             "test/loss": self.loss,
             "test/worst_class_accuracy": min(self.class_accuracy.values()),
+            **{f"test/{name}": value for name, value in self.figures.items()},
         }
 
 

@@ -9,11 +9,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from core.errors import UserError
+from core.extensions import short_name
 from models.config import GateConfig
 from models.judging.calibration import error_by_chance, reliability_of
 from models.judging.compare import Comparison, compare, wilson_interval
 from models.judging.evaluate import Predictions
 from models.judging.measured import Measured, differing_classes, measure
+from models.judging.metrics import evaluate
 from models.judging.slices import Slice, worse_slices
 
 ROUNDING = 1e-9
@@ -134,7 +136,12 @@ def as_rival(champion: Measured | None) -> Rival:
 
 
 def judge_challenger(
-    challenger: Predictions, parity_error: float, rival: Rival, config: GateConfig, slices: Sequence[Slice] = ()
+    challenger: Predictions,
+    parity_error: float,
+    rival: Rival,
+    config: GateConfig,
+    slices: Sequence[Slice] = (),
+    metrics: Sequence[str] = (),
 ) -> Verdict:
     """Hold a challenger's predictions against the gates.
 
@@ -144,6 +151,10 @@ def judge_challenger(
         rival: the champion's predictions for the same images.
         config: the limits.
         slices: of the test images.
+        metrics: those of `evaluation.metrics`.
+
+    Raises:
+        UserError: a metric is not there, raises, or gives no number.
 
     """
     checks = [_at_least("test/accuracy", float(challenger.hits.mean()), config.min_accuracy)]
@@ -153,6 +164,7 @@ def judge_challenger(
     checks += [*class_checks, _calibrated(challenger, config.max_calibration_error)]
     slice_checks, slice_notes = _judge_slices(slices, config.max_slice_drop)
     checks, notes = checks + slice_checks, notes + slice_notes
+    checks += _judge_figures(challenger, config, metrics)
     checks.append(_at_most("ONNX against torch", parity_error, config.max_parity_error))
     approval = APPROVAL if config.approval == "required" else ""
     if rival.predictions is None:
@@ -162,6 +174,15 @@ def judge_challenger(
     comparison = compare(rival.predictions.hits, challenger.hits, config.max_regression)
     waits = _unsure(comparison, config) or approval
     return Verdict(checks=tuple(checks), comparison=comparison, waits_for=waits, notes=tuple(notes))
+
+
+def _judge_figures(challenger: Predictions, config: GateConfig, metrics: Sequence[str]) -> list[Check]:
+    """Hold any figures of the run against limits; measured is only what has one."""
+    limited = config.min_metrics.keys() | config.max_metrics.keys()
+    figures = evaluate(challenger, [name for name in metrics if short_name(name) in limited]).metrics
+    least = [_at_least(f"test/{name}", figures[f"test/{name}"], limit) for name, limit in config.min_metrics.items()]
+    most = [_at_most(f"test/{name}", figures[f"test/{name}"], limit) for name, limit in config.max_metrics.items()]
+    return least + most
 
 
 def _unsure(comparison: Comparison, config: GateConfig) -> str:

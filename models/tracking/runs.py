@@ -3,7 +3,7 @@
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,6 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.sources import LocalArtifactDatasetSource
 from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, Run
 from mlflow.exceptions import MlflowException
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
@@ -34,6 +33,8 @@ DATA_VERSION, CODE, GIT_COMMIT = "convoy.data_version", "convoy.code", "mlflow.s
 TOOL = "convoy.tool_version"
 PARITY_METRIC = "test/parity_error"
 INT8 = "convoy.int8"
+MEASURED = "convoy.metrics"
+"""Names the code of `evaluation.metrics` whose figures a run has."""
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Tag of an experiment, so that MLflow opens it with its runs and not with traces of language models."""
 NOTE, MAX_NOTE = "mlflow.note.content", 8000
@@ -229,6 +230,10 @@ class RunLog:
         now = int(time() * 1000)
         self.send([Point(key, step, float(value), now) for key, value in metrics.items() if step > last.get(key, -1)])
 
+    def renew(self, metrics: Mapping[str, float]) -> None:
+        """Write metrics of step 0 in the place of those that the run has."""
+        self.send([Point(key, 0, value, int(time() * 1000)) for key, value in metrics.items()])
+
     def figure(self, figure: "Figure", name: str) -> None:
         """Store a figure."""
         self._client.log_figure(self.run_id, figure, f"figures/{name}.png")
@@ -272,20 +277,6 @@ class RunLog:
     def best_accuracy(self) -> float:
         """Return the highest validation accuracy of the run."""
         return max((value for _, value in self.history(["val/accuracy"])["val/accuracy"]), default=0.0)
-
-
-def system_metrics() -> Callable[[], dict[str, float]]:
-    """Return a function that measures the use of CPU, memory, disk, network and GPU."""
-    monitor = SystemMetricsMonitor(run_id=None)
-
-    def measure() -> dict[str, float]:
-        monitor.collect_metrics()
-        measured = {f"system/{name}": float(value) for name, value in monitor.aggregate_metrics().items()}
-        for each in monitor.monitors:
-            each.clear_metrics()
-        return measured
-
-    return measure
 
 
 def _as_trained(run: Run) -> TrainedRun:

@@ -144,10 +144,11 @@ def evaluate(as_json: AsJson = False, overrides: Overrides = None) -> None:
     """Measure the champion on today's test images."""
     config = start(overrides, says="evaluate: asks MLflow for the champion")
     from models.judging.gate import measure_model
+    from models.judging.metrics import evaluate as measure
     from pipelines.workspace import PREPARED, RAW, require_champion
 
     _, folder = require_champion(config)
-    evaluation = measure_model(folder, RAW, PREPARED).summarize()
+    evaluation = measure(measure_model(folder, RAW, PREPARED), config.evaluation.metrics)
     if as_json:
         print(evaluation.model_dump_json(indent=1))
         return
