@@ -26,6 +26,11 @@ METRICS = ExtensionPoint("evaluation.metrics", "convoy.metrics", {"macro_f1": "m
 """Figures of the test images, each by a function of `Predictions`."""
 FIGURES = ("accuracy", "top5_accuracy", "loss", "worst_class_accuracy")
 """Those that every run has."""
+RULES = ExtensionPoint(
+    "gate.rules", "convoy.rules", {"no_class_gets_worse": "models.judging.class_regression:no_class_gets_worse"}
+)
+"""What may refuse a model: functions of the predictions of challenger and champion, both `Predictions`, or no champion.
+Each gives one line that says why it refuses, or None."""
 TORCHVISION = "models.networks.torchvision_networks"
 OF_TORCHVISION = ("efficientnet_b0", "mobilenet_v3_large", "mobilenet_v3_small", "resnet18", "resnet50")
 """The likeliest of torchvision's, which are known without importing it; that takes 8 s."""
@@ -165,6 +170,8 @@ class GateConfig(Section):
     """least value of any figure, such as {top5_accuracy: 0.95} or {macro_f1: 0.8} with evaluation.metrics=[macro_f1]"""
     max_metrics: Mapping[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
     """largest value of any figure, such as {loss: 0.5}"""
+    rules: tuple[Annotated[str, AfterValidator(RULES.accept)], ...] = ()
+    """further rules that may refuse: no_class_gets_worse (surely worse than the champion's), or my_file:function"""
     max_regression: float = Field(0.02, ge=0, le=1)
     """test accuracy that may be lost against the champion: holds for the lower end of the difference's 95 % interval"""
     max_calibration_error: float = Field(0.1, ge=0, le=1)

@@ -16,6 +16,7 @@ from data.config import SOURCES, AugmentationConfig, DataConfig
 from models.config import (
     METRICS,
     NETWORKS,
+    RULES,
     EvaluationConfig,
     GateConfig,
     ModelConfig,
@@ -115,6 +116,7 @@ def _extensions(config: Config) -> Iterator[tuple[ExtensionPoint, str]]:
     yield SOURCES, config.data.source
     yield NETWORKS, config.model.network
     yield from ((METRICS, name) for name in config.evaluation.metrics)
+    yield from ((RULES, name) for name in config.gate.rules)
 
 
 def default_config(overrides: Sequence[str] = ()) -> Config:

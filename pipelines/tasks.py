@@ -230,12 +230,12 @@ _ENTRIES: dict[str, What] = {"passed": "promote", "waits": "wait", "failed": "re
 
 def _judge(config: Config, registry: Registry, challenger: ModelVersion, champion: ModelVersion | None) -> "Verdict":
     verdict = judge(config, registry, challenger, champion)
-    rows = [f"| {check.name} | {check} | {'passed' if check.passed else 'failed'} |" for check in verdict.checks]
+    rows = [f"| {' | '.join(row)} |" for row in verdict.rows]
     against = [f"against the champion: {verdict.comparison}"] if verdict.comparison else []
     page = "\n".join(["| gate | figure | |", "|---|---|---|", *rows, "", *against, *verdict.notes])
     create_markdown_artifact(page, key="gate-verdict", description=f"{challenger}")
-    for check in verdict.checks:
-        _log.info("gate: %s %s", "passed" if check.passed else "failed", check)
+    for _, words, outcome in verdict.rows:
+        _log.info("gate: %s %s", outcome, words)
     for note in [*against, *verdict.notes]:
         _log.info("gate: %s", note)
     return verdict

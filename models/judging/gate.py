@@ -16,6 +16,7 @@ from models.judging.compare import Comparison, compare, wilson_interval
 from models.judging.evaluate import Predictions
 from models.judging.measured import Measured, differing_classes, measure
 from models.judging.metrics import evaluate
+from models.judging.rules import apply_rules
 from models.judging.slices import Slice, worse_slices
 
 ROUNDING = 1e-9
@@ -53,6 +54,8 @@ class Verdict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     checks: tuple[Check, ...]
+    rules: dict[str, str] = {}
+    """those of `gate.rules`, and why each refuses; "": it does not"""
     comparison: Comparison | None = None
     """with the champion, where there is one of the same classes"""
     waits_for: str = ""
@@ -67,9 +70,16 @@ class Verdict(BaseModel):
         return "waits" if self.waits_for else "passed"
 
     @property
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Of each check and each rule: the name, what it found, and `passed` or `failed`."""
+        checks = [(check.name, str(check), check.passed) for check in self.checks]
+        rules = [(name, f"{name}: {refusal}" if refusal else name, not refusal) for name, refusal in self.rules.items()]
+        return [(name, words, "passed" if passed else "failed") for name, words, passed in [*checks, *rules]]
+
+    @property
     def failures(self) -> str:
         """What speaks against the challenger, in words."""
-        failed = [str(check) for check in self.checks if not check.passed]
+        failed = [words for _, words, outcome in self.rows if outcome == "failed"]
         if self.comparison and self.comparison.verdict == "worse":
             failed.append(f"against the champion {self.comparison}")
         return "; ".join(failed)
@@ -154,7 +164,7 @@ def judge_challenger(
         metrics: those of `evaluation.metrics`.
 
     Raises:
-        UserError: a metric is not there, raises, or gives no number.
+        UserError: a metric or a rule is not there, raises, or gives something else than it should.
 
     """
     checks = [_at_least("test/accuracy", float(challenger.hits.mean()), config.min_accuracy)]
@@ -167,13 +177,14 @@ def judge_challenger(
     checks += _judge_figures(challenger, config, metrics)
     checks.append(_at_most("ONNX against torch", parity_error, config.max_parity_error))
     approval = APPROVAL if config.approval == "required" else ""
+    rules = apply_rules(challenger, rival.predictions, config.rules)
     if rival.predictions is None:
         waits = f"it cannot be compared with the champion: {rival.why_none}" if rival.is_incomparable else approval
         notes.append(f"not compared with a champion: {rival.why_none}")
-        return Verdict(checks=tuple(checks), waits_for=waits, notes=tuple(notes))
+        return Verdict(checks=tuple(checks), rules=rules, waits_for=waits, notes=tuple(notes))
     comparison = compare(rival.predictions.hits, challenger.hits, config.max_regression)
     waits = _unsure(comparison, config) or approval
-    return Verdict(checks=tuple(checks), comparison=comparison, waits_for=waits, notes=tuple(notes))
+    return Verdict(checks=tuple(checks), rules=rules, comparison=comparison, waits_for=waits, notes=tuple(notes))
 
 
 def _judge_figures(challenger: Predictions, config: GateConfig, metrics: Sequence[str]) -> list[Check]:
