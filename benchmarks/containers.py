@@ -15,10 +15,10 @@ from benchmarks.serve_load import Call, together
 from benchmarks.serve_models import export_model
 from core.errors import UserError
 from serving.config import ServingConfig
-from serving.packaging.bento import Bento, build_bento, read_packing
+from serving.packaging.bento import Bento, build_bento, read_placement
 from serving.packaging.image import Image, build_image, inspect_image
 from serving.rollout.docker import docker
-from serving.targets import RUNTIMES, TARGETS
+from serving.targets import TARGETS
 
 RAW = {"Content-Type": "application/octet-stream"}
 NUM_IMAGES = 16
@@ -78,8 +78,7 @@ def _measure_containers(report: Report, bento: Bento, image: Image, bodies: Sequ
 
 
 def _model_bytes(bento: Bento) -> int:
-    runtime = RUNTIMES[read_packing(bento).precision]
-    return (bento.path / "src" / "model" / runtime.model_file).stat().st_size
+    return (bento.path / "src" / "model" / read_placement(bento).runtime.model_file).stat().st_size
 
 
 if __name__ == "__main__":

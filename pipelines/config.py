@@ -25,7 +25,7 @@ from models.config import (
 )
 from models.training.recipes import FINETUNE, PROBE, stages
 from pipelines.operations.config import AutomationConfig, RetentionConfig
-from serving.config import ServingConfig
+from serving.config import TARGET, ServingConfig
 from serving.rollout.canary import RolloutConfig
 from serving.rollout.gateway import GatewayConfig
 
@@ -117,6 +117,7 @@ def _extensions(config: Config) -> Iterator[tuple[ExtensionPoint, str]]:
     yield NETWORKS, config.model.network
     yield from ((METRICS, name) for name in config.evaluation.metrics)
     yield from ((RULES, name) for name in config.gate.rules)
+    yield TARGET, config.serving.target
 
 
 def default_config(overrides: Sequence[str] = ()) -> Config:

@@ -99,7 +99,7 @@ def _packaging(config: Config, known: Known) -> Iterator[Step]:
     bento = _bento(config, known)
     if bento is None:
         yield Step(
-            "package", "runs", f"version {known.champion} is not packed for {config.serving.target} as it is now"
+            "package", "runs", f"version {known.champion} is not packed for {config.serving.target_name} as it is now"
         )
         yield from _waiting("verify")
         return
@@ -114,7 +114,7 @@ def _bento(config: Config, known: Known) -> Bento | None:
     run_id = next((run_id for run_id, version in known.versions.items() if version == known.champion), "")
     folder = MODELS / f"{name}-{known.champion}-{run_id[:8]}"
     if not folder.is_dir():
-        return find_bento(store, name, known.champion or "", config.serving.target)
+        return find_bento(store, name, known.champion or "", config.serving.target_name)
     return packed_model(config, folder)
 
 

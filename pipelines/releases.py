@@ -26,7 +26,7 @@ def roll_out(
     if entry:
         tell_entry(entry)
     with _optional():
-        _name_previous(open_registry(config), config.serving.target)
+        _name_previous(open_registry(config), config.serving.target_name)
     return entry
 
 
@@ -40,7 +40,7 @@ def roll_back(config: Config, why: str) -> Entry:
     with _optional():
         registry = open_registry(config)
         _restore_champion(registry, entry)
-        _name_previous(registry, config.serving.target)
+        _name_previous(registry, config.serving.target_name)
     return entry
 
 

@@ -287,12 +287,12 @@ def roll_out(config: Config, image: Image, percent: float | None, why: str) -> E
     from pipelines import releases
     from serving.rollout.containers import read_release
 
-    release = read_release(image.tag, config.serving.target)
+    release = read_release(image.tag, config.serving.target_name)
     run = open_tracking(config).get(release.run_id)
     figures = {name: value for name, value in run.metrics.items() if name.startswith("test/")}
     reason = why or f"asked for; the gate: {run.tags.get(VERDICT, 'not judged')}"
     entry = releases.roll_out(config, release, reason, figures, percent)
-    _tell("deploy", ran=entry is not None, reason=f"{release} is live for {config.serving.target}")
+    _tell("deploy", ran=entry is not None, reason=f"{release} is live for {config.serving.target_name}")
     return entry
 
 

@@ -173,7 +173,7 @@ def open_site(config: Config) -> "Site":
     from serving.rollout.containers import Project
     from serving.rollout.deploy import Site
 
-    return Site(Project(ROOT), config.serving.target, LEDGER, config.serving, config.rollout, config.gateway)
+    return Site(Project(ROOT), config.serving.target_name, LEDGER, config.serving, config.rollout, config.gateway)
 
 
 def git_commit() -> str | None:

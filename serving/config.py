@@ -1,8 +1,15 @@
-from typing import Literal
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from core.extensions import ExtensionPoint, short_name
 from core.sections import Section
+from serving.targets import TARGETS
+
+TARGET = ExtensionPoint(
+    "serving.target", "convoy.targets", {name: f"serving.targets:{name.upper()}" for name in TARGETS}
+)
+"""What an endpoint runs on, each by its `Target`."""
 
 SAMPLES_DIR = "CONVOY_SAMPLES_DIR"
 """Environment variable: the folder that an endpoint keeps samples in; without it none are kept."""
@@ -11,8 +18,8 @@ SAMPLES_DIR = "CONVOY_SAMPLES_DIR"
 class ServingConfig(Section):
     """How the champion is packed and served."""
 
-    target: Literal["cpu", "gpu", "edge"] = "cpu"
-    """cpu: onnxruntime; gpu: torch in bf16 (without a GPU, slowly); edge: onnxruntime on one core and in 256 MB"""
+    target: Annotated[str, AfterValidator(TARGET.accept)] = "cpu"
+    """cpu: onnxruntime; gpu: torch in bf16; edge: onnxruntime on one core and in 256 MB; or my_file:TARGET"""
     host: str = "127.0.0.1"
     """address that `convoy serve` listens on"""
     port: int = Field(3000, ge=0, le=65535)
@@ -43,3 +50,8 @@ class ServingConfig(Section):
     """images of a day whose probabilities, brightness and sharpness are kept for `convoy drift`; 0: none"""
     samples_days: float = Field(7, gt=0)
     """days that these measures are kept"""
+
+    @property
+    def target_name(self) -> str:
+        """What the target is called in tags, paths and containers."""
+        return short_name(self.target).lower()

@@ -1,12 +1,15 @@
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic.dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Runtime:
-    """What computes a model."""
+    """What computes a model. Several may compute in one precision: each Bento holds its own."""
 
     precision: str
     """what it computes in: fp32, int8 or bf16"""
@@ -42,10 +45,6 @@ TORCH = Runtime(
     tolerance=3e-2,
 )
 
-RUNTIMES: Mapping[str, Runtime] = MappingProxyType(
-    {runtime.precision: runtime for runtime in (ONNXRUNTIME, ONNXRUNTIME_INT8, TORCH)}
-)
-
 SERVER_PACKAGES = (
     "bentoml",
     "numpy",
@@ -62,9 +61,9 @@ SERVER_PACKAGES = (
 """What answers requests, whatever computes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Target:
-    """What an endpoint runs on: a row of `TARGETS`."""
+    """What an endpoint runs on: a row of `TARGETS`, or one of the user's. A Bento holds it."""
 
     runtimes: tuple[Runtime, ...]
     """ways to compute a model, the best first; used is the first one that the model was exported and accepted for"""
@@ -92,59 +91,74 @@ class Target:
     """that its image is built for"""
     base_image: str = "python:3.11-slim-bookworm"
 
+    @model_validator(mode="after")
+    def _can_be_measured(self) -> Self:
+        sizes = self.batch_sizes
+        if not self.runtimes or list(sizes) != sorted({*sizes}) or not (len(sizes) == 1 or sizes[0] == 1):
+            raise ValueError("expected a runtime or more, and batch_sizes such as (8,) or (1, 2, 4)")
+        return self
+
     def streams(self, cores: int) -> int:
         """How many batches to predict at the same time, where each computes on `cores`."""
         return self.num_cores // cores if cores else 1
 
 
-TARGETS: Mapping[str, Target] = MappingProxyType(
-    {
-        "cpu": Target(
-            runtimes=(ONNXRUNTIME_INT8, ONNXRUNTIME),
-            packages=(*SERVER_PACKAGES, "onnxruntime"),
-            threads=2,
-            num_cores=2,
-            batch_sizes=(1, 2, 4, 8, 16, 32),
-            patience_ms=5,
-            memory_mb=2048,
-            decoding_mb=1024,
-            decoding_seconds=5,
-            max_body_mb=64,
-            cpus=2,
-            platforms=("linux/amd64", "linux/arm64"),
-        ),
-        # More threads decode while one predicts: a GPU answers faster than a core decodes, and leaves all cores to
-        # that. It is timed nowhere else.
-        "gpu": Target(
-            runtimes=(TORCH,),
-            packages=(*SERVER_PACKAGES, "torch"),
-            threads=8,
-            num_cores=0,
-            batch_sizes=(64,),
-            patience_ms=0,
-            memory_mb=16384,
-            decoding_mb=4096,
-            decoding_seconds=5,
-            max_body_mb=256,
-            cpus=8,
-            platforms=("linux/amd64",),
-        ),
-        "edge": Target(
-            runtimes=(ONNXRUNTIME_INT8, ONNXRUNTIME),
-            packages=(*SERVER_PACKAGES, "onnxruntime"),
-            threads=1,
-            num_cores=1,
-            batch_sizes=(1, 2, 4, 8),
-            patience_ms=5,
-            memory_mb=256,
-            decoding_mb=40,
-            decoding_seconds=1,
-            max_body_mb=6,
-            cpus=1,
-            platforms=("linux/amd64", "linux/arm64"),
-        ),
-    }
+CPU = Target(
+    runtimes=(ONNXRUNTIME_INT8, ONNXRUNTIME),
+    packages=(*SERVER_PACKAGES, "onnxruntime"),
+    threads=2,
+    num_cores=2,
+    batch_sizes=(1, 2, 4, 8, 16, 32),
+    patience_ms=5,
+    memory_mb=2048,
+    decoding_mb=1024,
+    decoding_seconds=5,
+    max_body_mb=64,
+    cpus=2,
+    platforms=("linux/amd64", "linux/arm64"),
 )
+# More threads decode while one predicts: a GPU answers faster than a core decodes, and leaves all cores to
+# that. It is timed nowhere else.
+GPU = Target(
+    runtimes=(TORCH,),
+    packages=(*SERVER_PACKAGES, "torch"),
+    threads=8,
+    num_cores=0,
+    batch_sizes=(64,),
+    patience_ms=0,
+    memory_mb=16384,
+    decoding_mb=4096,
+    decoding_seconds=5,
+    max_body_mb=256,
+    cpus=8,
+    platforms=("linux/amd64",),
+)
+EDGE = Target(
+    runtimes=(ONNXRUNTIME_INT8, ONNXRUNTIME),
+    packages=(*SERVER_PACKAGES, "onnxruntime"),
+    threads=1,
+    num_cores=1,
+    batch_sizes=(1, 2, 4, 8),
+    patience_ms=5,
+    memory_mb=256,
+    decoding_mb=40,
+    decoding_seconds=1,
+    max_body_mb=6,
+    cpus=1,
+    platforms=("linux/amd64", "linux/arm64"),
+)
+
+TARGETS: Mapping[str, Target] = MappingProxyType({"cpu": CPU, "gpu": GPU, "edge": EDGE})
+"""Ours, each by the name of its constant."""
+
+
+class Placement(BaseModel):
+    """What one model runs on, and what computes it there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target: Target
+    runtime: Runtime
 
 
 def requirements(target: Target) -> list[str]:

@@ -68,11 +68,11 @@ def test_a_bento_tells_where_it_comes_from(bento, store):
 def test_a_bento_holds_what_an_endpoint_needs_and_no_more(bento, model):
     source = bento.path / "src"
     files = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
-    written = {"model/model.onnx", "model/manifest.json", "serving.json", "packing.json", "bentofile.yaml"}
+    chosen = {"serving.json", "packing.json", "placement.json", "bentofile.yaml"}
+    written = {"model/model.onnx", "model/manifest.json", *chosen}
     assert files == {*sources_for("models.exported.predictor"), *written}
     assert (source / "model/model.onnx").read_bytes() == (model / "model.onnx").read_bytes()
     settings = {
-        "target": "cpu",
         "top_k": 5,
         "max_body_mb": 32,
         "max_batch_images": 64,

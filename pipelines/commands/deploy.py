@@ -57,7 +57,7 @@ def deploy(
 
     asked = str(version) if version is not None else None
     run_flow("deploy_model", config, asked, canary, why)
-    _tell_where(config.serving.target)
+    _tell_where(config.serving.target_name)
 
 
 def rollback(target: Target = None, why: Why = "", overrides: Overrides = None) -> None:
@@ -69,7 +69,7 @@ def rollback(target: Target = None, why: Why = "", overrides: Overrides = None) 
 
     use_stack(ROOT)
     roll_back(config, why)
-    _tell_where(config.serving.target)
+    _tell_where(config.serving.target_name)
 
 
 def ledger(
@@ -84,13 +84,14 @@ def ledger(
     if verify and target:
         raise UserError("--verify is of the whole ledger: leave --target out")
     start(overrides)
+    from core.extensions import short_name
     from pipelines.workspace import LEDGER
     from serving.rollout.ledger import read
 
     if verify:
         _verify_ledger(as_json=as_json)
         return
-    entries = read(LEDGER, target)
+    entries = read(LEDGER, short_name(target).lower() if target else None)
     if as_json:
         print(json.dumps([entry.model_dump(mode="json") for entry in entries], indent=1, ensure_ascii=False))
         return

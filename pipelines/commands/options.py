@@ -18,7 +18,7 @@ Overrides = Annotated[
         "--set", metavar="PATH=VALUE", help="Override a value of params.yaml; `convoy params` lists them all."
     ),
 ]
-Target = Annotated[str | None, typer.Option(help="What it runs on: cpu, gpu or edge.")]
+Target = Annotated[str | None, typer.Option(help="What it runs on: cpu, gpu, edge, or my_file:TARGET.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 

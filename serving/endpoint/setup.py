@@ -14,8 +14,8 @@ from serving.endpoint.app import create_app
 from serving.endpoint.auth import read_tokens
 from serving.endpoint.batching import Limits
 from serving.endpoint.middleware import Front
-from serving.packaging.tuning import EXAMPLES_FILE, PACKING_FILE, Packing
-from serving.targets import RUNTIMES, TARGETS
+from serving.packaging.tuning import EXAMPLES_FILE, PACKING_FILE, PLACEMENT_FILE, Packing
+from serving.targets import Placement
 
 if TYPE_CHECKING:
     from serving.endpoint.classifier import Classifier
@@ -29,7 +29,8 @@ logger = logging.getLogger("convoy")
 FOLDER = Path(__file__).resolve().parents[2]
 config = ServingConfig.model_validate_json((FOLDER / "serving.json").read_text(encoding="utf-8"))
 packing = Packing.model_validate_json((FOLDER / PACKING_FILE).read_text(encoding="utf-8"))
-target = TARGETS[config.target]
+placement = Placement.model_validate_json((FOLDER / PLACEMENT_FILE).read_text(encoding="utf-8"))
+target = placement.target
 config = config.model_copy(update={"max_body_mb": min(config.max_body_mb, target.max_body_mb)})
 
 
@@ -59,11 +60,10 @@ def load_classifier() -> "Classifier | None":
     # Here and not above: `bentoml build` imports this module too, and can do without onnxruntime.
     from serving.endpoint.classifier import Classifier
 
-    runtime = RUNTIMES[packing.precision]
     try:
         classifier = Classifier(
             FOLDER / "model",
-            runtime,
+            placement.runtime,
             num_threads=packing.num_cores,
             decoding_mb=target.decoding_mb,
             decoding_seconds=target.decoding_seconds,

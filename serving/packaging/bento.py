@@ -21,8 +21,17 @@ from core.errors import UserError
 from core.files import file_sha256
 from serving.config import ServingConfig
 from serving.endpoint.answers import Examples
-from serving.packaging.tuning import EXAMPLES_FILE, PACKING_FILE, Packing, check_memory, choose_runtime, measure_packing
-from serving.targets import TARGETS, Runtime, requirements
+from serving.packaging.placement import load_target
+from serving.packaging.tuning import (
+    EXAMPLES_FILE,
+    PACKING_FILE,
+    PLACEMENT_FILE,
+    Packing,
+    check_memory,
+    choose_runtime,
+    measure_packing,
+)
+from serving.targets import Placement, Runtime, Target, requirements
 
 if TYPE_CHECKING:
     from models.exported.manifest import ModelManifest
@@ -103,7 +112,11 @@ def build_bento(model: Path, config: ServingConfig, store: Path, examples: Examp
         for name, origin in plan.files.items():
             (staging / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(origin, staging / name)
-        packing = {PACKING_FILE: measure_packing(model, plan.runtime, TARGETS[config.target]).model_dump_json(indent=2)}
+        packing = {
+            PACKING_FILE: measure_packing(model, plan.placement.runtime, plan.placement.target).model_dump_json(
+                indent=2
+            )
+        }
         for name, text in (plan.written | packing).items():
             (staging / name).write_text(text, encoding="utf-8")
         (staging / "bentofile.yaml").write_text(json.dumps(plan.build_file), encoding="utf-8")
@@ -125,7 +138,7 @@ def packed_bento(model: Path, config: ServingConfig, store: Path, examples: Exam
 class _Plan:
     """Contents of a Bento, and its path in the store."""
 
-    runtime: Runtime
+    placement: Placement
     files: dict[str, Path]
     written: dict[str, str]
     """text of each generated file, by name"""
@@ -134,15 +147,18 @@ class _Plan:
 
 
 def _plan(model: Path, config: ServingConfig, store: Path, examples: Examples | None) -> _Plan:
-    manifest, runtime = _check_model(model, config.target)
+    name, target = config.target_name, load_target(config)
+    manifest, runtime = _check_model(model, target, name)
+    placement = Placement(target=target, runtime=runtime)
     files = _files(model, runtime)
     # Host and port are chosen when the endpoint starts. The number of examples follows from `examples`.
-    settings = config.model_dump_json(indent=2, exclude={"host", "port", "allow_anonymous", "examples"})
-    written = {SETTINGS_FILE: settings} | ({EXAMPLES_FILE: json.dumps(examples, indent=2)} if examples else {})
-    build_file = _describe(manifest, config.target, runtime, [*files, *written, PACKING_FILE])
+    settings = config.model_dump_json(indent=2, exclude={"target", "host", "port", "allow_anonymous", "examples"})
+    written = {SETTINGS_FILE: settings, PLACEMENT_FILE: placement.model_dump_json(indent=2)}
+    written |= {EXAMPLES_FILE: json.dumps(examples, indent=2)} if examples else {}
+    build_file = _describe(manifest, name, placement, [*files, *written, PACKING_FILE])
     contents = _hash(files, runtime, written, build_file)
-    version = f"{_slug(build_file['labels']['model_version'])}-{config.target}-{contents}"
-    return _Plan(runtime, files, written, build_file, store.absolute() / "bentos" / build_file["name"] / version)
+    version = f"{_slug(build_file['labels']['model_version'])}-{name}-{contents}"
+    return _Plan(placement, files, written, build_file, store.absolute() / "bentos" / build_file["name"] / version)
 
 
 @contextmanager
@@ -158,20 +174,25 @@ def read_packing(bento: Bento) -> Packing:
     return Packing.model_validate_json((bento.path / "src" / PACKING_FILE).read_text(encoding="utf-8"))
 
 
-def _check_model(model: Path, target: str) -> "tuple[ModelManifest, Runtime]":
+def read_placement(bento: Bento) -> Placement:
+    """Read what a Bento runs on."""
+    return Placement.model_validate_json((bento.path / "src" / PLACEMENT_FILE).read_text(encoding="utf-8"))
+
+
+def _check_model(model: Path, target: Target, name: str) -> "tuple[ModelManifest, Runtime]":
     # Imported here, so that listing Bentos does not load numpy.
     from models.exported.predictor import read_model_manifest
 
     manifest = read_model_manifest(model)
     if manifest.version is None:
         raise UserError(f"the model in {model} has no version: register it before packing it")
-    runtime = choose_runtime(manifest, TARGETS[target], target)
+    runtime = choose_runtime(manifest, target, name)
     path = model / runtime.model_file
     if not path.is_file():
         raise UserError(f"{path} is missing: export the model again")
     if file_sha256(path) != manifest.files[runtime.model_file]:
         raise UserError(f"{path} is not the file that its manifest describes: export the model again")
-    check_memory(model, runtime, TARGETS[target], target)
+    check_memory(model, runtime, target, name)
     return manifest, runtime
 
 
@@ -179,18 +200,20 @@ def _files(model: Path, runtime: Runtime) -> dict[str, Path]:
     """Return the current path of each file of the Bento, by the file's name in the Bento."""
     from models.exported.predictor import MANIFEST_FILE
 
-    modules = (*ENTRIES, runtime.predictor.partition(":")[0])
+    predictor = runtime.predictor.partition(":")[0]
+    # One of an installed package comes with the packages of the target.
+    modules = (*ENTRIES, *([predictor] if predictor.partition(".")[0] in code.ROOMS else []))
     sources = [*code.closure(*modules).values(), *code.package_data(*modules)]
     return {path.relative_to(code.ROOT).as_posix(): path for path in sources} | {
         f"{MODEL_FOLDER}/{name}": model / name for name in (runtime.model_file, MANIFEST_FILE)
     }
 
 
-def _describe(manifest: "ModelManifest", target: str, runtime: Runtime, files: list[str]) -> dict[str, Any]:
+def _describe(manifest: "ModelManifest", target: str, placement: Placement, files: list[str]) -> dict[str, Any]:
     """Return the content of bentofile.yaml."""
     labels = {
         "target": target,
-        "precision": runtime.precision,
+        "precision": placement.runtime.precision,
         "model_name": manifest.name,
         "model_version": manifest.version,
         "run_id": manifest.run_id,
@@ -204,7 +227,7 @@ def _describe(manifest: "ModelManifest", target: str, runtime: Runtime, files: l
         "labels": {key: value for key, value in labels.items() if value is not None},
         "include": files,
         # Locking writes the address of a package index into the Bento. `requirements` pins the versions already.
-        "python": {"packages": requirements(TARGETS[target]), "lock_packages": False},
+        "python": {"packages": requirements(placement.target), "lock_packages": False},
         "docker": {"python_version": f"{sys.version_info.major}.{sys.version_info.minor}"},
     }
 

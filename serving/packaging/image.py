@@ -8,9 +8,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from core.errors import UserError
-from serving.packaging.bento import Bento
+from serving.packaging.bento import Bento, read_placement
 from serving.rollout.docker import docker
-from serving.targets import TARGETS
 
 FOLDER = Path(__file__).parent
 DOCKERFILE = FOLDER / "image.Dockerfile"
@@ -65,7 +64,7 @@ def build_image(bento: Bento, platform: str | None = None) -> Image:
             is not available, or the endpoint did not answer in the image.
 
     """
-    supported = TARGETS[bento.target].platforms
+    supported = read_placement(bento).target.platforms
     if platform and platform not in supported:
         raise UserError(f"--platform {platform}: {bento.target} is built for {' or '.join(supported)}")
     tag = image_tag(bento)
@@ -89,7 +88,7 @@ def labels(bento: Bento) -> dict[str, str]:
         f"{base}.version": bento.model_version,
         f"{base}.revision": bento.git_commit,
         f"{base}.created": bento.created.isoformat(timespec="seconds"),
-        f"{base}.base.name": TARGETS[bento.target].base_image,
+        f"{base}.base.name": read_placement(bento).target.base_image,
         "convoy.bento": bento.tag,
         "convoy.target": bento.target,
         "convoy.precision": bento.precision,
@@ -105,7 +104,7 @@ def labels(bento: Bento) -> dict[str, str]:
 
 def _arguments(bento: Bento, tag: str, platform: str | None) -> Iterator[str]:
     yield from ("--file", str(DOCKERFILE), "--build-context", f"bento={bento.path}")
-    yield from ("--build-arg", f"BASE={TARGETS[bento.target].base_image}", "--build-arg", f"TITLE={tag}")
+    yield from ("--build-arg", f"BASE={read_placement(bento).target.base_image}", "--build-arg", f"TITLE={tag}")
     for name, value in labels(bento).items():
         yield from ("--label", f"{name}={value}")
     if index := next((name for name in INDEXES if os.environ.get(name)), None):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from models.exported.manifest import ModelManifest
 
 PACKING_FILE = "packing.json"
+PLACEMENT_FILE = "placement.json"
 EXAMPLES_FILE = "examples.json"
 ROUNDS = 10
 SECONDS = 5

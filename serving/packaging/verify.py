@@ -4,9 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
 from core.files import whole_file
-from serving.packaging.bento import MODEL_FOLDER, Bento
+from serving.packaging.bento import MODEL_FOLDER, Bento, read_placement
 from serving.packaging.local_endpoint import Endpoint
-from serving.targets import RUNTIMES
 
 if TYPE_CHECKING:
     from data.batches.sample import Sample
@@ -30,7 +29,7 @@ def verify_bento(bento: Bento, sample: "Sample") -> dict[str, Any]:
         UserError: the endpoint does not start, or its answer differs.
 
     """
-    predictor = resolve_name(RUNTIMES[bento.precision].predictor)(bento.path / "src" / MODEL_FOLDER)
+    predictor = resolve_name(read_placement(bento).runtime.predictor)(bento.path / "src" / MODEL_FOLDER)
     (expected,) = predictor(sample.prepared[None])
     with Endpoint(bento) as endpoint:
         answer = endpoint.classify(sample.image)

@@ -106,8 +106,8 @@ class Routes(BaseModel):
 
     @property
     def default(self) -> str | None:
-        """Target of paths that name no target: the first deployed target of `TARGETS`."""
-        return next((target for target in TARGETS if target in self.targets), None)
+        """Target of paths that name no target: the first deployed target of `TARGETS`, else the first of the user's."""
+        return next((target for target in (*TARGETS, *self.targets) if target in self.targets), None)
 
 
 def render(routes: Routes, config: ServingConfig, gateway: GatewayConfig) -> str:
