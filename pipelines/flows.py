@@ -18,7 +18,7 @@ from pipelines.operations.clean import clean
 from pipelines.operations.notices import tell
 from pipelines.operations.receivers import Event
 from pipelines.training_stages import champion_probe, improves_on_probe, pending_stages
-from pipelines.workspace import exclusive, has_champion, require_data_version, settle_runs
+from pipelines.workspace import exclusive, has_champion, require_champion, require_data_version, settle_runs
 from serving.packaging.bento import Bento
 from serving.rollout.ledger import Entry
 
@@ -143,6 +143,17 @@ def run_if_changed(config: Config) -> Any:
         return Completed(message=f"automation.max_runs_per_day is reached; left for later: {'; '.join(reasons)}")
     run_pipeline(config)
     return Completed(message="; ".join(reasons)[:1000])
+
+
+@flow(name="measure-drift", **HOOKS)
+def measure_drift(config: Config) -> Any:
+    """Compare what endpoints here have sampled with the champion's test images; receivers are told of drift."""
+    from pipelines.operations.drift import measure_drift as compare_samples
+
+    _, folder = require_champion(config)
+    found = compare_samples(folder, [])
+    names = ", ".join(one.name for one in found.alarms) or "nothing"
+    return Completed(message=f"{names} has drifted: {found.num_images:,} images")
 
 
 @flow(name="clean-project", **HOOKS)

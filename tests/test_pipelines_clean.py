@@ -53,7 +53,8 @@ def test_what_a_user_could_miss_stays_by_default(workspace):
     kept += [put_bento("1", "r1", 1), put(Path("outputs/prefect-server.log"), seconds=60)]
     assert removed(Config()) == []
     old_log = put(Path("outputs/mlflow-server.log"), 7)
-    assert removed(Config()) == [("log", "mlflow-server.log", 7)]
+    put(Path("outputs/samples/2025-11-30-m-v1.npz"), 5)
+    assert removed(Config()) == [("samples", "2025-11-30-m-v1.npz", 5), ("log", "mlflow-server.log", 7)]
     assert not old_log.exists()
     assert all(path.exists() for path in kept)
 

@@ -10,8 +10,10 @@ from PIL import Image, ImageEnhance
 from test_pipelines_commands import convoy, told
 from test_serving_classifier import make_model
 
+from core.errors import UserError
 from models.exported.predictor import read_model_manifest
 from pipelines import workspace as places
+from pipelines.config import Config
 from pipelines.operations import drift
 from pipelines.operations.samples import SAMPLES
 from serving.endpoint.samples import Sampler, model_key
@@ -68,3 +70,18 @@ def test_what_an_endpoint_has_sampled_is_compared_and_purged(photos, monkeypatch
     assert len(convoy("samples", "list").stdout.splitlines()) == 1
     assert "removed 1 files" in convoy("samples", "purge").stdout
     assert convoy("samples", "list").stdout == ""
+
+
+@pytest.mark.slow
+def test_the_flow_says_what_has_drifted(photos, monkeypatch):
+    from pipelines import flows
+
+    model = places.require_champion(None)[1]
+    manifest = read_model_manifest(model)
+    monkeypatch.setattr(flows, "require_champion", lambda _: (None, model))
+    with pytest.raises(UserError, match="has no samples of"):
+        flows.measure_drift.fn(Config())
+    kept = Sampler(SAMPLES, model_key(manifest.name, manifest.version or ""), 100, 7)
+    kept.offer(np.zeros((40, 8, 8, 3), dtype=np.uint8), np.full((40, len(manifest.classes)), 1 / 3))
+    kept.close()
+    assert re.search(r"brightness.* has drifted: 40 images", flows.measure_drift.fn(Config()).message)

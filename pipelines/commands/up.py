@@ -19,7 +19,7 @@ from pipelines.workspace import ROOT, open_tracking, settle_runs
 
 OFFERED = (
     *("run_pipeline", "run_if_changed", "prepare_data", "train_model", "package_model", "deploy_model"),
-    "clean_project",
+    *("measure_drift", "clean_project"),
 )
 """Flows that can be triggered in Prefect."""
 

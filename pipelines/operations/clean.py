@@ -16,6 +16,7 @@ from pipelines.config import Config
 from pipelines.known import database_of
 from pipelines.operations.backup import removing
 from pipelines.operations.references import References, find_references, served_here
+from pipelines.operations.samples import SAMPLES
 from pipelines.settings import OUTPUTS, Settings
 from pipelines.workspace import CHECKPOINTS, EXPORTED, FEATURES, MODELS, ROOT, exclusive, open_tracking
 from serving.packaging.bento import Bento, list_bentos
@@ -68,6 +69,7 @@ def _plan(config: Config, *, dry_run: bool) -> Iterator[Removal]:
         yield from _copies_of_models(config, references)
     yield from _checkpoints(config, references)
     yield from _old("features", FEATURES.glob("*/"), config.retention.features_days)
+    yield from _old("samples", SAMPLES.glob("*.npz"), config.serving.samples_days)
     yield from _bentos(config, references)
     yield from _dvc_cache(config)
     yield from _old("log", OUTPUTS.glob("*.log"), config.retention.logs_days)

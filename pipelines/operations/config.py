@@ -23,7 +23,9 @@ class Schedule(Section):
     """When a flow starts, and with which parameters."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    flow: Literal["run-pipeline", "run-if-changed", "prepare-data", "train-model", "clean-project"] = "run-pipeline"
+    flow: Literal["run-pipeline", "run-if-changed", "prepare-data", "train-model", "measure-drift", "clean-project"] = (
+        "run-pipeline"
+    )
     cron: str | None = None
     every_minutes: float | None = Field(None, ge=1)
     timezone: str = "UTC"
