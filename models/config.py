@@ -78,6 +78,11 @@ class ModelConfig(Section):
     weights: Literal["imagenet"] | OptionalPath = None
     """imagenet: the network's published weights (of alexnet for preset owt); or a state_dict file; null: none"""
 
+    @property
+    def is_added(self) -> bool:
+        """Whether the network is one of the user's."""
+        return self.network not in NETWORKS.ours and NETWORKS.has(self.network)
+
 
 Precision = Literal["fp32", "bf16"]
 

@@ -21,6 +21,7 @@ from models.exported.export import (
     export_program,
     make_golden,
     preprocessing_of,
+    require_exportable,
 )
 from models.exported.manifest import Golden, ModelManifest
 from models.exported.predictor import OnnxPredictor
@@ -87,6 +88,8 @@ def train_run(
     check_devices(job.training)
     _tell_balance(job)
     untrained = None if is_begun else build_classifier(job)
+    if untrained and job.model.is_added:
+        require_exportable(untrained, job.input_size, job.model.network)
     settled = settle(job)
     features = features or checkpoints.parent / "features"
     with tracking.open_run(run_id, run_name(job), git_commit) as log:

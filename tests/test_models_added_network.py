@@ -6,8 +6,10 @@ from conftest import tiny_job
 
 from core.errors import UserError
 from models.config import ModelConfig
+from models.exported.export import require_exportable
 from models.networks.registry import build_network, start_from_weights
 from models.networks.weights import IMAGENET
+from models.training.train import build_classifier
 
 NET = """
 from torch import nn
@@ -25,6 +27,7 @@ def build(num_classes, input_size):
 FAMILY = """
 from models.networks.family import Family
 from models.networks.weights import IMAGENET
+from models.training.train import build_classifier
 from .my_net import Net
 
 FAMILY = Family(
@@ -83,6 +86,25 @@ def test_what_is_no_network_is_told_in_one_line(project, text, words):
         build_network(ModelConfig(network="my_net:build"), 3, 20)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_served_is_told_before_it_is_trained(project, prepared):
+    job = tiny_job(prepared, "my_net:build")
+    classifier = build_classifier(job)
+    require_exportable(classifier, job.input_size, job.model.network)
+    assert classifier.training, "it is left as it was"
+    with_numpy = """
+class Net(nn.Linear):
+    def forward(self, images):
+        return super().forward(torch.from_numpy(images.flatten(1).numpy()))
+
+def build(num_classes, input_size):
+    return Net(3 * input_size**2, num_classes)
+"""
+    (project / "my_net.py").write_text(f"import torch\nfrom torch import nn\n{with_numpy}")
+    words = r"^model\.network is my_net:build, which torch cannot export as a program in bf16 \(\w+: .*\): an endpoint"
+    with pytest.raises(UserError, match=words):
+        require_exportable(build_classifier(job), job.input_size, job.model.network)
 
 
 def test_options_of_other_networks_are_refused(project):

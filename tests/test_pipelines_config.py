@@ -88,3 +88,19 @@ def test_all_faults_are_told_at_once(tmp_path):
 def test_a_missing_file_says_where_to_go(tmp_path):
     with pytest.raises(UserError, match="or make one with `convoy init DIR`"):
         load_config(tmp_path / "params.yaml")
+
+
+def test_what_a_project_adds_is_looked_for_in_its_folder(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/params.yaml").write_text(
+        "model: {network: 'my_net:build'}\nserving: {target: 'my_target:KIOSK'}\n"
+    )
+    (tmp_path / "mine/my_target.py").write_text("KIOSK = 1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        load_config(tmp_path / "mine/params.yaml")
+    assert (
+        str(caught.value) == f"model.network is my_net:build, and {tmp_path}/mine has no my_net.py: put the file there"
+    )
+    (tmp_path / "mine/my_net.py").write_text("from torch import nn\n\ndef build(num_classes, input_size): ...\n")
+    assert load_config(tmp_path / "mine/params.yaml").model.network == "my_net:build"

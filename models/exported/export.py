@@ -2,6 +2,7 @@
 
 import base64
 import io
+import tempfile
 from copy import deepcopy
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from core.errors import UserError, one_line
 from data.images.decode import Normalization, Pixels, Preprocessing
 from data.manifest import DataManifest
 from models.exported.manifest import MODEL_FILE, NORMALIZATION, PROGRAM_FILE, Golden
@@ -89,6 +91,26 @@ def export_program(network: ServedNetwork, crop: int, folder: Path) -> Path:
     program.example_inputs = None  # would be pickled
     torch.export.save(program, path, extra_files={NORMALIZATION: network.normalize.spec.model_dump_json()})
     return path
+
+
+def require_exportable(classifier: ImageClassifier, crop: int, name: str) -> None:
+    """Export a network of the user's before it is trained: hours later would be late to learn that it cannot be served.
+
+    Raises:
+        UserError: torch cannot write it as ONNX, or as a program in bf16.
+
+    """
+    network = ServedNetwork(deepcopy(classifier))
+    with tempfile.TemporaryDirectory() as folder:
+        for form, export in (("ONNX", export_onnx), ("a program in bf16", export_program)):
+            try:
+                export(network, crop, Path(folder))
+            except Exception as error:
+                raise UserError(
+                    f"model.network is {name}, which torch cannot export as {form} ({type(error).__name__}: "
+                    f"{one_line(error)}): an endpoint needs that; compute with torch alone, and alike for all images",
+                    exit_code=1,
+                ) from error
 
 
 def preprocessing_of(data: DataManifest, crop: int, normalization: Normalization | None = None) -> Preprocessing:
