@@ -1,4 +1,4 @@
-"""`make bench`: every benchmark that a CPU can run, each in a process of its own; renews the tables of README.md."""
+"""`make bench`: runs every CPU benchmark in its own process, and renews the tables of README.md."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ PAGE = Path(__file__).parent / "README.md"
 
 
 def main() -> int:
-    """Run all of them; returns 1 where one of them failed."""
+    """Run all benchmarks. Returns 1 if a benchmark failed."""
     failed = False
     for name in BENCHMARKS:
         command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(RESULTS / f"{name}.json")]
@@ -27,7 +27,7 @@ def main() -> int:
 
 
 def with_table(page: str, result: dict[str, Any]) -> str:
-    """Put the table of a result between the marks of its benchmark in the page.
+    """Put the table of a result between the benchmark's marks in the page.
 
     Raises:
         ValueError: the page has no such marks.
@@ -39,7 +39,7 @@ def with_table(page: str, result: dict[str, Any]) -> str:
 
 
 def with_gpu_missing(page: str) -> str:
-    """Say of every figure of the GPU's table that it is not measured.
+    """Mark every figure of the GPU's table as not measured.
 
     Raises:
         ValueError: the page has no marks for it.

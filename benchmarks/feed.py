@@ -1,4 +1,4 @@
-"""How fast do prepared batches come? Against a memory copy of the same bytes, and against a DataLoader over JPEGs."""
+"""Throughput of prepared batches, compared with a memory copy of the same bytes and a DataLoader over JPEGs."""
 
 import argparse
 import tempfile
@@ -20,7 +20,7 @@ SIZE, BATCH_SIZE = 128, 64
 
 
 def measure(arguments: argparse.Namespace) -> Report:
-    """Prepare the photographs once, then draw epochs from all three in turn."""
+    """Prepare the photographs once, then run epochs of the three candidates in turn."""
     report = Report("feed")
     with tempfile.TemporaryDirectory() as scratch:
         photos = photo_folder(arguments.folder, Path(scratch, "photos"), arguments.images)
@@ -46,7 +46,7 @@ def measure(arguments: argparse.Namespace) -> Report:
 
 
 def prepare_photos(photos: Path, scratch: Path, size: int) -> PreparedImages:
-    """Ingest and prepare a folder; gives its training split."""
+    """Ingest and prepare a folder. Returns its training split."""
     config = DataConfig(source="folder", path=photos, size=size)
     ingest(config, scratch / "raw", scratch / "ingest-state.json")
     manifest = prepare(config, scratch / "raw", scratch / "prepared", scratch / "parts")
@@ -54,7 +54,7 @@ def prepare_photos(photos: Path, scratch: Path, size: int) -> PreparedImages:
 
 
 def jpeg_loader(photos: Path) -> "torch.utils.data.DataLoader[tuple[torch.Tensor, torch.Tensor]]":
-    """The usual way: decode, resize and crop every image in every epoch, one worker a core."""
+    """The usual way: decode, resize and crop every image in every epoch, with one worker per core."""
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2
 
@@ -67,7 +67,7 @@ def jpeg_loader(photos: Path) -> "torch.utils.data.DataLoader[tuple[torch.Tensor
 
 
 def _copy_all(images: PreparedImages) -> int:
-    """Copy as many bytes as a batch has, from one block of memory to another."""
+    """Copy the bytes of all batches, each from one block of memory to another. Returns the number of images."""
     source = np.concatenate([np.asarray(images.gather(np.arange(BATCH_SIZE)))])
     target = np.empty_like(source)
     num_batches = len(images) // BATCH_SIZE

@@ -1,4 +1,4 @@
-"""Photographs to measure on: a folder of real ones, or made ones that cost a decoder about as much."""
+"""Photographs for benchmarks: real photographs in a folder, or synthetic ones with a similar decoding cost."""
 
 import io
 from pathlib import Path
@@ -14,25 +14,25 @@ OPTIONS: list[tuple[str, dict[str, object]]] = [
     ("--images", {"type": int, "default": 20_000, "help": "number of made photographs"}),
 ]
 SIZE = (341, 256)
-"""ImageNet's proportions, and a shorter side as in the AlexNet paper."""
+"""ImageNet's aspect ratio, and a shorter side as in the AlexNet paper."""
 IMAGENET_SIZE = (500, 375)
-"""The commonest size of ImageNet's own files."""
+"""Most common size of ImageNet's files."""
 
 
 def photo_folder(given: Path | None, scratch: Path, num_images: int, size: tuple[int, int] = SIZE) -> Path:
-    """Give the folder of real photographs, or fill `scratch` with <class>/*.jpg, cut from one made scene."""
+    """Return the folder of real photographs, or fill `scratch` with <class>/*.jpg, cropped from a synthetic scene."""
     if given is not None:
         return given
     width, height = size
     rng = np.random.default_rng(0)
     scene = _scene(rng, 8 * width, 8 * height)
-    # Each place once: two equal photographs in two classes would be refused.
+    # Each place once, because preparation refuses equal photographs in two classes.
     places = rng.choice(49 * width * height, num_images, replace=False)
     for index, (top, left) in enumerate(zip(*np.divmod(places, 7 * width), strict=True)):
         folder = scratch / f"class-{index % NUM_CLASSES}"
         folder.mkdir(parents=True, exist_ok=True)
         photo = scene.crop((int(left), int(top), int(left) + width, int(top) + height))
-        # Places near each other must not look alike: real photographs seldom do.
+        # Neighbouring crops must not look alike, as real photographs rarely do.
         for turn in _TURNS[int(rng.integers(8))]:
             photo = turn(photo)
         (folder / f"{index:05d}.jpg").write_bytes(_encode(photo))
@@ -46,7 +46,7 @@ _TURNS = [
 
 
 def make_photo(rng: np.random.Generator, width: int = SIZE[0], height: int = SIZE[1]) -> bytes:
-    """Make a JPEG of quality 80 whose spectrum falls as 1/f, as that of photographs does (Field 1987)."""
+    """Make a JPEG of quality 80 with a 1/f spectrum, like that of photographs (Field 1987)."""
     return _encode(_scene(rng, width, height))
 
 

@@ -1,9 +1,9 @@
-"""How good is a model of real photographs, and after what time? Against Ultralytics, which gets the same time.
+"""Accuracy on real photographs and time to an endpoint, compared with Ultralytics in the same time.
 
 Convoy makes a project and runs its whole pipeline, from the folder to the answering endpoint: once as a probe of a
-pretrained network, and with `--finetune` once with all layers. Ultralytics trains its classifier from random weights on
-the same training images, for as long as Convoy's probe took, and is tested on the same test images. It is installed
-from the package index into an environment of its own.
+pretrained network, and with `--finetune` once more with all layers. Ultralytics trains its classifier from random
+weights on the same training images, for the duration of Convoy's probe, and is tested on the same test images. It is
+installed from the package index into its own environment.
 """
 
 import argparse
@@ -24,14 +24,14 @@ from core.errors import UserError
 
 NETWORK, PIXELS = "efficientnet_lite0", 160
 PEER_PACKAGES = ("ultralytics", "ultralytics-thop", "opencv-python-headless", "polars", "polars-runtime-32")
-"""All that Ultralytics needs and that Convoy's environment does not hold."""
+"""Packages that Ultralytics needs, and that Convoy's environment does not have."""
 
 
 def measure(arguments: argparse.Namespace) -> Report:
     """Run the pipeline and its peer, one after the other.
 
     Raises:
-        UserError: no photographs are named.
+        UserError: `--folder` is missing.
 
     """
     if arguments.folder is None:
@@ -56,7 +56,7 @@ def measure(arguments: argparse.Namespace) -> Report:
 
 
 def _pipeline(project: Path, photos: Path, recipe: str) -> tuple[float, dict[str, float]]:
-    """Minutes from the folder to the endpoint that answered, and the champion's metrics."""
+    """Return the minutes from the folder to the endpoint's answer, and the champion's metrics."""
     convoy = Path(sys.executable).with_name("convoy")
     values = [f"model.network={NETWORK}", "model.weights=imagenet", f"data.size={PIXELS}"]
     values += [f"model.input_size={PIXELS}", f"training.recipe={recipe}"]
@@ -72,7 +72,7 @@ def _pipeline(project: Path, photos: Path, recipe: str) -> tuple[float, dict[str
 
 
 def _ultralytics(project: Path, scratch: Path, hours: float) -> tuple[float, int]:
-    """Test accuracy of the peer, and the epochs that it trained for."""
+    """Return the test accuracy of the peer, and its number of epochs."""
     folder = scratch / "split"
     _write_splits(project, folder)
     environment = scratch / "environment"
@@ -92,7 +92,7 @@ def _ultralytics(project: Path, scratch: Path, hours: float) -> tuple[float, int
 
 
 def _write_splits(project: Path, folder: Path) -> None:
-    """Write the original files as <split>/<class>/<sha256>, as Convoy has split them."""
+    """Write the original files as <split>/<class>/<sha256>, in Convoy's splits."""
     index = pq.read_table(project / "data" / "prepared" / "index.parquet", columns=["split", "sha256"]).to_pydict()
     split_of = dict(zip(index["sha256"], index["split"], strict=True))
     for shard in sorted((project / "data" / "raw").glob("*.parquet")):

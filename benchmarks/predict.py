@@ -1,7 +1,7 @@
-"""How fast does `convoy predict` classify photographs? Against decoding and onnxruntime, and nothing else.
+"""Throughput of `convoy predict`, compared with only decoding and onnxruntime.
 
-The peer loads the model, decodes all photographs in as many threads as there are cores, and then predicts them in
-batches on all cores. It checks no file, prints nothing and writes nothing.
+The peer loads the model, decodes all photographs in one thread per core, and then predicts them in batches on all
+cores. It checks no file, prints nothing and writes nothing.
 """
 
 import argparse
@@ -23,11 +23,11 @@ from pipelines.commands.predict import BATCH, find_images, predict_files
 from serving.endpoint.classifier import Classifier
 
 NETWORKS = {"AlexNet": ("alexnet", 224), "EfficientNet-Lite0": ("efficientnet_lite0", 160)}
-"""The network of the endpoint's benchmark, and the one that photographs are fine-tuned with."""
+"""The network of the endpoint's benchmark, and the network for fine-tuning on photographs."""
 
 
 def measure(arguments: argparse.Namespace) -> Report:
-    """Classify the same photographs by both, in turn."""
+    """Classify the same photographs with both candidates, in turn."""
     report = Report("predict")
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)

@@ -1,4 +1,4 @@
-"""How fast are photographs prepared? Against cores x what one core decodes and resizes, and against torchvision."""
+"""Throughput of preparation, compared with cores x one core's decode and resize, and with torchvision."""
 
 import argparse
 import shutil
@@ -24,15 +24,15 @@ from data.preparing.stage import prepare
 SIZE = 128
 NUM_DECODED = 1000
 NUM_PARTS = 8
-"""Each part of what one core decodes has a process of its own, as all that is prepared has: where its memory lies is a
-part of how fast a process decodes."""
+"""Each part of one core's images has its own process, like preparation, because a process's memory layout affects its
+decoding speed."""
 NUM_FIRST = 16
-"""Images that a process decodes before its time is taken: with the first one, Pillow loads its plugins."""
+"""Images that a process decodes before the measurement. Pillow loads its plugins with the first image."""
 
 
 ONE_CORE = ("one core, decode and resize", "one core, again", "one core, once more")
-"""Measured before and after what is compared with it, in each round: a machine's speed drifts by more, within minutes,
-than what is to be told."""
+"""Measured before and after each candidate, in each round, because a machine's speed drifts within minutes by more than
+the differences to be measured."""
 ALL_CORES = "all cores, decode and resize"
 LOADER = "ImageFolder in a DataLoader"
 
@@ -69,13 +69,13 @@ def _candidates(photos: Path, paths: list[Path], scratch: Path) -> dict[str, Cal
 
 
 def _decoding_rate(parts: list[list[bytes]], num_processes: int) -> float:
-    """Images per second of some processes together."""
+    """Return the images per second of several processes together."""
     rates = [one for part in parts for one in _rates(partial(_decode_rate, part), num_processes)]
     return num_processes * harmonic_mean(rates)
 
 
 def _rates(rate_of: Callable[[], float], num_processes: int) -> list[float]:
-    """What each of some processes measures, which have just started and begin together."""
+    """Return the measurements of several new processes that begin together."""
     context = get_context("spawn")
     with ProcessPoolExecutor(num_processes, context, context.Barrier(num_processes).wait) as pool:
         return [done.result() for done in [pool.submit(rate_of) for _ in range(num_processes)]]
@@ -107,7 +107,7 @@ def _decode_all(encoded: list[bytes]) -> int:
 
 
 def _load_all(photos: Path) -> int:
-    # Every process that is started here imports this file, and would wait seconds for torch.
+    # Every process imports this file. The import of torch would take seconds.
     from benchmarks.feed import jpeg_loader
 
     return sum(len(labels) for _, labels in jpeg_loader(photos))
@@ -125,7 +125,7 @@ def _ingest_and_prepare_rate(config: DataConfig, scratch: Path) -> float:
 
 
 def _remove(scratch: Path, *names: str) -> None:
-    """Remove what an earlier round has made: a gigabyte takes 0.06 s, which is no part of preparing."""
+    """Remove the results of an earlier round: 0.06 s per gigabyte, which must not count as preparation."""
     for name in names:
         shutil.rmtree(scratch / name, ignore_errors=True)
 

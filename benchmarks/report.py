@@ -1,4 +1,4 @@
-"""The one form of all benchmarks: rows of figures with their goals, as a table and as JSON."""
+"""Common form of all benchmarks: rows of figures with goals, as a table and as JSON."""
 
 import argparse
 import json
@@ -21,9 +21,9 @@ PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pytorch-lightning", "pya
 
 @dataclass(frozen=True)
 class Row:
-    """One figure: `goal` is the least value that satisfies, None where the figure stands for itself.
+    """One figure. `goal` is the minimum, or with `is_limit` the maximum; None without a goal.
 
-    `value` is None where nothing has been measured yet. With `is_limit`, `goal` is the largest value that satisfies.
+    `value` is None if nothing has been measured yet.
     """
 
     metric: str
@@ -35,20 +35,20 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is reached; None where there is none."""
+        """Whether the goal is met; None without a goal or a value."""
         if self.goal is None or self.value is None:
             return None
         return self.value <= self.goal if self.is_limit else self.value >= self.goal
 
     def as_dict(self) -> dict[str, object]:
-        """As it stands in the JSON of a report."""
+        """Return the row as in the JSON of a report."""
         names = ("metric", "value", "unit", "goal", "met", "reference")
         return {name: getattr(self, name) for name in names}
 
 
 @dataclass
 class Report:
-    """The figures of one benchmark on one machine."""
+    """Figures of one benchmark on one machine."""
 
     benchmark: str
     rows: list[Row] = field(default_factory=list)
@@ -63,12 +63,12 @@ class Report:
         at_most: float | None = None,
         reference: str = "",
     ) -> None:
-        """Add a figure, with the least value that satisfies (`goal`) or the largest (`at_most`), if any."""
+        """Add a figure, with an optional minimum (`goal`) or maximum (`at_most`)."""
         wanted = goal if at_most is None else at_most
         self.rows.append(Row(metric, value, unit, wanted, reference, is_limit=at_most is not None))
 
     def as_json(self) -> dict[str, object]:
-        """Everything that a reader of the figures must know."""
+        """Return the figures and their conditions as JSON values."""
         return {
             "benchmark": self.benchmark,
             "machine": machine(),
@@ -78,18 +78,18 @@ class Report:
         }
 
     def as_markdown(self) -> str:
-        """Make a table."""
+        """Return the figures as a Markdown table."""
         return markdown_table([row.as_dict() for row in self.rows])
 
 
 def versions() -> dict[str, str]:
-    """Name Python's version, and those of the packages that are here."""
+    """Return the versions of Python and of the installed packages."""
     installed = {distribution.name.lower().replace("_", "-") for distribution in distributions()}
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES if name in installed}
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Make the table of the rows of a report, as they stand in its JSON."""
+    """Make a Markdown table from the rows in a report's JSON."""
     lines = ["| figure | value | goal | met | |", "|---|---:|---:|---|---|"]
     lines += [
         f"| {row['metric']} | {_measured(row)} | "
@@ -109,14 +109,14 @@ def _number(value: float) -> str:
 
 
 def machine() -> str:
-    """Name the processor, the cores that may be used, and the memory."""
+    """Describe the processor, the usable cores, and the memory."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return f"{_processor()}, {cores} cores, {memory / 2**30:.0f} GiB, {platform.system()}"
 
 
 def _processor() -> str:
-    """Name the processor; where a cloud hides its name, family and model still tell one generation from another."""
+    """Describe the processor. If a cloud hides its name, family and model still identify the generation."""
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.is_file():
         return platform.processor() or platform.machine()
@@ -130,14 +130,14 @@ def _processor() -> str:
 
 
 def alternate(candidates: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """Measure candidates in turn, so that a machine whose speed drifts is fair to all; returns the medians."""
+    """Measure candidates in turn, so that a drift of the machine's speed affects all alike. Returns the medians."""
     return medians(measure_in_turn(candidates, rounds))
 
 
 def measure_in_turn(candidates: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Measure candidates one after another, round by round; returns the figures of each, in order.
+    """Measure candidates one after another, round by round. Returns the figures of each candidate, in order.
 
-    Each candidate returns its figure, such as images per second. The first round warms up and is not counted.
+    Each candidate returns its figure, such as images per second. The first round warms up, and does not count.
     """
     figures: dict[str, list[float]] = {name: [] for name in candidates}
     for number in range(rounds + 1):
@@ -150,17 +150,17 @@ def measure_in_turn(candidates: Mapping[str, Callable[[], float]], rounds: int) 
 
 
 def medians(figures: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Sum up the rounds of each candidate."""
+    """Return the median of each candidate."""
     return {name: statistics.median(values) for name, values in figures.items()}
 
 
 def ratio(figures: Iterable[float], others: Iterable[float]) -> float:
-    """Compare what was measured in the same rounds, round by round; returns the median."""
+    """Return the median of the ratios of figures from the same rounds."""
     return float(statistics.median(figure / other for figure, other in zip(figures, others, strict=True)))
 
 
 def rate(work: Callable[[], int]) -> float:
-    """Things done per second by `work`, which returns how many it did."""
+    """Return the items per second of `work`, which returns the number of items."""
     start = time.perf_counter()
     return work() / (time.perf_counter() - start)
 
@@ -171,7 +171,7 @@ def run(
     *,
     rounds: int = 5,
 ) -> None:
-    """Run a benchmark from the command line: prints the table, and writes JSON where `--json FILE` says."""
+    """Run a benchmark from the command line. Prints the table, and writes JSON to `--json FILE`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     parser.add_argument("--rounds", type=int, default=rounds, help="counted rounds; medians are reported")

@@ -1,4 +1,4 @@
-"""An endpoint in a container, started and looked at by Docker's client."""
+"""Endpoint in a container, controlled by Docker's client."""
 
 import json
 import time
@@ -14,38 +14,38 @@ from serving.targets import Target
 
 READY_SECONDS = 120
 OPEN = ("--env", "CONVOY_ALLOW_ANONYMOUS=true")
-"""Options of a container that asks for no token."""
+"""Options of a container without tokens."""
 
 
 @dataclass(frozen=True)
 class Container:
-    """A container of an endpoint, as it would run anywhere: confined, and within the limits of its target."""
+    """Container of an endpoint, as in production: confined, with the limits of its target."""
 
     id: str
     port: int
-    """on 127.0.0.1"""
+    """port on 127.0.0.1"""
     start_seconds: float
-    """from the command that started it until it was ready"""
+    """time from the start command until the endpoint is ready"""
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """Address of the endpoint."""
         return f"http://127.0.0.1:{self.port}"
 
     def run(self, *command: str) -> str:
-        """Run a command inside; gives what it printed."""
+        """Run a command in the container, and return its output."""
         return docker("exec", self.id, *command)
 
     def log(self) -> str:
-        """What it has written."""
+        """Return the container's log."""
         return docker("logs", self.id, with_errors=True)
 
     def state(self) -> dict[str, object]:
-        """What the engine says of it."""
+        """Return the container's state, as Docker reports it."""
         return dict(json.loads(docker("inspect", "--format", "{{json .State}}", self.id)))
 
     def memory_bytes(self) -> int:
-        """What its processes hold in memory."""
+        """Return the resident memory of the container's processes."""
         _, *lines = docker("top", self.id, "-o", "pid,rss").splitlines()
         return sum(1024 * int(line.split()[1]) for line in lines)
 
@@ -55,7 +55,7 @@ def container(image: Image, target: Target, *options: str, ready: bool = True) -
     """Start a container, wait until it is `ready`, and remove it after the block.
 
     Raises:
-        RuntimeError: it does not become ready; with its log.
+        RuntimeError: the container does not become ready. The message has its log.
 
     """
     limits = ("--memory", f"{target.memory_mb}m", "--memory-swap", f"{target.memory_mb}m", "--cpus", str(target.cpus))
@@ -75,7 +75,7 @@ def container(image: Image, target: Target, *options: str, ready: bool = True) -
 def _port(name: str) -> int:
     with suppress(UserError):
         return int(docker("port", name, "3000").rpartition(":")[2])
-    return 0  # it has ended already
+    return 0  # the container has exited already
 
 
 def _wait(started: Container, start: float) -> None:

@@ -1,4 +1,4 @@
-"""Networks to serve, exported as the pipeline does it; they have learned nothing, which changes no time."""
+"""Untrained networks for serving, exported like the pipeline's. Training would not change the times."""
 
 import tempfile
 from pathlib import Path
@@ -25,17 +25,17 @@ from models.training.classifier import ImageClassifier
 from models.training.recipes import resolve_recipe
 
 CLASSES = tuple(f"class {number:03}" for number in range(1000))
-"""As many as ImageNet has."""
+"""As many classes as in ImageNet."""
 NUM_CALIBRATION_PHOTOS = 100
 
 
 def export_model(
     network: str, folder: Path, size: int, crop: int, *, in_int8: bool = False, for_gpu: bool = False
 ) -> Path:
-    """Write model and manifest of a network into `folder`, as version 1 of a model named after it.
+    """Write model and manifest of a network into `folder`, as version 1 of a model named after the network.
 
-    Images are resized to `size` pixels, of which the network sees the `crop` in the middle. `in_int8` adds the model in
-    8-bit integers, as accepted; `for_gpu` adds the program that the target `gpu` runs.
+    Images are resized to `size` pixels, and the network sees the centre `crop` pixels. `in_int8` adds an accepted int8
+    model. `for_gpu` adds the program for the target `gpu`.
     """
     served = ServedNetwork(_classifier(network, crop))
     path = export_onnx(served, crop, folder)
@@ -63,7 +63,7 @@ def export_model(
 
 
 def _add_int8(folder: Path, preprocessing: Preprocessing, golden_image: Pixels) -> Int8:
-    """Quantize the model in `folder`; a network that has learned nothing has nothing to lose by it."""
+    """Quantize the model in `folder`, without checks, because the network is untrained."""
     path = folder / INT8_FILE
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)

@@ -1,4 +1,4 @@
-"""The servers that are compared: each in processes of its own, whose time and memory are counted."""
+"""Servers for comparisons, each in its own processes, whose CPU time and memory are measured."""
 
 import base64
 import json
@@ -30,46 +30,46 @@ BOUNDARY = "convoy-benchmark"
 
 @dataclass(frozen=True)
 class Server:
-    """How a server is started, and how it is asked."""
+    """How to start a server, and how to send requests to it."""
 
     name: str
     command: Callable[[int], Sequence[str]]
-    """for a port"""
+    """command for a port"""
     ready: str
-    """path that answers 200 to GET when it can classify, or that it cannot be asked before"""
+    """path whose GET has status 200 when the server can classify"""
     path: str
     encode: Callable[[bytes], bytes]
-    """from the bytes of an image to a body"""
+    """converts the bytes of an image to a request body"""
     headers: Mapping[str, str]
     environment: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Running:
-    """A server that answers."""
+    """Running server."""
 
     server: Server
     port: int
     process: psutil.Process
     start_seconds: float
-    """from its start to its first answer"""
+    """time from the start to the first answer"""
 
     def call(self, images: Sequence[bytes]) -> Call:
-        """Make the request that it is asked with."""
+        """Return the requests for these images."""
         bodies = [self.server.encode(image) for image in images]
         return Call(self.port, self.server.path, bodies, self.server.headers)
 
     def cpu_seconds(self) -> float:
-        """Processor time that all its processes have used."""
+        """Return the CPU time of all processes of the server."""
         times = [process.cpu_times() for process in self.family()]
         return sum(used.user + used.system for used in times)
 
     def memory_bytes(self) -> int:
-        """What its processes hold; what they share is counted once."""
+        """Return the memory of all processes of the server. Shared memory is counted once."""
         return sum(process.memory_full_info().pss for process in self.family())
 
     def family(self) -> list[psutil.Process]:
-        """All its processes, the first one first."""
+        """Return all processes of the server, main process first."""
         return [self.process, *self.process.children(recursive=True)]
 
 
@@ -78,13 +78,13 @@ def running(server: Server, log: Path) -> Iterator[Running]:
     """Start a server, wait until it answers, and end all its processes after the block.
 
     Raises:
-        RuntimeError: it does not start.
+        RuntimeError: the server does not start.
 
     """
     port = free_port()
     with log.open("wb") as output:
         start = time.perf_counter()
-        # A session of its own: all that it starts can be found and ended.
+        # A new session, so that all processes of the server can be found and ended.
         process = subprocess.Popen(
             server.command(port),
             env={**os.environ, **server.environment},
@@ -114,7 +114,7 @@ def running(server: Server, log: Path) -> Iterator[Running]:
 
 
 def peers(model: Path, scratch: Path) -> list[Server]:
-    """All that serve the exported model in the folder `model` beside Convoy; the first is the floor."""
+    """Return Convoy's peers, which serve the exported model in folder `model`. The first peer is the lower bound."""
     module = [sys.executable, "-m"]
 
     def script(name: str) -> Callable[[int], list[str]]:
@@ -126,7 +126,7 @@ def peers(model: Path, scratch: Path) -> list[Server]:
         "ORT_DISABLE_TELEMETRY": "1",
         "PYTHONPATH": str(ROOT),
     }
-    # MLflow starts what is on the path.
+    # MLflow starts programs from PATH.
     quiet["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     bento = {"BENTOML_HOME": str(scratch / "peer-bentoml"), "PEER_MODEL": str(model)}
     form = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
@@ -150,7 +150,7 @@ def peers(model: Path, scratch: Path) -> list[Server]:
 
 
 def convoy(model: Path, scratch: Path, target: Literal["cpu", "gpu", "edge"]) -> list[Server]:
-    """Convoy's own endpoint of a model; where it makes batches, as measured when it was packed, also without them."""
+    """Return Convoy's endpoint of a model. If packaging chose batches, also return an endpoint without batches."""
     bento = build_bento(model, ServingConfig(target=target), scratch / "bentos")
     packing = json.loads((bento.path / "src" / PACKING_FILE).read_text())
     folders = {"Convoy": bento.path}
@@ -159,7 +159,7 @@ def convoy(model: Path, scratch: Path, target: Literal["cpu", "gpu", "edge"]) ->
         shutil.copytree(bento.path, single)
         (single / "src" / PACKING_FILE).write_text(json.dumps(packing | {"max_batch": 1}))
     return [
-        # Without -P, this folder would be looked in before the Bento's.
+        # Without -P, Python would import from this folder before the Bento's.
         Server(
             name,
             lambda port: [sys.executable, "-P", "-m", "serving.endpoint.server", "--port", str(port)],
@@ -178,12 +178,12 @@ def as_form(image: bytes) -> bytes:
 
 
 def as_rows(image: bytes) -> bytes:
-    """Put an image into the one row of a table, as MLflow's servers take it."""
+    """Put an image into a table with one row, for MLflow's server."""
     return json.dumps({"dataframe_records": [{"image": base64.b64encode(image).decode()}]}).encode()
 
 
 def _log_pyfunc(model: Path, scratch: Path) -> Path:
-    """Write a model in MLflow's own form, once; returns its folder."""
+    """Write a model in MLflow's format, once, and return its folder."""
     folder = scratch / "pyfunc"
     if not folder.exists():
         import mlflow

@@ -1,4 +1,4 @@
-"""Who knocks an endpoint over, and what do others notice? `python -m benchmarks.attack`, on Convoy and its peers."""
+"""Attacks on Convoy and its peers, and their effect on legitimate clients: `python -m benchmarks.attack`."""
 
 import argparse
 import tempfile
@@ -20,29 +20,29 @@ from serving.targets import TARGETS
 
 NUM_IMAGES = 16
 CALM_SECONDS, ATTACK_SECONDS = 2.0, 5.0
-"""How long others ask before an attack, and during one."""
+"""How long the legitimate clients send requests before an attack, and during an attack."""
 MARGIN_SECONDS = 1.0
-"""That an attack lasts longer than others ask."""
+"""An attack lasts longer than the legitimate clients' requests by this time."""
 RATE = 50.0
-"""Requests of others a second."""
+"""Requests per second of the legitimate clients."""
 MAX_MB = 64.0
-"""Megabytes that an attack sends: a peer that keeps all of them must not take the machine's memory."""
+"""Limit in megabytes for an attack's data, so that a peer that stores all data does not exhaust the memory."""
 CONNECTIONS = {"silent": 1000, "slow-header": 200, "slow-body": 200, BOMBS: 2, CORPUS: 4}
-"""Of an attack; of all others, 20."""
+"""Number of connections of an attack. All other attacks have 20."""
 ON_PEERS = {"endless-url", "endless-header", "endless-body", "silent", "slow-header", "slow-body", BOMBS, CORPUS}
-"""Attacks on the peers too: those of the table in README.md."""
+"""Attacks that also run on the peers, for the table in README.md."""
 OVERLOAD, COST = "overload", "cost"
 NAMES = (*ATTACKS, *UPLOADS, OVERLOAD, COST)
 CLIENTS = (16, 32, 64)
-"""Clients at once, of which one number gives the best goodput."""
+"""Numbers of clients for finding the best goodput."""
 LOAD_SECONDS = 3.0
 TIMES = 10
-"""Of the load that gives the best goodput."""
+"""Overload, as a multiple of the load with the best goodput."""
 
 
 def measure(arguments: argparse.Namespace) -> Report:
-    """Attack all subjects in all ways, or in those of `arguments.only`."""
-    # Here and not above: torch and Lightning take seconds, and only this function needs them.
+    """Run all attacks, or `arguments.only`, on all subjects."""
+    # Imported here, because torch and Lightning take seconds, and only this function needs them.
     from benchmarks.serve_models import export_model
 
     report, names = Report("attack"), arguments.only or NAMES
@@ -64,10 +64,10 @@ def measure(arguments: argparse.Namespace) -> Report:
 
 
 class Attacks:
-    """Attacks on all subjects, one at a time, and what others notice."""
+    """Attacks on all subjects, one at a time, and their effect on legitimate clients."""
 
     def __init__(self, report: Report, found: Sequence[Subject]) -> None:
-        """Add the figures to a report."""
+        """Collect the figures in a report."""
         self._report, self._subjects = report, found
         self._calm: dict[str, Answered] = defaultdict(Answered)
         self._attacked: dict[tuple[str, str], Answered] = defaultdict(Answered)
@@ -75,7 +75,7 @@ class Attacks:
         self._num_ended: dict[str, int] = defaultdict(int)
 
     def measure(self, names: Sequence[str], rounds: int) -> None:
-        """Attack so many times in all these ways, and report."""
+        """Run the attacks `names` for `rounds`, and report."""
         for _ in range(rounds):
             for name in names:
                 for subject in self._subjects:
@@ -133,7 +133,7 @@ def _is_ours(subject: Subject) -> bool:
 
 
 def measure_overload(report: Report, subject: Subject) -> None:
-    """Add the best goodput of a subject, and what is left of it when ten times as much comes."""
+    """Report a subject's best goodput, and its goodput at ten times the load."""
     subject.recover()
     call, is_ours = subject.call(), _is_ours(subject)
     closed_loop(call, CLIENTS[0], 1)

@@ -1,6 +1,6 @@
-"""Attackers: a bounded number of connections to a port of this machine, for a bounded time, in a process of their own.
+"""Attackers: a limited number of connections to a port of this machine, for a limited time, in their own process.
 
-`python -m benchmarks.attack.clients NAME --port 3000` runs one attack and prints what came of it as JSON.
+`python -m benchmarks.attack.clients NAME --port 3000` runs one attack and prints the outcome as JSON.
 """
 
 import argparse
@@ -28,29 +28,29 @@ from benchmarks.attack.corpus import bombs, hostile_files
 ROOT = Path(__file__).parents[2]
 HOST = "127.0.0.1"
 BLOCK = 64 * 1024
-"""Bytes of an endless request that are written at once."""
+"""Bytes per write of an endless request."""
 PAUSE_SECONDS = 0.1
-"""Before a connection that the server has closed is opened again."""
+"""Pause before a closed connection is reopened."""
 MAX_ANSWER = 4096
-"""Bytes of an answer that are kept."""
+"""Maximum bytes of a stored answer."""
 UNDER_WAY = "under way"
 GRACE_SECONDS = 30
-"""An attack that has not ended so long after its time is killed by the system."""
+"""The system kills an attack that exceeds its duration by this time."""
 NICENESS = 10
-"""The attackers share the cores with the server: other machines' attackers do not."""
+"""Low priority, because the attackers share the cores with the server, unlike attackers on other machines."""
 
 
 @dataclass(frozen=True)
 class Attack:
-    """What each connection of an attack sends."""
+    """Data that each connection of an attack sends."""
 
     what: str
     begins: Sequence[bytes] = (b"",)
-    """sent at once; the connections take them in turn"""
+    """first data; the connections take the items in turn"""
     more: bytes = b""
-    """sent again and again after that; nothing more is sent where this is empty"""
+    """data sent repeatedly after that; empty: nothing"""
     pause: float = 0.0
-    """seconds between two of these; 0: as fast as the server takes them"""
+    """seconds between two repetitions; 0: as fast as the server reads"""
     reads: bool = True
     """whether the answers are read"""
 
@@ -80,17 +80,17 @@ ATTACKS = {
     "slow-header": Attack("a header a second (slowloris)", (head(),), b"X-A: a\r\n", 1.0),
     "slow-body": Attack("a byte of a body a second", (_LARGE + b"\x89PNG",), b"a", 1.0),
 }
-"""All that do not depend on what an image is."""
+"""Attacks without images."""
 BOMBS, CORPUS = "bombs", "corpus"
 UPLOADS = (BOMBS, CORPUS)
-"""Attacks whose connections each bring an image: the bombs, and the files of a folder of broken images."""
+"""Attacks with an image per connection: image bombs, and the files in a folder of broken images."""
 
 
 def find_attack(name: str) -> Attack:
-    """Give an attack by its name; one of uploads is made first, which takes seconds.
+    """Return an attack by its name. Attacks with images are generated first, which takes seconds.
 
     Raises:
-        KeyError: there is none.
+        KeyError: there is no attack with this name.
 
     """
     if name == BOMBS:
@@ -101,13 +101,13 @@ def find_attack(name: str) -> Attack:
 
 
 def upload(image: bytes) -> bytes:
-    """Make the request that classifies an image, and the last one of its connection."""
+    """Make the request that classifies an image, as the last request of its connection."""
     headers = ("Content-Type: application/octet-stream", f"Content-Length: {len(image)}", "Connection: close")
     return head("/classify", *headers) + b"\r\n" + image
 
 
 class Outcome(BaseModel):
-    """What came of an attack."""
+    """Outcome of an attack."""
 
     opened: int = 0
     refused: int = 0
@@ -118,9 +118,9 @@ class Outcome(BaseModel):
     """connections that were open when the attack ended"""
     sent_bytes: int = 0
     statuses: Counter[int] = Counter()
-    """of the first answer on each connection"""
+    """status of the first answer on each connection"""
     answers: dict[int, str] = {}
-    """one first answer of each status, head and body"""
+    """one answer of each status, head and body"""
 
     def note(self, answer: bytes) -> None:
         """Count the answer to a connection, if it got one."""
@@ -132,14 +132,14 @@ class Outcome(BaseModel):
 
 @dataclass(frozen=True)
 class Size:
-    """How large an attack is."""
+    """Size of an attack."""
 
     connections: int = 20
     seconds: float = 5.0
     max_mb: float = 200.0
-    """all connections together stop sending after so many megabytes"""
+    """limit in megabytes for the data of all connections together"""
     again: bool = False
-    """open a connection that the server has closed again"""
+    """whether to reopen a connection that the server has closed"""
 
 
 DEFAULT = Size()
@@ -149,7 +149,7 @@ class Attackers:
     """The connections of one attack."""
 
     def __init__(self, attack: Attack, port: int, size: Size) -> None:
-        """Attack what listens on `port` of this machine."""
+        """Attack the server on `port` of this machine."""
         self._attack, self._port, self._size = attack, port, size
         self._begins = cycle(attack.begins)
         self._bytes_left = size.max_mb * 1e6
@@ -157,7 +157,7 @@ class Attackers:
         self.outcome = Outcome()
 
     async def run(self) -> Outcome:
-        """Attack until the time is over, or until the server has closed every connection."""
+        """Attack until the time is up, or until the server has closed every connection."""
         under_way = asyncio.Barrier(self._size.connections)
         await asyncio.gather(*(self._client(under_way) for _ in range(self._size.connections)))
         return self.outcome
@@ -201,7 +201,7 @@ class Attackers:
             while self._attack.more and self._bytes_left > 0:
                 await self._write(writer, self._attack.more)
                 await asyncio.sleep(self._attack.pause)
-            await asyncio.Future()  # what has said all that it may say stays open
+            await asyncio.Future()  # keep the connection open after all data
 
     async def _write(self, writer: asyncio.StreamWriter, piece: bytes) -> None:
         writer.write(piece)
@@ -218,7 +218,7 @@ class Attackers:
         self.outcome.note(answer)
 
     async def _wait_for_reset(self, sending: "asyncio.Task[None]") -> None:
-        """Read nothing: that the server has ended the connection is seen when nothing can be written to it any more."""
+        """Read nothing, and wait until writing fails, which shows that the server has ended the connection."""
         await asyncio.shield(sending)
 
     def _seconds_left(self) -> float:
@@ -226,10 +226,10 @@ class Attackers:
 
 
 class Attacking:
-    """An attack in a process of its own, which has tried all its connections when the `with` block begins.
+    """Attack in its own process. It has tried all its connections when the `with` block begins.
 
     Attributes:
-        outcome: what came of it; complete after the block, which the attack ends by its own time.
+        outcome: outcome of the attack, complete after the block, which waits for the end of the attack.
 
     """
 
@@ -241,10 +241,10 @@ class Attacking:
         self.outcome = Outcome()
 
     def __enter__(self) -> Self:
-        """Start it.
+        """Start the attack.
 
         Raises:
-            RuntimeError: it does not start.
+            RuntimeError: the attack does not start.
 
         """
         self._process = subprocess.Popen(self._command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -256,7 +256,7 @@ class Attacking:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Wait for its end, or end it where the block has failed."""
+        """Wait for the end of the attack, or end it if the block has failed."""
         try:
             if kind is None:
                 self.outcome = Outcome.model_validate_json(self._output.read())
@@ -270,7 +270,7 @@ class Attacking:
 
 
 def raise_file_limit() -> None:
-    """Let this process open as many connections as the system allows it."""
+    """Raise this process's limit on open files to the maximum."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 

@@ -1,4 +1,4 @@
-"""Image bombs: small files that take a decoder long to read. Each has at most 6 MB and, of itself, is a valid start."""
+"""Image bombs: small files that are slow to decode. Each file has at most 6 MB, and a valid beginning."""
 
 import struct
 import zlib
@@ -14,7 +14,7 @@ Bomb = Callable[[], bytes]
 
 
 def bombs() -> Mapping[str, Bomb]:
-    """Name all bombs. Each is made when it is called, in a second at most."""
+    """Return all bombs by name. A call makes a bomb, in at most a second."""
     return {**JPEGS, **_PNG, **_TIFF, **_OTHERS}
 
 
@@ -27,12 +27,12 @@ def png(
     width: int, height: int, *, depth: int = 8, color: int = 2, interlaced: bool = False,
     before: bytes = b"", data: bytes | None = None, after: bytes = b"", filtered: int = 0,
 ) -> bytes:  # fmt: skip
-    """Make a PNG of zeros, or with `data` in place of its IDAT chunks, and chunks before and after them."""
+    """Make a PNG of zeros, or with `data` instead of its IDAT chunks, with chunks before and after them."""
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
     if data is None:
         row = bytes([filtered]) + bytes((width * depth * channels + 7) // 8)
         coder = zlib.compressobj(9)
-        # Passes of an interlaced image have more rows, and each has its filter.
+        # The passes of an interlaced image have more rows, each with a filter byte.
         content = b"".join(coder.compress(row * 64) for _ in range(height // 64 + 2))
         data = chunk(b"IDAT", content + coder.flush())
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, interlaced))
@@ -40,14 +40,14 @@ def png(
 
 
 def png_text(kind: bytes = b"iTXt", count: int = 5000) -> bytes:
-    """Make a PNG with as many chunks as fit, each of which is 1 MB when it is unpacked."""
+    """Make a PNG with as many chunks as fit. Each chunk unpacks to 1 MB."""
     prefix = {b"iTXt": b"k\0\1\0\0\0", b"zTXt": b"\0\0", b"iCCP": b"p\0\0"}[kind]
     one = chunk(kind, prefix + zlib.compress(b"\xff" * 1_000_000, 9))
     return png(64, 64, before=one * min(count, FULL // len(one)))
 
 
 def png_pieces(size: int = FULL) -> bytes:
-    """Make a PNG whose data come a byte at a time."""
+    """Make a PNG with one byte of data per chunk."""
     content = zlib.compress(noise(600, 600).tobytes(), 0)[: size // 13]
     return png(600, 600, data=b"".join(chunk(b"IDAT", content[at : at + 1]) for at in range(len(content))))
 
@@ -56,7 +56,7 @@ def tiff(
     width: int, height: int, tags: Mapping[int, tuple[int, int, bytes]] | None = None,
     *, compression: int = 1, strip: bytes = b"", strips: int = 1, rows: int | None = None, bits: int = 8,
 ) -> bytes:  # fmt: skip
-    """Make a grey TIFF whose strips are all the same bytes; `tags` are type, count and value."""
+    """Make a grey TIFF whose strips share the same bytes. `tags` are type, count and value."""
     offsets = struct.pack("<I", 8) * strips
     counts = struct.pack("<I", len(strip)) * strips
     entries = {
@@ -77,19 +77,19 @@ def tiff(
 
 
 def tiff_strips(strips: int = 500_000) -> bytes:
-    """Make an uncompressed TIFF of as many strips as fit, each of a row."""
+    """Make an uncompressed TIFF with one row per strip, and as many strips as fit."""
     return tiff(8, strips, strip=bytes(8), strips=strips, rows=1)
 
 
 def tiff_cleared(strips: int = 1000) -> bytes:
-    """Make a TIFF in LZW whose strips are all the same megabyte of codes that clear the table."""
-    # 100000000 again and again, in 9 bits each, the most significant first.
+    """Make an LZW TIFF whose strips share the same megabyte of codes that clear the table."""
+    # The code 100000000 repeatedly, in 9 bits each, most significant bit first.
     clear = np.packbits(np.tile([1, 0, 0, 0, 0, 0, 0, 0, 0], 800_000)).tobytes()
     return tiff(64, strips, compression=5, strip=clear, strips=strips, rows=1)
 
 
 def tiff_stored(strips: int = 1000) -> bytes:
-    """Make a TIFF in deflate whose strips are all the same megabyte of empty blocks."""
+    """Make a deflate TIFF whose strips share the same megabyte of empty blocks."""
     return tiff(64, strips, compression=8, strip=b"\x78\x01" + b"\0\0\0\xff\xff" * 200_000, strips=strips, rows=1)
 
 
@@ -100,7 +100,7 @@ def tiff_scans(width: int = 1700, height: int = 1700, scans: int = 100) -> bytes
 
 
 def tiff_tags(count: int = 4000) -> bytes:
-    """Make a TIFF with very many tags that nobody knows."""
+    """Make a TIFF with very many unknown tags."""
     return tiff(64, 64, {33_000 + tag: (3, 1, bytes(4)) for tag in range(count)}, compression=5, strip=bytes(100))
 
 
@@ -126,7 +126,7 @@ def gif_frames(count: int = 100_000) -> bytes:
 
 
 def bmp_lines(width: int = 8_000_000, lines: int = 1) -> bytes:
-    """Make a BMP in runs whose lines end after their first pixel."""
+    """Make a run-length encoded BMP whose lines end after their first pixel."""
     size = 14 + 40 + 1024
     header = b"BM" + struct.pack("<IHHI", size, 0, 0, size)
     header += struct.pack("<IiiHHIIiiII", 40, width, lines, 1, 8, 1, 0, 0, 0, 256, 0)
@@ -134,20 +134,20 @@ def bmp_lines(width: int = 8_000_000, lines: int = 1) -> bytes:
 
 
 def bmp_runs(pairs: int = 2_900_000) -> bytes:
-    """Make a BMP in very many runs, of a pixel each."""
+    """Make a run-length encoded BMP with very many runs of one pixel."""
     head = bmp_lines(2000, 1500)[:1078]
     return head + b"\1\1" * pairs
 
 
 def icon(frames: int = 60_000) -> bytes:
-    """Make a file of icons with very many entries."""
+    """Make an icon file with very many entries."""
     image = encode(flat(64, 64), "PNG")
     entry = struct.pack("<BBBBHHII", 64, 64, 0, 0, 1, 32, len(image), 6 + 16 * frames)
     return struct.pack("<HHH", 0, 1, frames) + entry * frames + image
 
 
 def icon_of(image: bytes) -> bytes:
-    """Make an icon of any PNG."""
+    """Make an icon from a PNG."""
     return struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(image), 22) + image
 
 
@@ -163,7 +163,7 @@ def webp_frames(count: int = 100_000) -> bytes:
 
 
 def avif_items(count: int = 100_000) -> bytes:
-    """Make an AVIF that lists very many items, which its image does not need."""
+    """Make an AVIF that lists very many unused items."""
     image = encode(flat(64, 64), "AVIF")
     meta, info = image.index(b"meta") - 4, image.index(b"iinf") - 4
     size, meta_size = (struct.unpack_from(">I", image, at)[0] for at in (info, meta))
@@ -178,7 +178,7 @@ def avif_items(count: int = 100_000) -> bytes:
 
 
 def j2k_tiles(tiles: int = 24_000) -> bytes:
-    """Make a JPEG 2000 of very many tiles, of a few pixels each."""
+    """Make a JPEG 2000 with very many tiles of a few pixels."""
     return encode(flat(8 * 300, 8 * (tiles // 300), "L"), "JPEG2000", tile_size=(8, 8), num_resolutions=1)
 
 

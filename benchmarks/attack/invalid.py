@@ -1,4 +1,4 @@
-"""What is no valid request, or one for nothing: each is answered with a 4xx, and nothing else happens."""
+"""Invalid requests, and requests for missing resources. An endpoint must answer each with a 4xx."""
 
 import socket
 import ssl
@@ -11,7 +11,7 @@ TIMEOUT_SECONDS = 30.0
 
 
 def _client_hello() -> bytes:
-    """Make the first bytes of a client that speaks TLS."""
+    """Make the first bytes of a TLS client."""
     sent = ssl.MemoryBIO()
     client = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), sent, server_hostname="localhost")
     with suppress(ssl.SSLWantReadError):
@@ -68,7 +68,7 @@ INVALID = {
 
 @dataclass(frozen=True)
 class Answer:
-    """The first answer on a connection."""
+    """First answer on a connection."""
 
     status: int
     headers: dict[str, str]
@@ -77,10 +77,10 @@ class Answer:
 
 
 def ask(port: int, request: bytes) -> Answer | None:
-    """Send bytes, and read until the server ends the connection; None where it does so without a word.
+    """Send bytes, and read until the server ends the connection. Returns None if there is no answer.
 
     Raises:
-        TimeoutError: it does not end the connection.
+        TimeoutError: the server does not end the connection.
 
     """
     received = b""
@@ -90,7 +90,7 @@ def ask(port: int, request: bytes) -> Answer | None:
             while piece := connection.recv(65536):
                 received += piece
         except ConnectionError:
-            pass  # closed before all was sent
+            pass  # the server has closed early
     return _parse(received) if received else None
 
 

@@ -14,14 +14,14 @@ def progressive_scans(width: int = 2500, height: int = 2500, scans: int = 10_000
 
 
 def textured_scans(width: int = 1600, height: int = 1600, scans: int = 2000) -> bytes:
-    """Make a progressive JPEG of noise that refines all of its coefficients; the later scans hold no data."""
+    """Make a progressive JPEG of noise that refines all coefficients. The later scans hold no data."""
     image = encode(noise(width, height), "JPEG", progressive=True, quality=50)
     start = image.rindex(b"\xff\xda")
     return image[:-2] + image[start : start + 2 + image[start + 3]] * scans + b"\xff\xd9"
 
 
 def apart_scans(width: int = 2000, height: int = 2000, scans: int = 5000) -> bytes:
-    """Make a baseline JPEG of three colours in a scan each, of which the first comes again and again, cut short."""
+    """Make a baseline JPEG with one scan per colour. The first scan is repeated, truncated."""
     image = encode(flat(width, height), "JPEG", subsampling=0)
     start = image.rindex(b"\xff\xda")
     scan = b"\xff\xda" + struct.pack(">HBBBBBB", 8, 1, 1, 0, 0, 63, 0) + image[start + 14 : start + 5014]
@@ -46,7 +46,7 @@ def restarts(width: int = 2500, height: int = 2500, scans: int = 200) -> bytes:
 
 
 def arithmetic(width: int = 2500, height: int = 2500, *, progressive: bool = True) -> bytes:
-    """Make a JPEG in arithmetic coding, whose data decide little by each of many decisions."""
+    """Make a JPEG with arithmetic coding, whose data need many decisions."""
     image = encode(flat(width, height), "JPEG", progressive=progressive)
     image = image.replace(b"\xff\xc2\x00\x11", b"\xff\xca\x00\x11").replace(b"\xff\xc0\x00\x11", b"\xff\xc9\x00\x11")
     scans = image[: image.index(b"\xff\xda")]
@@ -62,13 +62,13 @@ def arithmetic(width: int = 2500, height: int = 2500, *, progressive: bool = Tru
 
 
 def jpeg_segments(segment: bytes = b"\xff\xe5\x00\x02", size: int = FULL) -> bytes:
-    """Make a JPEG with as many segments, or as much padding, before its image as fit."""
+    """Make a JPEG with as many segments, or as much padding, as fit before its image."""
     image = encode(noise(64, 64), "JPEG")
     return image[:2] + b"\xff\xe5\x00\x02" + segment * (size // len(segment)) + image[2:]
 
 
 def jpeg_exif(size: int = FULL) -> bytes:
-    """Make a JPEG whose EXIF holds nothing but a resolution of very many fractions."""
+    """Make a JPEG whose EXIF holds very many fractions."""
     image = encode(noise(64, 64), "JPEG")
     exif = exif_of_fractions(size)
     parts = [b"Exif\0\0" + exif[start : start + 65_000] for start in range(0, len(exif), 65_000)]

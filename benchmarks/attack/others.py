@@ -1,4 +1,4 @@
-"""The others: clients that do nothing wrong, and want their answers while somebody attacks."""
+"""Legitimate clients, which send requests during an attack."""
 
 import asyncio
 import time
@@ -13,42 +13,42 @@ from benchmarks.serve_load import Call, Connection, status_of
 
 NUM_CLIENTS = 4
 PATIENCE_SECONDS = 10.0
-"""After which a client gives up; the request is lost."""
+"""A client gives up after this time, and the request is lost."""
 
 
 @dataclass
 class Answered:
-    """What the others got."""
+    """Answers to the legitimate clients."""
 
     latencies: list[float] = field(default_factory=list, repr=False)
-    """seconds, of the requests that were answered with 200, from when each was due, connecting included"""
+    """seconds from a request's due time to its answer with status 200, with the connection"""
     failures: Counter[str] = field(default_factory=Counter)
-    """of all others: the status, or what went wrong"""
+    """status or error of all other requests"""
 
     @property
     def num_lost(self) -> int:
-        """Requests that were not answered with 200."""
+        """Number of requests without an answer with status 200."""
         return self.failures.total()
 
     @property
     def num_asked(self) -> int:
-        """All requests."""
+        """Number of all requests."""
         return len(self.latencies) + self.num_lost
 
     @property
     def p99(self) -> float:
-        """Seconds; a request that was lost counts as long as a client is patient."""
+        """99th percentile of the latency in seconds. A lost request counts as PATIENCE_SECONDS."""
         lost = [PATIENCE_SECONDS] * self.num_lost
         return float(np.percentile(self.latencies + lost, 99, method="higher"))
 
     def add(self, other: "Answered") -> None:
-        """Count what was answered at another time too."""
+        """Add the answers of another measurement."""
         self.latencies += other.latencies
         self.failures += other.failures
 
 
 def ask(call: Call, seconds: float, rate: float = 40.0) -> Answered:
-    """Send requests for so many seconds, `rate` a second in even intervals; half of them on a new connection each."""
+    """Send `rate` requests per second at even intervals, for `seconds`. Half of them use a new connection."""
     return uvloop.run(_Others(call, seconds, rate).run())
 
 
@@ -76,7 +76,7 @@ class _Others:
             connection.close()
 
     async def _ask(self, number: int, due: float, connection: Connection | None) -> Connection | None:
-        """Send a request; gives the connection that it went over, to be used again."""
+        """Send a request. Returns the connection, for reuse."""
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 if connection is None or connection.is_closed:

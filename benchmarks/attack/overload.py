@@ -1,4 +1,4 @@
-"""Overload: far more clients than can be answered, none of which backs off when it is refused."""
+"""Overload: far more clients than the server can answer. Refused clients do not back off."""
 
 import asyncio
 import time
@@ -12,41 +12,41 @@ from benchmarks.attack.clients import HOST, raise_file_limit
 from benchmarks.serve_load import Call, Connection, status_of
 
 PATIENCE_SECONDS = 20.0
-"""After which a client gives up on an answer."""
+"""A client gives up after this time."""
 REFUSALS = ("429", "503")
 MAX_WAITING = 2000
-"""Requests that wait for an answer at the same time where they come at a rate; what is due beyond that is not sent."""
+"""Maximum number of waiting requests in `open_loop`. Requests beyond this number are not sent."""
 
 
 @dataclass
 class Overload:
-    """What came of an overload."""
+    """Outcome of an overload."""
 
     seconds: float
     answered: list[float] = field(default_factory=list, repr=False)
-    """seconds that each request took which was answered with 200"""
+    """latency in seconds of each request with status 200"""
     refused: list[float] = field(default_factory=list, repr=False)
-    """seconds that each refusal took: 429 or 503"""
+    """latency in seconds of each refusal (429 or 503)"""
     failures: Counter[str] = field(default_factory=Counter)
-    """all else: another status, or what went wrong"""
+    """other statuses, and errors"""
     num_in_time: int = 0
-    """of those answered with 200: how many were before the time was over"""
+    """number of answers with status 200 before the end"""
     unsent: int = 0
-    """requests that were due, and that the clients did not send"""
+    """number of due requests that were not sent"""
 
     @property
     def goodput(self) -> float:
-        """Requests a second that were answered with 200."""
+        """Answers with status 200 per second."""
         return self.num_in_time / self.seconds
 
     @property
     def offered(self) -> float:
-        """Requests a second that were sent."""
+        """Sent requests per second."""
         return (len(self.answered) + len(self.refused) + self.failures.total()) / self.seconds
 
     @property
     def refusal_p99(self) -> float:
-        """Seconds; NaN where nothing was refused."""
+        """99th percentile of the latency of refusals in seconds; NaN without refusals."""
         return float(np.percentile(self.refused, 99)) if self.refused else float("nan")
 
 
@@ -57,7 +57,7 @@ class _Clients:
         self.came = Overload(seconds)
 
     async def insist(self, first: int) -> None:
-        """Be one client that asks again and again."""
+        """Act as one client that sends requests repeatedly."""
         connection, number = None, first
         while time.perf_counter() < self._until:
             connection = await self._ask(number, connection)
@@ -66,7 +66,7 @@ class _Clients:
             connection.close()
 
     async def come(self, rate: float) -> None:
-        """Be one client after another, at random times."""
+        """Act as new clients, which arrive at random times."""
         rng, due, waiting = np.random.default_rng(0), time.perf_counter(), set[asyncio.Task[None]]()
         number = 0
         while (due := due + rng.exponential(1 / rate)) < self._until:
@@ -87,14 +87,14 @@ class _Clients:
             connection.close()
 
     async def _ask(self, number: int, connection: Connection | None) -> Connection | None:
-        """Ask, connecting where that is needed; gives the connection where it can be used again."""
+        """Send a request, over a new connection if needed. Returns the connection if it can be reused."""
         start = time.perf_counter()
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 if connection is None:
                     connection = await Connection.open(HOST, self._port)
                 answer = await connection.ask(self._requests[number % len(self._requests)])
-        except (OSError, RuntimeError) as error:  # TimeoutError is one of the first
+        except (OSError, RuntimeError) as error:  # TimeoutError is an OSError
             self.came.failures[type(error).__name__] += 1
             if connection:
                 connection.close()
@@ -115,7 +115,7 @@ class _Clients:
 
 
 def closed_loop(call: Call, num_clients: int, seconds: float) -> Overload:
-    """Let clients ask for so many seconds, each on a connection of its own, and again as soon as it has an answer."""
+    """Run clients for `seconds`. Each client has its own connection, and sends its next request after each answer."""
 
     async def everyone() -> Overload:
         clients = _Clients(call, seconds)
@@ -127,7 +127,7 @@ def closed_loop(call: Call, num_clients: int, seconds: float) -> Overload:
 
 
 def open_loop(call: Call, rate: float, seconds: float) -> Overload:
-    """Let `rate` clients a second come, each with one request on a new connection, whatever those before them get."""
+    """Let `rate` clients per second arrive, each with one request on a new connection, whatever earlier clients got."""
 
     async def everyone() -> Overload:
         clients = _Clients(call, seconds)

@@ -1,4 +1,4 @@
-"""What image bombs are made of."""
+"""Building blocks of image bombs."""
 
 import io
 
@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 FULL = 5_900_000
-"""Bytes of a bomb that grows with its size: just below what an endpoint of `edge` takes."""
+"""Bytes of a scalable bomb, just below the limit of an endpoint for `edge`."""
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -1,4 +1,4 @@
-"""What is attacked: Convoy's endpoint, in a process and in the container of `edge`, and its peers."""
+"""Attacked servers: Convoy's endpoint, in a process and in the container for `edge`, and its peers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,32 +21,32 @@ CONVOY, CONTAINER, BENTOML, FLOOR = "Convoy", "Convoy in 256 MB", "BentoML", "St
 
 
 class Subject:
-    """A server that is attacked again and again; where it ends, or answers no more, it is started anew."""
+    """Server that is attacked repeatedly. It is restarted if it exits or does not answer any more."""
 
     def __init__(self, name: str, start: Callable[[], "Iterator[Running]"], images: Sequence[bytes]) -> None:
-        """Take what starts it, and what others ask it."""
+        """Take the function that starts the server, and the images of the legitimate clients."""
         self.name, self._start, self._images = name, contextmanager(start), images
         self._stack = ExitStack()
 
     def __enter__(self) -> "Subject":
-        """Start it."""
+        """Start the server."""
         self._begin()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it."""
+        """Stop the server."""
         self._end()
 
     def call(self) -> Call:
-        """What others ask."""
+        """Return the requests of the legitimate clients."""
         return self._running.call(self._images)
 
     def watch(self) -> Watch:
-        """Watch its processes."""
+        """Return a watch over the server's processes."""
         return Watch(self._running.process)
 
     def recover(self) -> None:
-        """Start it anew unless it answers."""
+        """Restart the server unless it answers."""
         if not answers(self._running.port, self._running.server.ready):
             self._end()
             self._begin()
@@ -55,7 +55,7 @@ class Subject:
         self._running = self._stack.enter_context(self._start())
 
     def _end(self) -> None:
-        # What is busy with what it was sent would not end in order, or only much later.
+        # A server that is still busy would not stop in an orderly way, or only much later.
         with suppress(psutil.Error):
             for process in self._running.family():
                 process.kill()
@@ -64,7 +64,7 @@ class Subject:
 
 @contextmanager
 def subjects(model: Path, scratch: Path, images: Sequence[bytes]) -> Iterator[list[Subject]]:
-    """Start all that can be attacked here during a block; without a Docker engine there is no container."""
+    """Start all servers for the length of the block. Without a Docker engine, there is no container."""
     ours = convoy(model, scratch, "cpu")[0]
     servers = [ours, *(peer for peer in peers(model, scratch) if peer.name in (FLOOR, BENTOML))]
     found = [
@@ -80,7 +80,7 @@ def subjects(model: Path, scratch: Path, images: Sequence[bytes]) -> Iterator[li
 
 
 def has_engine() -> bool:
-    """Whether a Docker engine answers on this machine, whose processes can be seen."""
+    """Whether a Docker engine answers."""
     try:
         docker("version", timeout=30)
     except UserError:

@@ -1,4 +1,4 @@
-"""What single uploads cost an endpoint of `edge`: processor time, and the status that they get."""
+"""CPU time and status of single uploads to an endpoint for `edge`."""
 
 import time
 from collections.abc import Mapping
@@ -12,15 +12,15 @@ from benchmarks.report import Report
 from benchmarks.serve_servers import RAW, Running, convoy, running
 
 PATIENCE_SECONDS = 60.0
-"""That an upload may take; the endpoint answers sooner, and its decoder may go on."""
+"""Time limit of an upload. The endpoint answers sooner, but its decoder may continue."""
 SOON_SECONDS = 0.5
-"""Who is answered sooner has been told what came of the upload, and nothing goes on after that."""
+"""After a faster answer, the endpoint has finished all work on the upload."""
 SETTLED_SECONDS = 0.05
-"""Of processor time: a server that has used less over a tenth of a second is done with what it was sent."""
+"""CPU time. A server that uses less within a tenth of a second has finished its work."""
 
 
 def measure_uploads(report: Report, model: Path, scratch: Path) -> None:
-    """Post all bombs and all broken images, one after another; add the dearest, and how many the endpoint failed at."""
+    """Post all bombs and all broken images, one after another. Report the maximum cost and the 5xx answers."""
     server = convoy(model, scratch, "edge")[0]
     with running(server, scratch / "edge.log") as started:
         for name, uploads in ((BOMBS, bombs()), (CORPUS, _corpus())):
@@ -33,7 +33,7 @@ def _corpus() -> dict[str, bytes]:
 
 
 def add_figures(report: Report, name: str, started: Running, uploads: Mapping[str, bytes]) -> None:
-    """Post uploads, by name, to a server; add the figures of these, which are called `name`."""
+    """Post uploads, given by name, to a server, and add their figures to the report under `name`."""
     cost, failed = {}, []
     url = f"http://127.0.0.1:{started.port}/classify"
     with httpx.Client(timeout=PATIENCE_SECONDS) as client:
@@ -55,7 +55,7 @@ def add_figures(report: Report, name: str, started: Running, uploads: Mapping[st
 
 
 def _settle(started: Running) -> None:
-    """Wait until the server is done with what it was sent, whether or not it has answered."""
+    """Wait until the server has finished its work, whether or not it has answered."""
     give_up = time.monotonic() + PATIENCE_SECONDS
     used = started.cpu_seconds()
     while time.monotonic() < give_up:

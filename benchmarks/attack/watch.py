@@ -1,4 +1,4 @@
-"""The watch over a server that is attacked: how much memory it takes, and whether it is still there."""
+"""Watches an attacked server: its memory, and whether it is still running."""
 
 import threading
 from contextlib import suppress
@@ -10,16 +10,16 @@ INTERVAL_SECONDS = 0.02
 
 
 class Watch(threading.Thread):
-    """The memory of a process and its children during a `with` block.
+    """Memory of a process and its children during a `with` block.
 
     Attributes:
         before: resident bytes at the beginning.
-        peak: the most of them at any time.
+        peak: maximum of the resident bytes.
 
     """
 
     def __init__(self, process: psutil.Process) -> None:
-        """Watch a process that runs."""
+        """Watch a running process."""
         super().__init__(daemon=True)
         self._process = process
         self.before = self.peak = self._resident()
@@ -27,12 +27,12 @@ class Watch(threading.Thread):
 
     @property
     def growth(self) -> int:
-        """Bytes by which it grew at the highest."""
+        """Maximum growth in bytes."""
         return self.peak - self.before
 
     @property
     def is_alive_still(self) -> bool:
-        """Whether the process is the same as at the beginning, and runs."""
+        """Whether the original process is still running."""
         return self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE
 
     def _resident(self) -> int:
@@ -43,17 +43,17 @@ class Watch(threading.Thread):
         return total
 
     def run(self) -> None:
-        """Look at it again and again."""
+        """Measure repeatedly."""
         while not self._done.wait(INTERVAL_SECONDS):
             with suppress(psutil.NoSuchProcess):
                 self.peak = max(self.peak, self._resident())
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Start the watch."""
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End."""
+        """Stop the watch."""
         self._done.set()
         self.join()

@@ -1,4 +1,4 @@
-"""BentoML as its documentation serves a model: a service with one API that takes a file, all settings its own."""
+"""BentoML as in its documentation: a service with one API that takes a file, with default settings."""
 
 import os
 from pathlib import Path
@@ -11,10 +11,10 @@ from benchmarks.peers.model import Model
 
 @bentoml.service
 class StockService:
-    """One model."""
+    """Service with one model."""
 
     def __init__(self) -> None:
-        """Load the model named in the environment, which is all that a service is told."""
+        """Load the model, which only the environment can name."""
         self.model = Model(Path(os.environ["PEER_MODEL"]))
 
     @bentoml.api

@@ -1,4 +1,4 @@
-"""FastAPI as its documentation serves a model: an uploaded file, a function that FastAPI runs in its thread pool."""
+"""FastAPI as in its documentation: an uploaded file, and a function that FastAPI runs in its thread pool."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""LitServe as its documentation serves a model: an uploaded file, one worker on the CPU."""
+"""LitServe as in its documentation: an uploaded file, and one worker on the CPU."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from benchmarks.peers.model import Model, from_command_line
 
 
 class Api(litserve.LitAPI):
-    """One model."""
+    """API with one model."""
 
     def __init__(self, folder: Path) -> None:
         """Serve the model in `folder`."""
@@ -22,15 +22,15 @@ class Api(litserve.LitAPI):
         self._model = Model(self._folder)
 
     def decode_request(self, request) -> bytes:  # noqa: ANN001 - LitServe would have FastAPI check the annotation
-        """Take the file out of the form."""
+        """Read the file from the form."""
         return request["image"].file.read()  # type: ignore[no-any-return]
 
     def predict(self, x: bytes) -> dict[str, Any]:
-        """Classify it."""
+        """Classify the file."""
         return self._model.classify(x)
 
     def encode_response(self, output: dict[str, Any]) -> dict[str, Any]:
-        """Answer as it is."""
+        """Return the answer unchanged."""
         return output
 
 

@@ -1,4 +1,4 @@
-"""MLflow as its documentation serves a model: a pyfunc, written as code, whose one column holds images in base64."""
+"""MLflow as in its documentation: a pyfunc from code, with one column of images in base64."""
 
 import base64
 from pathlib import Path
@@ -10,7 +10,7 @@ from benchmarks.peers.model import Model
 
 
 class Classifier(mlflow.pyfunc.PythonModel):
-    """One model."""
+    """Wrapper of one model."""
 
     def load_context(self, context: Any) -> None:
         """Load the model."""

@@ -1,4 +1,4 @@
-"""What all peers serve: the decoding and the network of the endpoint that they are held against."""
+"""Model of all peers: the decoding and the network of Convoy's endpoint."""
 
 import argparse
 from pathlib import Path
@@ -16,16 +16,16 @@ TOP_K = 5
 
 
 class Model:
-    """An exported model; safe to call from several threads."""
+    """Exported model. Thread-safe."""
 
     def __init__(self, folder: Path) -> None:
-        """Load it with onnxruntime's own settings: a thread for each core."""
+        """Load the model with onnxruntime's default settings: one thread per core."""
         self.manifest = read_model_manifest(folder)
         path = folder / served_on_cpu(self.manifest).model_file
         self._session = InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def classify(self, image: bytes) -> dict[str, Any]:
-        """From the bytes of an image to its likeliest classes."""
+        """Return the likeliest classes for the bytes of an image."""
         pixels = decode(image, self.manifest.preprocessing)
         ((probabilities,),) = self._session.run(["probabilities"], {"image": pixels[None]})
         likeliest = np.argsort(-probabilities, kind="stable")[:TOP_K]
@@ -38,12 +38,12 @@ class Model:
 
 
 def served_on_cpu(manifest: ModelManifest) -> Runtime:
-    """How Convoy's target `cpu` computes a model: all serve the same file."""
+    """Return the runtime of Convoy's target `cpu`, so that all servers use the same file."""
     return next(runtime for runtime in TARGETS["cpu"].runtimes if runtime.model_file in manifest.files)
 
 
 def from_command_line() -> tuple[Path, int]:
-    """What a peer is started with: the folder of the exported model, and the port to listen on."""
+    """Return the arguments of a peer: the folder of the exported model, and the port to listen on."""
     parser = argparse.ArgumentParser()
     parser.add_argument("model", type=Path)
     parser.add_argument("port", type=int)

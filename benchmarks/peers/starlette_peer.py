@@ -1,4 +1,4 @@
-"""The floor: what decoding and onnxruntime cost behind an HTTP server that does nothing else."""
+"""Lower bound: decoding and onnxruntime behind an HTTP server that does nothing else."""
 
 import anyio.to_thread
 import uvicorn
@@ -11,7 +11,7 @@ from benchmarks.peers.model import Model, from_command_line
 
 
 def create_app(model: Model) -> Starlette:
-    """Make the app: /classify takes the bytes of an image."""
+    """Make the app. /classify takes the bytes of an image."""
 
     async def classify(request: Request) -> JSONResponse:
         return JSONResponse(await anyio.to_thread.run_sync(model.classify, await request.body()))

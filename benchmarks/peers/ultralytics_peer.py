@@ -1,6 +1,6 @@
-"""Ultralytics as its documentation trains a classifier: `python ultralytics_peer.py FOLDER HOURS PIXELS RUNS`.
+"""Ultralytics as in its documentation: `python ultralytics_peer.py FOLDER HOURS PIXELS RUNS` trains a classifier.
 
-FOLDER holds train/, val/ and test/ with a folder a class. The network is its newest small one, from random weights.
+FOLDER holds train/, val/ and test/ with a folder per class. The network is the newest small one, from random weights.
 """
 
 import json
@@ -12,9 +12,9 @@ NETWORK = "yolo11n-cls.yaml"
 
 
 def main() -> None:
-    """Train for so many hours, and print accuracy on the test images and number of epochs as JSON."""
+    """Train for HOURS, and print the accuracy on the test images and the number of epochs as JSON."""
     folder, hours, pixels, runs = sys.argv[1:]
-    # It would report to any tracker that it finds installed.
+    # Ultralytics would report to any installed tracker.
     settings.update({"mlflow": False})
     model = YOLO(NETWORK)
     model.train(
