@@ -185,7 +185,9 @@ def test_a_request_that_was_let_in_elsewhere_is_not_let_in_again(classifier):
 
     async def run() -> httpx.Response:
         async def trusted(scope, receive, send) -> None:
-            await app(scope | {VISIT: visit()}, receive, send)
+            known = visit()
+            known.path = "/model"
+            await app(scope | {VISIT: known}, receive, send)
 
         async with httpx.AsyncClient(transport=httpx.ASGITransport(trusted), base_url="http://test") as client:
             return await client.get("/model")

@@ -42,7 +42,7 @@ def quick_build(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def build(staging: Path, home: Path, version: str) -> None:
         build_file = json.loads((staging / "bentofile.yaml").read_text())
         folder = home / "bentos" / build_file["name"] / version
-        folder.mkdir(parents=True)
+        (folder / "src").mkdir(parents=True)
         (folder.parent / "latest").write_text(version)
         (folder / "bentofile.json").write_text(json.dumps(build_file))
         versions.append(version)
@@ -68,7 +68,7 @@ def test_a_bento_tells_where_it_comes_from(bento, store):
 def test_a_bento_holds_what_an_endpoint_needs_and_no_more(bento, model):
     source = bento.path / "src"
     files = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
-    chosen = {"serving.json", "packing.json", "placement.json", "bentofile.yaml"}
+    chosen = {"serving.json", "packing.json", "placement.json", "schema.json", "bentofile.yaml"}
     written = {"model/model.onnx", "model/manifest.json", *chosen}
     assert files == {*sources_for("models.exported.predictor"), *written}
     assert (source / "model/model.onnx").read_bytes() == (model / "model.onnx").read_bytes()

@@ -100,7 +100,6 @@ def test_its_probes_and_metrics_answer(client):
         ("GET", "/classify", {}, 405),
         ("GET", "/nothing", {}, 404),
         ("GET", "/docs.json", {}, 404),
-        ("GET", "/schema.json", {}, 404),
         ("GET", "/healthz", {}, 404),
     ],
 )

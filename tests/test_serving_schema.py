@@ -17,11 +17,21 @@ from serving.packaging.local_endpoint import Endpoint
 CONFIG = """
 [checks]
 positive_data_acceptance.expected-statuses = ["2xx", "400", "413", "422"]
+
+[parameters]
+"path.name" = "Strongest Color"
+"path.version" = "3"
 """
 
 
 @pytest.mark.slow
-def test_schemathesis_finds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    "paths",
+    # A path with a version answers as that without one.
+    [["--exclude-path-regex", "^/v2"], ["--include-path-regex", "^/v2", "--exclude-path-regex", "versions"]],
+    ids=["ours", "open inference protocol"],
+)
+def test_schemathesis_finds_nothing(paths: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     token, line = new_token("schemathesis")
     monkeypatch.setenv(TOKENS, line)
     (tmp_path / "schemathesis.toml").write_text(CONFIG)
@@ -30,9 +40,9 @@ def test_schemathesis_finds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         command = [
             Path(sys.executable).with_name("st"), "--config-file", "schemathesis.toml", "run",
             f"{endpoint.url}/openapi.json", "--header", f"Authorization: Bearer {token}",
-            "--max-examples", "50", "--generation-deterministic", "--no-color",
+            "--max-examples", "50", "--generation-deterministic", "--no-color", *paths,
         ]  # fmt: skip
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    (found,) = re.findall(r"Selected: (\d+)/\1\n +Tested: (\d+)\n", done.stdout)
+    (found,) = re.findall(r"Selected: (\d+)/\d+\n +Tested: (\d+)\n", done.stdout)
     assert len(set(found)) == 1, done.stdout

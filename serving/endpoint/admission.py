@@ -12,6 +12,8 @@ from starlette.exceptions import HTTPException
 from serving.config import ServingConfig
 from serving.endpoint.batching import OverloadedError
 
+OTHER = "other"
+"""The route of every path that is not one of the app's: strangers try thousands, and each would be kept for ever."""
 MAX_QUOTAS = 1000
 """Clients whose quotas are kept; the one that was let in first is forgotten first."""
 
@@ -39,6 +41,8 @@ class Visit:
     quota: "Quota | None" = None
     room: "Room | None" = None
     """where it keeps a place until what came of its body is read"""
+    path: str = OTHER
+    """of its route"""
     is_explanation: bool = False
     """whether its client's quota counts it as an explanation that is worked on"""
 

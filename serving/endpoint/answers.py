@@ -1,6 +1,6 @@
 """The bodies of the answers, as they are sent and as OpenAPI describes them."""
 
-from typing import Annotated
+from typing import Annotated, Any, NotRequired
 
 from pydantic import Field
 
@@ -82,3 +82,51 @@ class Explanation(TypedDict):
     crop: float
     """what the network sees: the square in the centre whose side is this share of the image's shorter side"""
     model: ModelId
+
+
+class InferenceProblem(TypedDict):
+    """Why the Open Inference Protocol has no answer."""
+
+    error: str
+
+
+class ServerInfo(TypedDict):
+    """What answers, in the Open Inference Protocol."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class TensorInfo(TypedDict):
+    """An input or output; -1 in its shape stands for the number of images."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelInfo(TypedDict):
+    """The model, in the Open Inference Protocol; a request has one of its inputs."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorInfo]
+    outputs: list[TensorInfo]
+
+
+class OutputTensor(TensorInfo):
+    """An output; its values are `data`, or as many bytes behind the JSON as `parameters` says."""
+
+    data: NotRequired[list[Any]]
+    parameters: NotRequired[dict[str, int]]
+
+
+class InferenceAnswer(TypedDict):
+    """The outputs that a request of the Open Inference Protocol asked for."""
+
+    model_name: str
+    model_version: NotRequired[str]
+    id: NotRequired[str]
+    outputs: list[OutputTensor]

@@ -67,7 +67,7 @@ class Limits:
 class _Waiting:
     """One image on its way."""
 
-    image: bytes
+    image: bytes | Pixels
     future: "asyncio.Future[Answers]"
     pixels: Pixels | None = None
     decoded_at: float = 0.0
@@ -132,8 +132,12 @@ class Batcher:
             raise answer
         return answer
 
-    async def predict_all(self, images: Sequence[bytes], gone: Gone | None = None) -> list[Answers | DecodeError]:
+    async def predict_all(
+        self, images: Sequence[bytes | Pixels], gone: Gone | None = None
+    ) -> list[Answers | DecodeError]:
         """Predict several images, which are taken on together or not at all; for one that is no image, its error.
+
+        Each is the bytes of a file, or pixels [crop, crop, 3], which are not decoded.
 
         Raises:
             OverloadedError: too much waits, or the deadline has passed.
@@ -169,8 +173,9 @@ class Batcher:
         try:
             # Nobody waits any more for an image whose client has gone or whose deadline has passed.
             if each.pixels is None and not each.future.done():
+                image = each.image
                 with self._busy():
-                    each.pixels = self._decode_small(each.image)
+                    each.pixels = self._decode_small(image) if isinstance(image, bytes) else image
                 if each.pixels is None:
                     self._large.submit(self._decode_large, each, loop)
         except Exception as error:
@@ -189,10 +194,11 @@ class Batcher:
 
     def _decode_large(self, each: _Waiting, loop: asyncio.AbstractEventLoop) -> None:
         """Decode an image; others predict it, as this thread has a lower priority."""
-        if each.future.done():
+        image = each.image
+        if each.future.done() or not isinstance(image, bytes):
             return
         try:
-            each.pixels = self._decode(each.image)
+            each.pixels = self._decode(image)
         except Exception as error:
             _tell(loop, _fail, [each], error)
             return

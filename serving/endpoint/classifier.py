@@ -97,6 +97,11 @@ class Classifier:
         }
         self._check_golden()
 
+    @property
+    def platform(self) -> str:
+        """What computes, and the format of the model, as the Open Inference Protocol names them."""
+        return "onnxruntime_onnx" if self._runtime.model_file.endswith(".onnx") else "pytorch_pt2"
+
     def predict_sent(self, images: Pixels) -> Probabilities:
         """Classify images that clients have sent, [N, crop, crop, 3], into probabilities [N, C]."""
         probabilities = self.predict(images)

@@ -16,7 +16,7 @@ from starlette.websockets import WebSocketClose
 
 from data.images.decode import DecodeError, TooLargeError
 from serving.endpoint.access_log import AccessLog
-from serving.endpoint.admission import Asks, Quotas, Room, Visit
+from serving.endpoint.admission import OTHER, Asks, Quotas, Room, Visit
 from serving.endpoint.answers import NOT_READY, Problem
 from serving.endpoint.auth import Tokens
 from serving.endpoint.batching import GoneError, OverloadedError
@@ -39,8 +39,6 @@ ERRORS = {
     503: "overloaded",
 }
 """The field `error` of a refusal, by its status."""
-OTHER = "other"
-"""The route of every path that is not one of the app's: strangers try thousands, and each would be kept for ever."""
 VISIT = "convoy.visit"
 """The key of a request's `Visit` in its ASGI scope."""
 NOSNIFF = (b"x-content-type-options", b"nosniff")
@@ -76,6 +74,8 @@ class Route:
     """what it costs"""
     room: Room | None = None
     """where it waits for its turn"""
+    is_protocol: bool = False
+    """whether it is of the Open Inference Protocol, whose refusals are `{"error": detail}`"""
 
 
 class Front:
@@ -93,8 +93,12 @@ class Front:
         quotas: Quotas | None = None,
         log: AccessLog | None = None,
     ) -> None:
-        """Answer at `routes`; `get_metrics` gives those of the model that answers, `log` gets a line for each."""
+        """Answer at `routes`, whose paths may have parts such as `{name}`.
+
+        `get_metrics` gives the metrics of the model that answers, `log` gets a line for each request.
+        """
         self.routes = routes
+        self._patterns = {_pattern(path): path for path in routes if "{" in path}
         self._tokens, self._quotas, self._log = tokens, quotas, log
         self._get_metrics = get_metrics
 
@@ -138,7 +142,7 @@ class Front:
 
     async def _respond(self, request: Request, visit: Visit) -> Response:
         try:
-            response = await self.routes[request.scope["path"]].answer(request)
+            response = await self.routes[visit.path].answer(request)
         except Exception as error:
             return self._explain(error, visit)
         milliseconds = 1000 * (time.perf_counter() - (visit.arrived_at or visit.started))
@@ -152,12 +156,15 @@ class Front:
     def _explain(self, error: Exception, visit: Visit) -> Response:
         refusal = explain(error)
         self._get_metrics().rejected(refusal.problem["error"])
-        response = JSONResponse(refusal.problem, refusal.status, refusal.headers)
+        route = self.routes.get(visit.path)
+        body = {"error": refusal.problem["detail"]} if route and route.is_protocol else refusal.problem
+        response = JSONResponse(body, refusal.status, refusal.headers)
         response.raw_headers += (NOSNIFF, (b"x-request-id", visit.id))
         return response
 
     def _let_in(self, scope: Scope, visit: Visit) -> None:
-        route = self.routes.get(scope["path"])
+        visit.path = self._find_path(scope)
+        route = self.routes.get(visit.path)
         if self._tokens and not (route and route.is_open):
             visit.client = self._find_client(scope)
         if route is None:
@@ -171,6 +178,17 @@ class Front:
         if route.room:
             route.room.enter(visit)
 
+    def _find_path(self, scope: Scope) -> str:
+        """Give the path of a request as it is in the table; parts that stand for something go into its scope."""
+        path: str = scope["path"]
+        if path in self.routes:
+            return path
+        for pattern, found in self._patterns.items():
+            if parts := pattern.fullmatch(path):
+                scope["path_params"] = parts.groupdict()
+                return found
+        return OTHER
+
     def _find_client(self, scope: Scope) -> str:
         authorization = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         client = self._tokens.find(authorization)
@@ -181,16 +199,20 @@ class Front:
 
     def _leave(self, scope: Scope, visit: Visit, status: int) -> None:
         visit.leave()
-        path, seconds = scope["path"], time.perf_counter() - visit.started
-        route = self.routes.get(path)
+        seconds = time.perf_counter() - visit.started
+        route = self.routes.get(visit.path)
         if route and route.is_probe:
             return
         metrics = self._get_metrics()
-        metrics.answered(path if route else OTHER, status, seconds)
+        metrics.answered(visit.path, status, seconds)
         if visit.client is not None:
             metrics.asked(visit.client, status, visit.num_images)
         if self._log:
             self._log.write(scope, visit, status, seconds)
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path))
 
 
 def find_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -1,10 +1,10 @@
 """From a request to the bytes of its images: within limits of size, time and memory."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -15,6 +15,8 @@ READ_SECONDS = 20
 """A body that takes longer is refused: connections that trickle must not pile up."""
 FIELD = "image"
 """The part of a multipart form that holds the file."""
+IMAGES = (FIELD, "images")
+"""Parts of a form that hold files; BentoML's clients name them after the parameter of the method."""
 FULL_BODIES = 4
 """Bodies of the largest size allowed that are held at the same time."""
 ALWAYS_FITS = 1_000_000
@@ -79,57 +81,67 @@ class Hold:
         return HTTPException(413, f"the body is larger than {self.max_body:,} bytes")
 
 
-async def read_image(request: Request, hold: Hold) -> bytes:
+class Upload(NamedTuple):
+    """What a body holds."""
+
+    images: list[bytes]
+    parameters: Mapping[str, str] = {}
+    """fields of a form beside its files"""
+
+
+async def read_image(request: Request, hold: Hold) -> Upload:
     """Read one image: the body of type image/* or application/octet-stream, or the field `image` of a form.
 
     Raises:
         HTTPException: 400, 408, 413, 415, 422 or 503, with the reason.
 
     """
-    content_type = _content_type(request)
-    if content_type == "multipart/form-data":
-        (image,) = await _read_form(request, hold, max_images=1)
-    elif content_type.startswith("image/") or content_type == "application/octet-stream":
-        image = await _read_raw(request, hold)
+    kind = content_type(request)
+    if kind == "multipart/form-data":
+        upload = await _read_form(request, hold, max_images=1)
+    elif kind.startswith("image/") or kind == "application/octet-stream":
+        upload = Upload([await read_body(request, hold)])
     else:
         raise HTTPException(
             415,
             "send the image as the body, with its type (image/*) or application/octet-stream, or as the field "
             f"`{FIELD}` of multipart/form-data",
         )
-    return check_image(image)
+    if not upload.images[0]:
+        raise HTTPException(400, "the image is empty")
+    return upload
 
 
-async def read_images(request: Request, hold: Hold, max_images: int) -> list[bytes]:
+async def read_images(request: Request, hold: Hold, max_images: int) -> Upload:
     """Read the images of a form, in their order; any of them may be empty.
 
     Raises:
         HTTPException: 400, 408, 413, 415, 422 or 503, with the reason.
 
     """
-    if _content_type(request) != "multipart/form-data":
+    if content_type(request) != "multipart/form-data":
         raise HTTPException(415, f"send the images as multipart/form-data, each in a field `{FIELD}`")
     return await _read_form(request, hold, max_images)
 
 
-def check_image(image: bytes) -> bytes:
-    """Refuse an image of no bytes with 400."""
-    if not image:
-        raise HTTPException(400, "the image is empty")
-    return image
-
-
-def _content_type(request: Request) -> str:
+def content_type(request: Request) -> str:
+    """Give the type of a body, without its parameters; empty where none is named."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def _read_raw(request: Request, hold: Hold) -> bytes:
+async def read_body(request: Request, hold: Hold) -> bytes:
+    """Read a body as it is.
+
+    Raises:
+        HTTPException: 400, 408, 413 or 503, with the reason.
+
+    """
     async with _in_time():
         pieces = [piece async for piece in _pieces(request, hold)]
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-async def _read_form(request: Request, hold: Hold, max_images: int) -> list[bytes]:
+async def _read_form(request: Request, hold: Hold, max_images: int) -> Upload:
     parser = MultiPartParser(request.headers, _pieces(request, hold), max_files=max_images, max_fields=16)
     # Never to disk: the body is bounded, and the file system of an endpoint may be read-only.
     parser.spool_max_size = hold.max_body
@@ -141,10 +153,11 @@ async def _read_form(request: Request, hold: Hold, max_images: int) -> list[byte
             raise HTTPException(422, f"the form has too many files: {max_images} are allowed here") from None
         raise HTTPException(400, f"malformed form: {error.message}") from None
     try:
-        files = form.getlist(FIELD)
+        files = [file for field in IMAGES for file in form.getlist(field)]
         if not files or not all(isinstance(file, UploadFile) for file in files):
             raise HTTPException(422, f"the form has no file in its field `{FIELD}`")
-        return [await file.read() for file in files if isinstance(file, UploadFile)]
+        parameters = {name: value for name, value in form.items() if isinstance(value, str)}
+        return Upload([await file.read() for file in files if isinstance(file, UploadFile)], parameters)
     finally:
         await form.close()
 

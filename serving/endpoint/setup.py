@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 from core.errors import UserError
 from serving.config import ServingConfig
-from serving.endpoint.answers import Examples
 from serving.endpoint.app import create_app
 from serving.endpoint.auth import read_tokens
 from serving.endpoint.batching import Limits
 from serving.endpoint.middleware import Front
-from serving.packaging.tuning import EXAMPLES_FILE, PACKING_FILE, PLACEMENT_FILE, Packing
+from serving.packaging.tuning import EXAMPLES_FILE, PACKING_FILE, PLACEMENT_FILE, SCHEMA_FILE, Packing
 from serving.targets import Placement
 
 if TYPE_CHECKING:
@@ -44,12 +43,20 @@ def make_app(get_classifier: "Callable[[], Classifier | None]") -> Front:
         max_queue=config.max_queue,
         deadline_seconds=config.deadline_seconds,
     )
-    return create_app(get_classifier, config, limits=limits, tokens=read_tokens(os.environ), examples=_examples())
+    tokens, examples, schema = read_tokens(os.environ), _packed(EXAMPLES_FILE), _packed(SCHEMA_FILE)
+    return create_app(
+        get_classifier,
+        config,
+        limits=limits,
+        tokens=tokens,
+        examples=json.loads(examples) if examples else None,
+        schema=schema or b"{}",
+    )
 
 
-def _examples() -> Examples | None:
-    path = FOLDER / EXAMPLES_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def _packed(name: str) -> bytes | None:
+    path = FOLDER / name
+    return path.read_bytes() if path.is_file() else None
 
 
 def load_classifier() -> "Classifier | None":

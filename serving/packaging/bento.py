@@ -26,6 +26,7 @@ from serving.packaging.tuning import (
     EXAMPLES_FILE,
     PACKING_FILE,
     PLACEMENT_FILE,
+    SCHEMA_FILE,
     Packing,
     check_memory,
     choose_runtime,
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 SERVICE = "serving.endpoint.service:ConvoyService"
 ENTRIES = ("serving.endpoint.service", "serving.endpoint.server")
 """Entry points of a Bento. A Bento holds these modules, the predictor's module, and everything that they import."""
+SOURCE_FOLDER = "src"
+"""Folder of a Bento that an endpoint runs from."""
 MODEL_FOLDER = "model"
 SETTINGS_FILE = "serving.json"
 BENTO_FILE = "bento.yaml"
@@ -121,7 +124,11 @@ def build_bento(model: Path, config: ServingConfig, store: Path, examples: Examp
             (staging / name).write_text(text, encoding="utf-8")
         (staging / "bentofile.yaml").write_text(json.dumps(plan.build_file), encoding="utf-8")
         _run_build(staging, home, plan.path.name)
-        return _move(home / plan.path.relative_to(store.absolute()), plan.path)
+        built = home / plan.path.relative_to(store.absolute())
+        # BentoML has just imported the service. What it read there is for the server that does without BentoML.
+        schema = yaml.safe_load((built / BENTO_FILE).read_text(encoding="utf-8")).get("schema", {})
+        (built / SOURCE_FOLDER / SCHEMA_FILE).write_text(json.dumps(schema), encoding="utf-8")
+        return _move(built, plan.path)
 
 
 def packed_bento(model: Path, config: ServingConfig, store: Path, examples: Examples | None = None) -> Bento | None:
@@ -171,12 +178,12 @@ def _staging(scratch: Path) -> Iterator[Path]:
 
 def read_packing(bento: Bento) -> Packing:
     """Read how a Bento runs its model."""
-    return Packing.model_validate_json((bento.path / "src" / PACKING_FILE).read_text(encoding="utf-8"))
+    return Packing.model_validate_json((bento.path / SOURCE_FOLDER / PACKING_FILE).read_text(encoding="utf-8"))
 
 
 def read_placement(bento: Bento) -> Placement:
     """Read what a Bento runs on."""
-    return Placement.model_validate_json((bento.path / "src" / PLACEMENT_FILE).read_text(encoding="utf-8"))
+    return Placement.model_validate_json((bento.path / SOURCE_FOLDER / PLACEMENT_FILE).read_text(encoding="utf-8"))
 
 
 def _check_model(model: Path, target: Target, name: str) -> "tuple[ModelManifest, Runtime]":

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PACKING_FILE = "packing.json"
 PLACEMENT_FILE = "placement.json"
 EXAMPLES_FILE = "examples.json"
+SCHEMA_FILE = "schema.json"
 ROUNDS = 10
 SECONDS = 5
 """Time limit of all rounds. At least two rounds are measured, which is enough for a large network."""
