@@ -9,23 +9,23 @@ from pydantic.dataclasses import dataclass
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Runtime:
-    """What computes a model. Several may compute in one precision: each Bento holds its own."""
+    """Runtime of a model. Several runtimes may have the same precision, because each Bento holds its own."""
 
     precision: str
-    """what it computes in: fp32, int8 or bf16"""
+    """fp32, int8 or bf16"""
     predictor: str
     """module:class, called with the model's folder and `num_threads`"""
     model_file: str
-    """what it loads besides the manifest"""
+    """file of the model besides the manifest"""
     tolerance: float
-    """largest difference of a probability from the one measured when the model was exported"""
+    """maximum difference of a probability from the value measured at export"""
 
 
 ONNXRUNTIME = Runtime(
     "fp32",
     "models.exported.predictor:OnnxPredictor",
     "model.onnx",
-    # Other processors round float32 differently, by 1e-6 or so; a wrong colour order, scale or crop moves a confident
+    # Other processors round float32 differently, by about 1e-6. A wrong colour order, scale or crop changes a confident
     # answer by far more.
     tolerance=1e-3,
 )
@@ -33,15 +33,15 @@ ONNXRUNTIME_INT8 = Runtime(
     "int8",
     "models.exported.predictor:Int8Predictor",
     "model.int8.onnx",
-    # Held against the measured answer in int8. Where one processor adds in 32 bits another saturates at 16: some
-    # activations come out a step or two, of 256, higher or lower.
+    # Compared with the answer in int8. Some processors add in 32 bits, others saturate at 16: some activations differ
+    # by a step or two, of 256.
     tolerance=5e-2,
 )
 TORCH = Runtime(
     "bf16",
     "models.exported.torch_program:ProgramPredictor",
     "model.pt2",
-    # bf16 keeps 8 bits of what passes from layer to layer.
+    # bf16 keeps 8 bits of the activations.
     tolerance=3e-2,
 )
 
@@ -58,37 +58,37 @@ SERVER_PACKAGES = (
     "uvloop",
     "httptools",
 )
-"""What answers requests, whatever computes."""
+"""Packages of the server, for all runtimes."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Target:
-    """What an endpoint runs on: a row of `TARGETS`, or one of the user's. A Bento holds it."""
+    """Kind of machine for an endpoint: a value of `TARGETS`, or a user's target. A Bento holds its target."""
 
     runtimes: tuple[Runtime, ...]
-    """ways to compute a model, the best first; used is the first one that the model was exported and accepted for"""
+    """runtimes, best first; the first runtime for which the model was exported and accepted is used"""
     packages: tuple[str, ...]
     """distributions that the Bento needs at run time, without the tools that made the model"""
     threads: int
-    """images that are decoded at the same time; the others wait"""
+    """number of images that are decoded at the same time; other images wait"""
     num_cores: int
-    """that predictions compute on, one by one or several at the same time; 0: all there are, one by one"""
+    """cores for predictions, one at a time or several at the same time; 0: all cores, one prediction at a time"""
     batch_sizes: tuple[int, ...]
-    """numbers of images whose common prediction is timed when a model is packed; one: it is taken without timing"""
+    """batch sizes that are timed when a model is packaged; a single size is used without timing"""
     patience_ms: float
-    """that a batch waits for the next of the images that are being decoded; 0: it does not wait"""
+    """maximum time for which a batch waits for the next image in decoding; 0: no wait"""
     memory_mb: int
-    """limit of its container"""
+    """memory limit of the container"""
     decoding_mb: int
-    """of it, for images that are being read; one that may need more is refused"""
+    """part of memory_mb for images in decoding; an image that may need more is refused"""
     decoding_seconds: float
-    """of one core, for reading one image; one that may need more is refused"""
+    """limit for decoding one image on one core; an image that may need more is refused"""
     max_body_mb: int
-    """larger requests are refused, also where the configuration allows them; four of these are held at a time"""
+    """larger requests are refused, even if the configuration allows them; at most four of this size are in memory"""
     cpus: float
-    """limit of its container, in cores"""
+    """limit of the container, in cores"""
     platforms: tuple[str, ...]
-    """that its image is built for"""
+    """platforms for which the image is built"""
     base_image: str = "python:3.11-slim-bookworm"
 
     @model_validator(mode="after")
@@ -99,7 +99,7 @@ class Target:
         return self
 
     def streams(self, cores: int) -> int:
-        """How many batches to predict at the same time, where each computes on `cores`."""
+        """Return the number of batches that are predicted at the same time, each on `cores`."""
         return self.num_cores // cores if cores else 1
 
 
@@ -117,8 +117,8 @@ CPU = Target(
     cpus=2,
     platforms=("linux/amd64", "linux/arm64"),
 )
-# More threads decode while one predicts: a GPU answers faster than a core decodes, and leaves all cores to
-# that. It is timed nowhere else.
+# Many threads decode while one predicts: a GPU predicts faster than a core decodes, and leaves all cores free.
+# Batch sizes are not timed, because only a GPU could time them.
 GPU = Target(
     runtimes=(TORCH,),
     packages=(*SERVER_PACKAGES, "torch"),
@@ -149,11 +149,11 @@ EDGE = Target(
 )
 
 TARGETS: Mapping[str, Target] = MappingProxyType({"cpu": CPU, "gpu": GPU, "edge": EDGE})
-"""Ours, each by the name of its constant."""
+"""Our targets, by name."""
 
 
 class Placement(BaseModel):
-    """What one model runs on, and what computes it there."""
+    """Target and runtime of one model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -162,10 +162,10 @@ class Placement(BaseModel):
 
 
 def requirements(target: Target) -> list[str]:
-    """Name the packages of `target` as pip does, pinned to the versions installed here.
+    """Return the packages of `target` as pip requirements, pinned to the versions installed here.
 
-    A package that is not installed here stays unpinned: uvloop only makes the endpoint faster, and the machine that
-    builds a Bento can do without it.
+    A package that is not installed here stays unpinned: uvloop only makes the endpoint faster, so the machine that
+    builds a Bento does not need it.
     """
     return [_pin(package) for package in target.packages]
 
