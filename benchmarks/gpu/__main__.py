@@ -1,4 +1,4 @@
-"""AlexNet on one GPU: how near to its roof, alone, fed, learning, serving and resumed; torch is enough for it."""
+"""AlexNet on one GPU, compared with the GPU's roof: alone, fed, learning, serving and resumed. Needs only torch."""
 
 import argparse
 import importlib
@@ -12,11 +12,11 @@ from benchmarks.gpu.record import SIZES, OutOfTimeError, Record
 from core.errors import UserError
 
 ITEMS = {"ceilings": 0.03, "synthetic": 0.45, "fed": 0.14, "cifar": 0.2, "serving": 0.08, "resume": 0.1}
-"""Modules in the order in which they measure, and the share of the time that each may take."""
+"""Modules in order, and the share of the time for each."""
 
 
 def main() -> int:
-    """Measure what is missing in the file; returns 2 for bad input and 1 where an item has failed."""
+    """Measure the figures that are missing in the file. Returns 2 for bad input, and 1 if an item failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures here, and go on from those there")
     parser.add_argument("--minutes", type=float, default=8, help="time for all items together")
@@ -35,10 +35,10 @@ def main() -> int:
 
 
 def device_for(size: str) -> torch.device:
-    """Choose the GPU; the smoke size runs on the CPU everywhere.
+    """Return the GPU. The smoke size always runs on the CPU.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no GPU.
 
     """
     if size == "smoke":
@@ -52,10 +52,10 @@ def device_for(size: str) -> torch.device:
 
 
 def sheets(given: Path | None) -> Path | None:
-    """Find the folder of CIFAR-10: what is given, or the one beside the repository; None where there is neither.
+    """Return the folder of CIFAR-10: `given`, or the folder beside the repository, or None.
 
     Raises:
-        UserError: what is given is no folder.
+        UserError: `given` is no folder.
 
     """
     if given is not None and not given.is_dir():
@@ -65,7 +65,7 @@ def sheets(given: Path | None) -> Path | None:
 
 
 def measure(record: Record, minutes: float) -> bool:
-    """Run the items, each within its share of the time that is left; tells whether one of them has failed."""
+    """Run the items, each within its share of the remaining time. Returns whether an item failed."""
     end, failed, names = monotonic() + 60 * minutes, False, list(ITEMS)
     for position, name in enumerate(names):
         left, shares = end - monotonic(), sum(ITEMS[other] for other in names[position:])
@@ -79,7 +79,7 @@ def measure(record: Record, minutes: float) -> bool:
         except UserError as error:
             record.note(name, str(error))
             failed = True
-        except Exception as error:  # one item must not take the others' figures with it
+        except Exception as error:  # the figures of the other items must not be lost
             record.note(name, f"failed with {type(error).__name__}: {' '.join(str(error).split())[:200]}")
             failed = True
     return failed

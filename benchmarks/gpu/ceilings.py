@@ -1,4 +1,4 @@
-"""Item 1: what the device reaches when it only copies, and when it only multiplies."""
+"""Item 1: the device's speed when it only copies, and when it only multiplies."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""What the figures of a device depend on: its name, roof and clocks, and how its time is taken."""
+"""Conditions of figures on a device: its name, roof and clocks; and the measurement of time."""
 
 import subprocess
 from collections.abc import Callable
@@ -23,27 +23,27 @@ ROOFS = {
     "RTX 4090": 165.2,
     "RTX 3090": 71.0,
 }
-"""Dense bf16 TFLOP/s of the data sheets, by what the device's name contains; of several, the first counts."""
+"""Dense bf16 TFLOP/s from data sheets, by words in the device's name. The first match counts."""
 
 QUERY = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "temperature.gpu")
 
 
 def roof_of(name: str) -> float | None:
-    """TFLOP/s in bf16 that a device of this name can do at most; None where it is not known."""
+    """Return the maximum bf16 TFLOP/s of a device with this name, or None if it is unknown."""
     words = name.replace("-", " ").split()
     return next((roof for key, roof in ROOFS.items() if set(key.split()) <= set(words)), None)
 
 
 def name_of(device: torch.device) -> str:
-    """Name the device, `cpu` where it is none of CUDA's."""
+    """Return the name of a CUDA device, or `cpu`."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 @cache
 def conditions(device: torch.device) -> dict[str, str]:
-    """Ask nvidia-smi for driver and clocks, once, when the first figure has just been measured and the GPU is awake.
+    """Ask nvidia-smi for driver and clocks, once, just after the first figure, when the GPU is awake.
 
-    Nothing on a CPU, or where there is no such program.
+    Empty on a CPU, or without nvidia-smi.
     """
     if device.type != "cuda":
         return {}
@@ -57,21 +57,21 @@ def conditions(device: torch.device) -> dict[str, str]:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for all that the device has been given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a step is repeated: some not counted, then as many as fill `seconds`, at least two."""
+    """Repetitions of a step: warm-ups, which do not count, then enough steps for `seconds`, at least two."""
 
     warm_ups: int = 5
     seconds: float = 1.0
 
 
 def seconds_of(step: Callable[[], object], device: torch.device, timing: Timing) -> float:
-    """Mean seconds of `step`, by the device's own clock; steps follow each other without the host waiting between."""
+    """Return the mean seconds of `step`, by the device's clock. The host does not wait between steps."""
     for _ in range(timing.warm_ups):
         step()
     synchronize(device)
@@ -94,7 +94,7 @@ def seconds_of(step: Callable[[], object], device: torch.device, timing: Timing)
 
 
 def free_memory(device: torch.device) -> None:
-    """Give back what a measurement has held, so that the next one finds an empty device."""
+    """Free the memory of a measurement, so that the next one starts with an empty device."""
     torch._dynamo.reset()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Where the milliseconds of a step go: kernel by kernel as it runs, and layer by layer, each alone."""
+"""Profile of a step: by kernel as the step runs, and by layer, each alone."""
 
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ NUM_KERNELS = 30
 
 
 def kernels_of(step: "Step") -> dict[str, float]:
-    """Milliseconds a step of the kernels that take most, the largest first; on a CPU, of its operations."""
+    """Return the milliseconds per step of the slowest kernels, largest first; on a CPU, of operations."""
     device = step.images.device
     on_gpu = device.type == "cuda"
     for _ in range(NUM_STEPS):
@@ -35,7 +35,7 @@ def kernels_of(step: "Step") -> dict[str, float]:
 
 
 def layers_of(step: "Step") -> dict[str, float]:
-    """Milliseconds of each layer, forward and backward on the input that it gets in the step, and of the optimizer."""
+    """Return the milliseconds of each layer, forward and backward on its input in the step, and of the optimizer."""
     inputs: dict[str, Tensor] = {}
     hooks = [
         layer.register_forward_pre_hook(lambda _layer, given, name=name: inputs.update({name: given[0].detach()}))
@@ -55,9 +55,9 @@ def layers_of(step: "Step") -> dict[str, float]:
 
 
 def _layer_ms(layer: nn.Module, given: Tensor, timing: Timing) -> float:
-    needs_input_gradient = given.shape[1] != 3  # the images themselves need none
+    needs_input_gradient = given.shape[1] != 3  # images need no gradient
     if isinstance(layer, nn.ReLU):
-        layer.inplace = False  # what has a gradient of its own may not be changed
+        layer.inplace = False  # a leaf with a gradient must not be changed in place
     given = given.clone().requires_grad_(needs_input_gradient)
     wanted = [*layer.parameters(), *([given] if needs_input_gradient else [])]
     if not wanted:

@@ -1,4 +1,4 @@
-"""A prepared folder of noise: what Convoy's pipeline reads, made in a second and without what prepares real images."""
+"""Prepared folder of noise for Convoy's pipeline, made in a second without the preparation of real images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +16,18 @@ from models.training.job import TrainingJob
 
 @dataclass(frozen=True)
 class Shape:
-    """How many images of noise, and how large."""
+    """Number and size of the images of noise."""
 
     train: int
     held_out: int
     pixels: int
     num_classes: int
     repeats: int = 1
-    """times that the file of the training images stands in the manifest: an epoch of many steps in little space"""
+    """how often the manifest lists the file of the training images, for epochs of many steps with little disk space"""
 
 
 def make_prepared(folder: Path, shape: Shape) -> Path:
-    """Write shards, labels and manifest of noise, the same for the same shape."""
+    """Write shards, labels and manifest of noise. The same shape gives the same files."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     shards: list[Shard] = []
@@ -59,11 +59,11 @@ COLOR = ColorStatistics(
     eigenvalues=(0.08, 0.08, 0.09),
     eigenvectors=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
 )
-"""Of evenly spread noise, nearly."""
+"""Approximately the statistics of uniform noise."""
 
 
 def make_job(prepared: Path, pixels: int, device: torch.device, training: dict[str, object]) -> TrainingJob:
-    """Make a training of AlexNet (bn) on the folder, with nothing left to be tuned."""
+    """Make a training job of AlexNet (bn) on the folder, without `auto` settings."""
     fixed = {"precision": "bf16", "channels_last": True, "accelerator": "gpu" if device.type == "cuda" else "cpu"}
     model = ModelConfig(network="alexnet", input_size=pixels)
     return TrainingJob(prepared, "noise", model, AugmentationConfig(), TrainingConfig.model_validate(fixed | training))

@@ -39,7 +39,7 @@ def read_sheets(folder: Path, split: str, limit: int | None = None) -> Split:
 
 
 def _read_sheet(path: Path) -> Pixels:
-    """Cut a sheet into its cells: [1000, 32, 32, 3]."""
+    """Cut a sheet into its cells, uint8 [1000, 32, 32, 3]."""
     with Image.open(path) as picture:
         pixels = np.asarray(picture.convert("RGB"))
     cells = pixels.reshape(ROWS, SIDE, COLUMNS, SIDE, 3).swapaxes(1, 2)
