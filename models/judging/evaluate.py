@@ -1,4 +1,4 @@
-"""What a trained network is worth on images that it has not seen. N images, C classes."""
+"""Evaluation of a model on images outside its training. Shapes: N images, C classes."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ TEN_CROP_METRIC = "test/ten_crop_accuracy"
 
 
 class Images(Protocol):
-    """A split: the labels, int64 [N], and the images on request, uint8 [B, S, S, 3]."""
+    """Split with labels, int64 [N], and images on demand, uint8 [B, S, S, 3]."""
 
     labels: Labels
 
     def __len__(self) -> int: ...
 
     def gather(self, indices: Labels) -> Pixels:
-        """Give images in the order of `indices`."""
+        """Return images in the order of `indices`."""
         ...
 
 
 class Evaluation(BaseModel):
-    """The figures of one evaluation."""
+    """Figures of one evaluation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,13 +41,13 @@ class Evaluation(BaseModel):
     loss: float
     """mean negative log-likelihood, in nats"""
     class_accuracy: dict[str, float]
-    """share of a class's images that are recognized; classes without images are left out"""
+    """accuracy of each class; classes without images are left out"""
     figures: dict[str, float] = {}
-    """those of `evaluation.metrics`, by the names of the functions"""
+    """figures of `evaluation.metrics`, by the names of the functions"""
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The same under the names that the tracking uses."""
+        """Figures under their names in MLflow."""
         return {
             "test/accuracy": self.accuracy,
             "test/top5_accuracy": self.top5_accuracy,
@@ -59,7 +59,7 @@ class Evaluation(BaseModel):
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of every image of a split: probabilities [N, C], labels [N]."""
+    """Predictions for every image of a split: probabilities [N, C], labels [N]."""
 
     probabilities: Probabilities
     labels: Labels
@@ -72,7 +72,7 @@ class Predictions:
         return hits
 
     def summarize(self) -> Evaluation:
-        """Count."""
+        """Compute the figures."""
         hits = self.hits
         likelihood = np.take_along_axis(self.probabilities, self.labels[:, None], axis=1)[:, 0]
         return Evaluation(
@@ -94,14 +94,14 @@ class Predictions:
         return counts
 
     def worst_errors(self, count: int) -> Labels:
-        """Indices of the wrong predictions that the model was surest of, the surest first."""
+        """Return the indices of the wrong predictions with the highest confidence, highest first."""
         wrong = np.flatnonzero(self.probabilities.argmax(axis=1) != self.labels)
         sureness = self.probabilities[wrong].max(axis=1)
         surest: Labels = wrong[np.argsort(-sureness, kind="stable")[:count]]
         return surest
 
     def _ranks(self) -> Labels:
-        """Number of classes that are held likelier than the true one, [N]."""
+        """Number of classes with a higher probability than the true class, [N]."""
         truth = np.take_along_axis(self.probabilities, self.labels[:, None], axis=1)
         ranks: Labels = (self.probabilities > truth).sum(axis=1)
         return ranks
@@ -115,7 +115,7 @@ def predict(
     *,
     limit: int | None = None,
 ) -> Predictions:
-    """Run a model over a split, or over its first `limit` images, cropped at the centre to what the model sees."""
+    """Run a model over a split, or over its first `limit` images, with a centre crop of `crop` pixels."""
     count = min(len(images), limit or len(images))
     batches = [np.arange(start, min(start + BATCH_SIZE, count)) for start in range(0, count, BATCH_SIZE)]
     probabilities = [model(center_crop(images.gather(batch), crop)) for batch in batches]
@@ -123,10 +123,10 @@ def predict(
 
 
 def ten_crop_accuracy(model: Callable[[Pixels], Probabilities], images: Images, crop: int, *, mirror: bool) -> float:
-    """Share of a split that is classified correctly by the mean of ten answers an image (AlexNet's paper, section 4.1).
+    """Return the accuracy of the mean of ten predictions per image (AlexNet's paper, section 4.1).
 
-    They are the four corners and the centre, and their mirror images where `mirror` allows it, otherwise these five. It
-    costs as many forward passes over the whole split as there are crops, and no more memory than one.
+    The crops are the four corners and the centre, with `mirror` also their mirror images. Each crop takes a forward
+    pass over the whole split. The memory is that of one pass.
     """
     hits = 0
     for start in range(0, len(images), BATCH_SIZE):
@@ -138,7 +138,7 @@ def ten_crop_accuracy(model: Callable[[Pixels], Probabilities], images: Images, 
 
 
 def ten_crops(images: Pixels, size: int, *, mirror: bool) -> Iterator[Pixels]:
-    """Cut images [N, S, S, 3] at the corners and the centre, each [N, size, size, 3], and mirror each left to right."""
+    """Crop images [N, S, S, 3] at the corners and the centre to [N, size, size, 3], each also mirrored if `mirror`."""
     end = images.shape[1] - size
     for top, left in ((0, 0), (0, end), (end, 0), (end, end), (end // 2, end // 2)):
         square = images[:, top : top + size, left : left + size]

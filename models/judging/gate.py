@@ -20,11 +20,11 @@ from models.judging.rules import apply_rules
 from models.judging.slices import Slice, worse_slices
 
 ROUNDING = 1e-9
-"""Less than one image among any test images: 0.1 - 0.01 is more than 0.09 to a computer."""
+"""Tolerance for rounding errors, less than one test image: in floating point, 0.1 - 0.01 is more than 0.09."""
 
 APPROVAL = "gate.approval asks for a person's approval"
 NUM_SLICES = 5
-"""Slices that a note names."""
+"""Maximum number of slices in a note."""
 
 Comparator = Literal[">=", "<=", ">"]
 Outcome = Literal["passed", "failed", "waits"]
@@ -32,7 +32,7 @@ OPPOSITES = {">=": "<", "<=": ">", ">": "<="}
 
 
 class Check(BaseModel):
-    """One figure against its limit."""
+    """Comparison of one figure with its limit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,36 +49,36 @@ class Check(BaseModel):
 
 
 class Verdict(BaseModel):
-    """Whether a challenger may become champion, with every figure that says so."""
+    """Decision on a challenger, with all figures."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     checks: tuple[Check, ...]
     rules: dict[str, str] = {}
-    """those of `gate.rules`, and why each refuses; "": it does not"""
+    """reason for the refusal by each rule in `gate.rules`; an empty text is no refusal"""
     comparison: Comparison | None = None
-    """with the champion, where there is one of the same classes"""
+    """comparison with the champion; None without a champion of the same classes"""
     waits_for: str = ""
-    """why a person has to decide; empty: nobody has to"""
+    """why a person must decide; empty if nobody must"""
     notes: tuple[str, ...] = ()
 
     @property
     def outcome(self) -> Outcome:
-        """A failed check outweighs all else."""
+        """Outcome of the gate. A failed check decides before everything else."""
         if self.failures:
             return "failed"
         return "waits" if self.waits_for else "passed"
 
     @property
     def rows(self) -> list[tuple[str, str, str]]:
-        """Of each check and each rule: the name, what it found, and `passed` or `failed`."""
+        """Name, result, and `passed` or `failed`, of each check and each rule."""
         checks = [(check.name, str(check), check.passed) for check in self.checks]
         rules = [(name, f"{name}: {refusal}" if refusal else name, not refusal) for name, refusal in self.rules.items()]
         return [(name, words, "passed" if passed else "failed") for name, words, passed in [*checks, *rules]]
 
     @property
     def failures(self) -> str:
-        """What speaks against the challenger, in words."""
+        """Reasons against the challenger, in words."""
         failed = [words for _, words, outcome in self.rows if outcome == "failed"]
         if self.comparison and self.comparison.verdict == "worse":
             failed.append(f"against the champion {self.comparison}")
@@ -86,43 +86,43 @@ class Verdict(BaseModel):
 
     @property
     def why(self) -> str:
-        """The reason for the outcome, in one line."""
+        """Reason for the outcome, in one line."""
         if self.outcome != "passed":
             return self.failures or self.waits_for
         return str(self.comparison) if self.comparison else "; ".join(map(str, self.checks))
 
     @property
     def figures(self) -> dict[str, float]:
-        """All figures by their names."""
+        """All figures by name."""
         figures = {f"gate/{check.name.replace(' ', '_')}": check.value for check in self.checks}
         return figures | (self.comparison.figures if self.comparison else {})
 
 
 @dataclass(frozen=True)
 class Rival:
-    """The champion's predictions for today's test images, or why there are none."""
+    """Predictions of the champion for today's test images, or the reason why there are none."""
 
     predictions: Predictions | None
     why_none: str = ""
     is_incomparable: bool = False
-    """there is a champion, but of other classes"""
+    """whether there is a champion with other classes"""
 
 
 def measure_model(folder: Path, raw: Path, prepared: Path) -> Predictions:
-    """Let an exported model predict today's test images.
+    """Return the predictions of an exported model for today's test images.
 
     Raises:
-        UserError: the model knows other classes, or an original is missing.
+        UserError: the model has other classes, or an original is missing.
 
     """
     return predictions_of(measure(folder, raw, prepared))
 
 
 def predictions_of(model: Measured) -> Predictions:
-    """Give what a model says of all of today's test images.
+    """Return the predictions of a model for all of today's test images.
 
     Raises:
-        UserError: it knows other classes.
+        UserError: the model has other classes.
 
     """
     manifest = model.manifest
@@ -132,12 +132,12 @@ def predictions_of(model: Measured) -> Predictions:
 
 
 def measure_rival(folder: Path | None, raw: Path, prepared: Path) -> Rival:
-    """Let the champion in `folder` predict today's test images, if there is one and it knows their classes."""
+    """Return the predictions of the champion in `folder`, if there is a champion with today's classes."""
     return as_rival(measure(folder, raw, prepared) if folder else None)
 
 
 def as_rival(champion: Measured | None) -> Rival:
-    """Take the predictions of the champion, if there is one and it knows today's classes."""
+    """Return the predictions of the champion, if there is a champion with today's classes."""
     if champion is None:
         return Rival(None, "there is none")
     if why := differing_classes(champion.manifest.classes, champion.today):
@@ -153,18 +153,18 @@ def judge_challenger(
     slices: Sequence[Slice] = (),
     metrics: Sequence[str] = (),
 ) -> Verdict:
-    """Hold a challenger's predictions against the gates.
+    """Judge a challenger by the gates.
 
     Args:
-        challenger: its predictions for today's test images.
-        parity_error: largest difference of a probability between the exported model and the trained one.
-        rival: the champion's predictions for the same images.
-        config: the limits.
-        slices: of the test images.
-        metrics: those of `evaluation.metrics`.
+        challenger: predictions of the challenger for today's test images.
+        parity_error: maximum difference of a probability between the exported and the trained model.
+        rival: predictions of the champion for the same images.
+        config: limits of the gates.
+        slices: slices of the test images.
+        metrics: metrics of `evaluation.metrics`.
 
     Raises:
-        UserError: a metric or a rule is not there, raises, or gives something else than it should.
+        UserError: a metric or a rule is missing, raises, or returns a wrong type.
 
     """
     checks = [_at_least("test/accuracy", float(challenger.hits.mean()), config.min_accuracy)]
@@ -188,7 +188,7 @@ def judge_challenger(
 
 
 def _judge_figures(challenger: Predictions, config: GateConfig, metrics: Sequence[str]) -> list[Check]:
-    """Hold any figures of the run against limits; measured is only what has one."""
+    """Check figures of the run against limits. Only metrics with a limit are computed."""
     limited = config.min_metrics.keys() | config.max_metrics.keys()
     figures = evaluate(challenger, [name for name in metrics if short_name(name) in limited]).metrics
     least = [_at_least(f"test/{name}", figures[f"test/{name}"], limit) for name, limit in config.min_metrics.items()]
@@ -197,14 +197,14 @@ def _judge_figures(challenger: Predictions, config: GateConfig, metrics: Sequenc
 
 
 def _unsure(comparison: Comparison, config: GateConfig) -> str:
-    """Say why a person has to decide between the two, if so."""
+    """Return the reason why a person must decide between the two models, or an empty text."""
     if comparison.verdict != "too few images to tell":
         return ""
     return "" if config.when_unsure == "measured" and comparison.difference >= 0 else f"{comparison}"
 
 
 def _better_than_guessing(predictions: Predictions) -> Check:
-    """A small test set shows less: the lower end of the accuracy's interval counts."""
+    """Compare the lower end of the accuracy's interval, which is lower for small test sets, with guessing."""
     counts = np.bincount(predictions.labels, minlength=len(predictions.classes))
     largest, num_images = int(counts.argmax()), len(predictions.labels)
     low, share = wilson_interval(int(predictions.hits.sum()), num_images)[0], float(counts.max() / num_images)
@@ -213,7 +213,7 @@ def _better_than_guessing(predictions: Predictions) -> Check:
 
 
 def _calibrated(predictions: Predictions, limit: float) -> Check:
-    """Few images show an error by chance: what a perfectly calibrated model would show is not held against a model."""
+    """Check the calibration error. The limit is at least the error that a perfectly calibrated model has by chance."""
     by_chance = error_by_chance(predictions)
     note = f"of so few images up to {by_chance:.4g} come by chance" if by_chance > limit else ""
     return _at_most("calibration error", reliability_of(predictions).error, max(limit, by_chance), note)
@@ -241,7 +241,7 @@ def _judge_classes(predictions: Predictions, config: GateConfig) -> tuple[list[C
 
 
 def _judge_slices(slices: Sequence[Slice], limit: float | None) -> tuple[list[Check], list[str]]:
-    """Name the slices that are surely worse than the rest, and judge the worst of them."""
+    """Name the slices that are surely worse than the rest, and judge the worst slice."""
     worse = worse_slices(slices)
     more = f" and {len(worse) - NUM_SLICES} more" if len(worse) > NUM_SLICES else ""
     notes = [f"surely worse than the rest: {'; '.join(map(str, worse[:NUM_SLICES]))}{more}"] if worse else []
