@@ -1,4 +1,4 @@
-"""Who is let in, decided by the head of a request, before its body is read: room in the queue, and quotas."""
+"""Admission of requests by their head, before the body is read: room in the queue, and quotas."""
 
 import asyncio
 import math
@@ -13,13 +13,13 @@ from serving.config import ServingConfig
 from serving.endpoint.batching import OverloadedError
 
 OTHER = "other"
-"""The route of every path that is not one of the app's: strangers try thousands, and each would be kept for ever."""
+"""Route of all unknown paths, because metrics would keep each of the thousands of paths that strangers try."""
 MAX_QUOTAS = 1000
-"""Clients whose quotas are kept; the one that was let in first is forgotten first."""
+"""Maximum number of clients with stored quotas. The oldest client is dropped first."""
 
 
 class Asks(Enum):
-    """What a request asks for."""
+    """Kind of work that a request asks for."""
 
     NOTHING = "nothing that costs"
     IMAGES = "predictions"
@@ -28,34 +28,34 @@ class Asks(Enum):
 
 @dataclass(slots=True, eq=False)
 class Visit:
-    """A request from its head to its answer."""
+    """Request from its head to its answer."""
 
     id: bytes
     started: float
-    """seconds, by `time.perf_counter`"""
+    """time in seconds, by `time.perf_counter`"""
     client: str | None = None
-    """the name of its token; None where it needs none"""
+    """name of the token; None if the request needs none"""
     num_images: int = 0
     arrived_at: float | None = None
-    """when its body was here; a client that sends slowly is not the endpoint's time"""
+    """time at which the body was complete; the upload of a slow client does not count as the endpoint's time"""
     quota: "Quota | None" = None
     room: "Room | None" = None
-    """where it keeps a place until what came of its body is read"""
+    """queue that holds a place for the request until its body is read"""
     path: str = OTHER
-    """of its route"""
+    """path of the route"""
     is_explanation: bool = False
-    """whether its client's quota counts it as an explanation that is worked on"""
+    """whether the client's quota counts the request as a running explanation"""
 
     def arrived(self, num_images: int = 1) -> None:
-        """Note that its body is here: from now on the queue itself counts its images."""
+        """Record that the body is complete. From now on, the queue itself counts the images."""
         if self.room:
             self.room.leave(self)
         self.num_images, self.arrived_at = num_images, time.perf_counter()
         if self.quota and self.quota.images:
-            self.quota.images.take(num_images - 1)  # one was taken as it was let in
+            self.quota.images.take(num_images - 1)  # admission has taken one image
 
     def leave(self) -> None:
-        """Give back what it holds."""
+        """Release the request's place and quota."""
         if self.room:
             self.room.leave(self)
         if self.quota and self.is_explanation:
@@ -63,67 +63,67 @@ class Visit:
 
 
 class Room:
-    """The room in a queue, less what requests will take whose bodies came with their heads.
+    """Free places in a queue, minus the places for requests whose bodies came with their heads.
 
-    A body that comes later has no place until it is here: clients that send slowly would hold all places.
+    A later body gets a place only when it is complete. Otherwise, slow clients would occupy all places.
     """
 
     def __init__(self, what: str, num_waiting: Callable[[], int], capacity: int) -> None:
-        """Let in as long as less than `capacity` of `what` is waiting."""
+        """Admit requests while fewer than `capacity` of `what` are waiting."""
         self._what, self._num_waiting, self._capacity = what, num_waiting, capacity
         self._arriving: set[Visit] = set()
 
     def enter(self, visit: Visit) -> None:
-        """Keep a place until the body is read, or else for two turns of the event loop.
+        """Hold a place until the body is read, or for at most two turns of the event loop.
 
         Raises:
-            OverloadedError: there is none.
+            OverloadedError: there is no free place.
 
         """
         if self._num_waiting() + len(self._arriving) >= self._capacity:
             raise OverloadedError(f"too many {self._what} at once: try again in a moment")
         self._arriving.add(visit)
         visit.room = self
-        # In the next turn the app reads what came with the head.
+        # In the next turn, the app reads the data that came with the head.
         loop = asyncio.get_running_loop()
         loop.call_soon(loop.call_soon, self.leave, visit)
 
     def leave(self, visit: Visit) -> None:
-        """Give the place back: the body is here, or takes its time, or will not come."""
+        """Release the place: the body is complete, is slow, or will not arrive."""
         self._arriving.discard(visit)
 
 
 class Bucket:
-    """A token bucket: filled at `rate` a second, with room for one second and for one request at least."""
+    """Token bucket, filled at `rate` per second, with a capacity of one second, and of at least one request."""
 
     def __init__(self, rate: float) -> None:
         self._rate, self._capacity = rate, max(1.0, rate)
         self._level, self._filled_at = self._capacity, time.monotonic()
 
     def seconds_left(self) -> float:
-        """Give the seconds until there is something to take."""
+        """Return the seconds until a token is available."""
         now = time.monotonic()
         self._level = min(self._capacity, self._level + (now - self._filled_at) * self._rate)
         self._filled_at = now
         return max(0.0, (1 - self._level) / self._rate)
 
     def take(self, number: float) -> None:
-        """Take some; what is taken in excess delays the next."""
+        """Take tokens. The level may become negative, which delays the next request."""
         self._level -= number
 
 
 @dataclass(slots=True)
 class Quota:
-    """What one client may still ask for."""
+    """Remaining quota of a client."""
 
     requests: Bucket | None
     images: Bucket | None
     explanations: int = 0
-    """that it waits for"""
+    """number of running explanations"""
 
 
 class Quotas:
-    """What each client may ask for, by the name of its token."""
+    """Quotas of all clients, by the names of their tokens."""
 
     def __init__(self, config: ServingConfig) -> None:
         """Limit each client as configured."""
@@ -137,7 +137,7 @@ class Quotas:
         """Count a request of the client `visit.client`.
 
         Raises:
-            HTTPException: 429; the client has asked for too much.
+            HTTPException: 429; the client has exceeded a quota.
 
         """
         if not self._is_limited or visit.client is None:

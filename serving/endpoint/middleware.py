@@ -1,4 +1,4 @@
-"""What every request passes, on its way in and out: the token, the route, the metrics, and the form of errors."""
+"""Handling of every request: token, route, metrics, and the form of errors."""
 
 import logging
 import re
@@ -38,9 +38,9 @@ ERRORS = {
     500: "internal_error",
     503: "overloaded",
 }
-"""The field `error` of a refusal, by its status."""
+"""Field `error` of a refusal, by status."""
 VISIT = "convoy.visit"
-"""The key of a request's `Visit` in its ASGI scope."""
+"""Key of a request's `Visit` in the ASGI scope."""
 NOSNIFF = (b"x-content-type-options", b"nosniff")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
@@ -49,11 +49,11 @@ logger = logging.getLogger("convoy")
 
 
 class NotReadyError(Exception):
-    """No model is loaded. The endpoint of an image loads its model before it listens, and will never have one."""
+    """No model is loaded. An endpoint in a container loads its model before it listens, so it will never have one."""
 
 
 class Refusal(NamedTuple):
-    """Why there is no answer."""
+    """Status and reason of a refused request."""
 
     status: int
     problem: Problem
@@ -62,27 +62,27 @@ class Refusal(NamedTuple):
 
 @dataclass(frozen=True)
 class Route:
-    """What answers at a path."""
+    """Route of a path."""
 
     method: str
     answer: Callable[[Request], Awaitable[Response]]
     is_open: bool = False
-    """whether it needs no token"""
+    """whether requests need no token"""
     is_probe: bool = False
-    """whether it is asked by whoever runs the endpoint: it is not counted and not logged"""
+    """whether the operator sends the requests, which are not counted and not logged"""
     asks: Asks = Asks.NOTHING
-    """what it costs"""
+    """what a request costs"""
     room: Room | None = None
-    """where it waits for its turn"""
+    """queue in which requests wait"""
     is_protocol: bool = False
-    """whether it is of the Open Inference Protocol, whose refusals are `{"error": detail}`"""
+    """whether the route belongs to the Open Inference Protocol, whose refusals are `{"error": detail}`"""
 
 
 class Front:
-    """The ASGI app: gives each request to its route; what is refused, or fails, becomes `{"error", "detail"}`.
+    """ASGI app that passes each request to its route. Refusals and failures become `{"error", "detail"}`.
 
-    A table and one `try` in place of Starlette's router and its layers of middleware: with metrics and tokens it costs
-    a request hardly more than those do without.
+    A table and one `try` replace Starlette's router and its layers of middleware. With metrics and tokens, they cost
+    hardly more than Starlette's do without.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class Front:
         quotas: Quotas | None = None,
         log: AccessLog | None = None,
     ) -> None:
-        """Answer at `routes`, whose paths may have parts such as `{name}`.
+        """Answer at `routes`, whose paths may have parameters such as `{name}`.
 
-        `get_metrics` gives the metrics of the model that answers, `log` gets a line for each request.
+        `get_metrics` returns the metrics of the current model. `log` gets a line for each request.
         """
         self.routes = routes
         self._patterns = {_pattern(path): path for path in routes if "{" in path}
@@ -103,10 +103,10 @@ class Front:
         self._get_metrics = get_metrics
 
     def admit(self, scope: Scope) -> Response | None:
-        """Let a request in whose head has been read, or give the answer that refuses it.
+        """Admit a request whose head has been read, or return the answer that refuses the request.
 
-        A server that asks this before the body arrives spares itself the body of what is refused; of any other server
-        this app asks it itself.
+        A server that calls this before the body arrives need not read the bodies of refused requests. For other
+        servers, this app calls it.
         """
         visit = scope[VISIT] = Visit(find_id(scope["headers"]), time.perf_counter())
         try:
@@ -118,14 +118,14 @@ class Front:
         return None
 
     def refuse(self, error: HTTPException) -> Response:
-        """Give the answer to what is no request, and count it."""
+        """Return the answer to an invalid request, and count the request."""
         visit = Visit(find_id(()), time.perf_counter())
         response = self._explain(error, visit)
         self._leave({"path": "", "method": ""}, visit, response.status_code)
         return response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, and count it; one that took too long, and is broken off by BentoML, as its 504."""
+        """Answer and count one request. A request that BentoML aborts counts as 504, BentoML's status for a timeout."""
         if scope["type"] != "http":
             await WebSocketClose()(scope, receive, send)
             return
@@ -170,7 +170,7 @@ class Front:
         if route is None:
             raise HTTPException(404, "nothing is here: POST an image to /classify, or GET /model")
         method = scope["method"]
-        # Of the answer to HEAD the server leaves out the body.
+        # The server omits the body of an answer to HEAD.
         if route.method != ("GET" if method == "HEAD" else method):
             raise HTTPException(405, f"{method[:20]} is not allowed here, but {route.method}", {"Allow": route.method})
         if self._quotas and visit.client is not None:
@@ -179,7 +179,7 @@ class Front:
             route.room.enter(visit)
 
     def _find_path(self, scope: Scope) -> str:
-        """Give the path of a request as it is in the table; parts that stand for something go into its scope."""
+        """Return the path of the route, and store path parameters in the scope."""
         path: str = scope["path"]
         if path in self.routes:
             return path
@@ -216,7 +216,7 @@ def _pattern(path: str) -> re.Pattern[str]:
 
 
 def find_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Give the id of a request: its client's own where that looks like one, else a new one."""
+    """Return the request id: the client's if it is well-formed, else a new one."""
     for name, value in headers:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return value
@@ -224,7 +224,7 @@ def find_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 def explain(error: Exception) -> Refusal:
-    """Put an error into words for whoever sent the request; of one not foreseen nothing is told, the log has it."""
+    """Convert an error to a refusal. Unexpected errors are logged, and the client gets no details."""
     match error:
         case HTTPException():
             return Refusal(error.status_code, _problem(error.status_code, error.detail), error.headers)
