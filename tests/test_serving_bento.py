@@ -82,6 +82,8 @@ def test_a_bento_holds_what_an_endpoint_needs_and_no_more(bento, model):
         "token_images_per_second": None,
         "token_explanations": None,
         "access_log": False,
+        "samples": 0,
+        "samples_days": 7.0,
     }
     assert json.loads((source / "serving.json").read_text()) == settings
     for name in sources_for("models.exported.predictor"):

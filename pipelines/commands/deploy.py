@@ -1,4 +1,4 @@
-"""The commands that change the champion and the live release, and the command that prints these changes."""
+"""The commands that change the champion and the live release, print these changes, and make a token for endpoints."""
 
 import json
 from typing import Annotated
@@ -123,3 +123,14 @@ def _tell_where(target: str) -> None:
     header = "" if stack.convoy_allow_anonymous else "-H 'Authorization: Bearer TOKEN' "
     print(f"{target} is live on {stack.address(stack.gateway_port)}/{target}/")
     print(f"  curl {header}-F image=@some.png {stack.address(stack.gateway_port)}/{target}/classify")
+
+
+def token(
+    name: Annotated[str, typer.Argument(help="Whose it is; a note for the tokens file.")] = "",
+) -> None:
+    """Make a token for endpoints: the client gets the first line, a tokens file the second."""
+    from serving.endpoint.auth import TOKENS_FILE, new_token
+
+    secret, line = new_token(name)
+    print(f"token: {secret}")
+    print(f"line for the file that {TOKENS_FILE} names: {line}")

@@ -11,8 +11,9 @@ import typer
 from core.errors import UserError
 from pipelines.commands.card import card
 from pipelines.commands.compare import compare
+from pipelines.commands.cost import cost
 from pipelines.commands.data import data_app
-from pipelines.commands.deploy import approve, deploy, ledger, promote, rollback
+from pipelines.commands.deploy import approve, deploy, ledger, promote, rollback, token
 from pipelines.commands.doctor import doctor
 from pipelines.commands.drift import drift, samples_app
 from pipelines.commands.help import MODELS, PIPELINE, PROJECT, SERVERS, SERVING, GroupedCommands, examples
@@ -193,18 +194,6 @@ def serve(
     raise typer.Exit(serve_bento(pack_champion(config), config.serving))
 
 
-@app.command(rich_help_panel=SERVING)
-def token(
-    name: Annotated[str, typer.Argument(help="Whose it is; a note for the tokens file.")] = "",
-) -> None:
-    """Make a token for endpoints: the client gets the first line, a tokens file the second."""
-    from serving.endpoint.auth import TOKENS_FILE, new_token
-
-    secret, line = new_token(name)
-    print(f"token: {secret}")
-    print(f"line for the file that {TOKENS_FILE} names: {line}")
-
-
 @app.command(
     rich_help_panel=MODELS, epilog=examples("convoy predict photo.jpg", "convoy predict ~/photos --csv answers.csv")
 )
@@ -249,6 +238,8 @@ def status(as_json: AsJson = False, overrides: Overrides = None) -> None:
 app.command(rich_help_panel=MODELS, epilog=examples("convoy compare", "convoy compare 2 3 --html comparison.html"))(
     compare
 )
+app.command(rich_help_panel=MODELS, epilog=examples("convoy cost resnet18", "convoy cost --html cost.html"))(cost)
+app.command(rich_help_panel=SERVING, epilog=examples("convoy token shop"))(token)
 app.command(rich_help_panel=MODELS, epilog=examples('convoy promote 3 --why "checked by hand"'))(promote)
 app.command(rich_help_panel=MODELS, epilog=examples('convoy approve 3 --why "looked at what it breaks"'))(approve)
 app.command(rich_help_panel=MODELS, epilog=examples("convoy reproduce 5f0c21a7"))(reproduce)
