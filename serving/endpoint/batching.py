@@ -1,10 +1,10 @@
-"""The queue between requests and the model: whatever waits when the model is free is predicted together.
+"""Queue between requests and the model: all images that wait when the model is free are predicted as a batch.
 
-A lone request waits for nobody: who decodes an image predicts it too, if enough are not predicting already; otherwise
-they take it. Where predicting takes the cores that decode, all that has arrived is decoded first, so that it is
-predicted together; but a batch does not wait for an image that takes long to decode.
+A lone request does not wait: the thread that decodes an image also predicts it, unless enough threads are predicting,
+which then take the image. If predictions need the cores that decode, all arrived images are decoded first, so that they
+form a batch. A batch does not wait for an image that is slow to decode.
 
-Large images are decoded by threads of their own, of a lower priority: they do not hold up the small ones.
+Separate threads of lower priority decode large images, so that large images do not delay small ones.
 """
 
 import asyncio
@@ -27,45 +27,45 @@ from data.images.decode import DecodeError, Pixels
 Answers = npt.NDArray[np.float32]
 """probabilities, [num_classes] or [N, num_classes]"""
 Observe = Callable[[int, Sequence[float]], None]
-"""Told of each run of the model: the number of images, and the seconds that each of them waited, decoded."""
+"""Called after each batch with the number of images, and the seconds that each decoded image waited."""
 Gone = Callable[[], Awaitable[object]]
-"""Returns when the client has gone."""
+"""Returns when the client has disconnected."""
 
 NICENESS = 10
-"""Of the threads that decode large images."""
+"""Niceness of the threads that decode large images."""
 WATCH_AFTER_SECONDS = 0.1
-"""Who is answered sooner has no time to go."""
+"""Disconnects are watched only after this time, because most answers come sooner."""
 
 
 class OverloadedError(Exception):
-    """More waits than can be answered in time."""
+    """More images wait than can be answered in time."""
 
 
 class GoneError(Exception):
-    """The client has gone: there is nobody to answer."""
+    """The client has disconnected before the answer."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a `Batcher` takes on."""
+    """Limits of a `Batcher`."""
 
     max_batch: int
-    """images predicted together"""
+    """maximum batch size"""
     threads: int
-    """small images decoded at the same time, and as many large ones"""
+    """number of small images that are decoded at the same time, and also of large images"""
     streams: int
-    """batches predicted at the same time"""
+    """number of batches that are predicted at the same time"""
     patience_seconds: float
-    """that a batch with room waits while not one more image is decoded; 0: it does not wait"""
+    """maximum wait of a batch for the next decoded image; 0: no wait"""
     max_queue: int
-    """images that are decoded, predicted or wait; with more of them requests are refused"""
+    """maximum number of images that are decoded, predicted or waiting; further requests are refused"""
     deadline_seconds: float
-    """from a request's arrival in the queue to its answer"""
+    """time limit from a request's arrival in the queue to its answer"""
 
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    """One image on its way."""
+    """Image in the queue."""
 
     image: bytes | Pixels
     future: "asyncio.Future[Answers]"
@@ -74,9 +74,9 @@ class _Waiting:
 
 
 class Batcher:
-    """Decodes and predicts images off the event loop, several together where `Limits.max_batch` allows it.
+    """Decodes and predicts images outside the event loop, in batches of up to `Limits.max_batch`.
 
-    For one event loop: a thread answers all that it takes on the loop of the request that it began with.
+    Supports one event loop: a thread sends all its answers to the loop of its first request.
     """
 
     def __init__(
@@ -87,16 +87,15 @@ class Batcher:
         limits: Limits,
         observe: Observe,
     ) -> None:
-        """Take what decodes the bytes of an image, and what predicts pixels [N, crop, crop, 3]; all from any thread.
+        """Take thread-safe functions that decode the bytes of an image, and predict pixels [N, crop, crop, 3].
 
-        `decode_small` gives None for an image that may take long, which `decode` takes.
-
-        `observe` is called from the thread that predicts.
+        `decode_small` returns None for an image that may be slow. Then `decode` decodes the image. The thread that
+        predicts calls `observe`.
         """
         self._decode_small, self._decode = decode_small, decode
         self._predict, self._observe = predict, observe
         self._limits = limits
-        # One more where they predict together: while one of them does that, the others must not fail to decode.
+        # With batches, one more thread, so that `limits.threads` decode while one thread predicts.
         num_threads = limits.threads + (limits.max_batch > 1)
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="convoy-predict")
         self._large = ThreadPoolExecutor(limits.threads, "convoy-large", initializer=_step_back)
@@ -105,26 +104,26 @@ class Batcher:
         self._num_undecoded = self._num_predicting = 0
         self._decoded: deque[_Waiting] = deque()
         self._busy_since: dict[int, float] = {}
-        """when each thread of the pool began to decode or predict, by its identifier"""
+        """start time of each thread's current decoding or prediction, by thread identifier"""
 
     @property
     def is_stalled(self) -> bool:
-        """Whether a small image is decoded or predicted for longer than the deadline: others may wait in vain."""
+        """Whether decoding or predicting a small image takes longer than the deadline, so that others wait in vain."""
         began = min(list(self._busy_since.values()), default=math.inf)
         return time.monotonic() - began > self._limits.deadline_seconds
 
     @property
     def in_flight(self) -> int:
-        """Number of images that are decoded, predicted or wait."""
+        """Number of images that are decoded, predicted or waiting."""
         return self._in_flight
 
     async def predict(self, image: bytes, gone: Gone | None = None) -> Answers:
-        """Predict the bytes of one image file; gives the probabilities [num_classes].
+        """Predict the bytes of one image file. Returns the probabilities [num_classes].
 
         Raises:
-            DecodeError: these bytes are no usable image.
-            OverloadedError: too much waits, or the deadline has passed.
-            GoneError: `gone` has returned before there was an answer.
+            DecodeError: the bytes are no usable image.
+            OverloadedError: too many images wait, or the deadline has passed.
+            GoneError: `gone` returned before the answer.
 
         """
         (answer,) = await self.predict_all([image], gone)
@@ -135,16 +134,16 @@ class Batcher:
     async def predict_all(
         self, images: Sequence[bytes | Pixels], gone: Gone | None = None
     ) -> list[Answers | DecodeError]:
-        """Predict several images, which are taken on together or not at all; for one that is no image, its error.
+        """Predict several images, which are accepted together or not at all. Unusable images get their error as answer.
 
-        Each is the bytes of a file, or pixels [crop, crop, 3], which are not decoded.
+        Each image is the bytes of a file, or pixels [crop, crop, 3], which are not decoded.
 
         Raises:
-            OverloadedError: too much waits, or the deadline has passed.
-            GoneError: `gone` has returned before there was an answer.
+            OverloadedError: too many images wait, or the deadline has passed.
+            GoneError: `gone` returned before the answer.
 
         """
-        # Whatever its size, a request that finds nothing before it is taken on.
+        # An empty queue accepts a request of any size.
         if self._in_flight and self._in_flight + len(images) > self._limits.max_queue:
             raise OverloadedError("too many images are waiting: try again in a moment")
         loop = asyncio.get_running_loop()
@@ -163,15 +162,15 @@ class Batcher:
         finally:
             self._in_flight -= len(waiting)
             for each in waiting:
-                # A thread that comes to it later leaves it, and until then it holds no memory.
+                # Threads skip cancelled images. Free the memory now.
                 if not each.future.cancel() and not each.future.cancelled():
-                    each.future.exception()  # told, if only of the first
+                    each.future.exception()  # marks the exception as retrieved
                 each.image = b""
 
     def _work(self, each: _Waiting, loop: asyncio.AbstractEventLoop) -> None:
-        """Decode an image, unless it is large, and predict, unless enough others do."""
+        """Decode an image, unless it is large, and predict, unless enough threads are predicting."""
         try:
-            # Nobody waits any more for an image whose client has gone or whose deadline has passed.
+            # Skip images whose client has disconnected or whose deadline has passed.
             if each.pixels is None and not each.future.done():
                 image = each.image
                 with self._busy():
@@ -187,13 +186,13 @@ class Batcher:
                 self._decoded.append(each)
             self._progress.notify_all()
             if self._num_predicting == self._limits.streams:
-                return  # whoever predicts comes back for this image
+                return  # a thread that predicts will take this image
             self._num_predicting += 1
         while batch := self._take():
             self._run(batch, loop)
 
     def _decode_large(self, each: _Waiting, loop: asyncio.AbstractEventLoop) -> None:
-        """Decode an image; others predict it, as this thread has a lower priority."""
+        """Decode an image. Other threads predict it, because this thread has a lower priority."""
         image = each.image
         if each.future.done() or not isinstance(image, bytes):
             return
@@ -216,7 +215,7 @@ class Batcher:
             del self._busy_since[thread]
 
     def _take(self) -> list[_Waiting]:
-        """Take what waits in its order, and leave what nobody waits for; with nothing left, the thread has done."""
+        """Take the next batch, in order, without abandoned images. After an empty batch, the thread stops."""
         batch: list[_Waiting] = []
         with self._progress:
             self._await_others()
@@ -228,7 +227,7 @@ class Batcher:
         return batch
 
     def _await_others(self) -> None:
-        """Give way to the decoding of what has arrived, as long as it goes on and there is room in the batch."""
+        """Wait for the decoding of arrived images, while it makes progress and the batch has room."""
         while self._decoded and self._num_undecoded and len(self._decoded) < self._limits.max_batch:
             if not self._progress.wait(self._limits.patience_seconds):
                 break
@@ -246,13 +245,13 @@ class Batcher:
 
 
 def _step_back() -> None:
-    """Lower the priority of this thread; elsewhere than on Linux that would be the whole process."""
+    """Lower the priority of this thread. On other systems than Linux, this would affect the whole process."""
     if sys.platform == "linux":
         os.nice(NICENESS)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:
-    # A closed loop means that the process is ending: nobody waits any more.
+    # A closed loop means that the process is ending, and nobody waits.
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(function, *arguments)
 
@@ -266,7 +265,7 @@ async def _answer_of(each: _Waiting) -> Answers | DecodeError:
 
 @contextlib.contextmanager
 def _watched(gone: Gone | None, waiting: Sequence[_Waiting], loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Give up what nobody waits for any more, from a moment on: most answers come before that."""
+    """Abandon the images when the client disconnects. The watch starts late, because most answers come sooner."""
     if gone is None:
         yield
         return

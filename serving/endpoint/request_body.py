@@ -1,4 +1,4 @@
-"""From a request to the bytes of its images: within limits of size, time and memory."""
+"""Reads the images of a request, within limits of size, time and memory."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -12,35 +12,35 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 READ_SECONDS = 20
-"""A body that takes longer is refused: connections that trickle must not pile up."""
+"""A slower body is refused, so that slow connections do not pile up."""
 FIELD = "image"
-"""The part of a multipart form that holds the file."""
+"""Part of a multipart form with the file."""
 IMAGES = (FIELD, "images")
-"""Parts of a form that hold files; BentoML's clients name them after the parameter of the method."""
+"""Parts of a form with files. BentoML's clients name them after the parameter of the method."""
 FULL_BODIES = 4
-"""Bodies of the largest size allowed that are held at the same time."""
+"""Number of bodies of the maximum size that fit into memory at the same time."""
 ALWAYS_FITS = 1_000_000
-"""Bytes: a body that is not larger is not refused for want of room, lest a few that trickle keep all others out."""
+"""In bytes. Smaller bodies are never refused for lack of room, so that a few slow bodies cannot block all others."""
 RETRY = {"Retry-After": "1"}
-"""Headers of a 503: seconds after which it may be better."""
+"""Headers of a 503."""
 
 
 class Inbox:
-    """The bodies that an endpoint holds at one moment: each is limited, and all of them together are."""
+    """Bodies in memory, with a limit for each body and for all bodies together."""
 
     def __init__(self, max_body: int) -> None:
-        """Take bodies of at most `max_body` bytes."""
+        """Accept bodies of at most `max_body` bytes."""
         self.max_body = max_body
         self.capacity = FULL_BODIES * max_body
         self.held = 0
 
     def hold(self) -> "Hold":
-        """Make room for one body, to be used as a context manager; after it the body counts no longer."""
+        """Return a context manager for one body, which counts until the end of the block."""
         return Hold(self)
 
 
 class Hold:
-    """The room that one body takes in an `Inbox`."""
+    """Room of one body in an `Inbox`."""
 
     __slots__ = ("_inbox", "_received", "max_body")
 
@@ -59,15 +59,15 @@ class Hold:
 
     def announce(self, length: str) -> None:
         """Refuse a body by its Content-Length, before any of it is read."""
-        # What is too long for the limit is too long for int() as well, sooner or later.
+        # int() refuses very long numbers, so only the first digits are parsed.
         if length.isdecimal() and int(length[:19]) > self.max_body:
             raise self._too_large()
 
     def add(self, num_bytes: int) -> None:
-        """Count bytes that came: the announced length may be a lie, or missing.
+        """Count received bytes, because the announced length may be wrong or missing.
 
         Raises:
-            HTTPException: 413, the body is too large; 503, too much is held already.
+            HTTPException: 413, the body is too large; 503, there is no room for the body.
 
         """
         self._received += num_bytes
@@ -82,11 +82,11 @@ class Hold:
 
 
 class Upload(NamedTuple):
-    """What a body holds."""
+    """Content of a body."""
 
     images: list[bytes]
     parameters: Mapping[str, str] = {}
-    """fields of a form beside its files"""
+    """fields of a form that are no files"""
 
 
 async def read_image(request: Request, hold: Hold) -> Upload:
@@ -113,7 +113,7 @@ async def read_image(request: Request, hold: Hold) -> Upload:
 
 
 async def read_images(request: Request, hold: Hold, max_images: int) -> Upload:
-    """Read the images of a form, in their order; any of them may be empty.
+    """Read the images of a form, in order. An image may be empty.
 
     Raises:
         HTTPException: 400, 408, 413, 415, 422 or 503, with the reason.
@@ -125,12 +125,12 @@ async def read_images(request: Request, hold: Hold, max_images: int) -> Upload:
 
 
 def content_type(request: Request) -> str:
-    """Give the type of a body, without its parameters; empty where none is named."""
+    """Return the content type without parameters, or an empty text."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def read_body(request: Request, hold: Hold) -> bytes:
-    """Read a body as it is.
+    """Read a raw body.
 
     Raises:
         HTTPException: 400, 408, 413 or 503, with the reason.
@@ -143,7 +143,7 @@ async def read_body(request: Request, hold: Hold) -> bytes:
 
 async def _read_form(request: Request, hold: Hold, max_images: int) -> Upload:
     parser = MultiPartParser(request.headers, _pieces(request, hold), max_files=max_images, max_fields=16)
-    # Never to disk: the body is bounded, and the file system of an endpoint may be read-only.
+    # Never spool to disk: the body is limited, and an endpoint's file system may be read-only.
     parser.spool_max_size = hold.max_body
     try:
         async with _in_time():
@@ -163,7 +163,7 @@ async def _read_form(request: Request, hold: Hold, max_images: int) -> Upload:
 
 
 async def _pieces(request: Request, hold: Hold) -> AsyncGenerator[bytes]:
-    """Give the body as it arrives, and count it."""
+    """Yield and count the body as it arrives."""
     hold.announce(request.headers.get("content-length", ""))
     more = True
     while more:
