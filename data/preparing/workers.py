@@ -4,12 +4,13 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TypeVar
 
 from core.errors import UserError
@@ -50,9 +51,9 @@ def map_files(
 
 
 def _map_here(work: Callable[[Path], Result], files: Sequence[Path]) -> Generator[Result]:
-    """Map in as many processes as are worth their start, or in this process.
+    """Map in this process, and in as many others as are worth their start.
 
-    The largest files come first, so that all processes end at about the same time.
+    The others take the largest files first, this process the smallest, so that all end at about the same time.
     """
     sizes = {file: file.stat().st_size for file in files}
     files = sorted(files, key=sizes.__getitem__, reverse=True)
@@ -60,12 +61,25 @@ def _map_here(work: Callable[[Path], Result], files: Sequence[Path]) -> Generato
     if num_processes < 2:
         yield from map(work, files)
         return
+    _keep_freed_memory()
     theirs, ours = Pipe(duplex=False)
-    pool = ProcessPoolExecutor(num_processes, get_context("spawn"), _end_with, (theirs,))
+    pool = ProcessPoolExecutor(num_processes - 1, get_context("spawn"), _end_with, (theirs,))
+    finished: SimpleQueue[Future[Result]] = SimpleQueue()
     try:
         with _interrupts_blocked():
-            waiting = [pool.submit(work, file) for file in files]
-        yield from (done.result() for done in as_completed(waiting))
+            waiting = [(pool.submit(work, file), file) for file in files]
+        for future, _ in waiting:
+            future.add_done_callback(finished.put)
+        num_left = len(files)
+        while num_left:
+            if waiting and finished.empty():
+                future, file = waiting.pop()
+                if future.cancel():
+                    yield work(file)
+                    num_left -= 1
+            elif not (future := finished.get()).cancelled():
+                yield future.result()
+                num_left -= 1
     except BrokenProcessPool:
         raise UserError(
             "the system has ended a process that was decoding images, most likely for lack of memory: "
@@ -95,3 +109,9 @@ def _end_with(starter: Connection) -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep freed blocks up to this size for the next image, which saves 4 % of preparing."""
+    bytes(16 * 2**20)
