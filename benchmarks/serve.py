@@ -61,6 +61,7 @@ MOBILENET = Case("MobileNet", "mobilenet_v3_small", 256, 224, IMAGENET_SIZE, 1.0
 """Does not."""
 LENET = Case("LeNet", "lenet5", 36, 32, (36, 36), 1.0, more=10)
 """Costs next to nothing: what is measured of its endpoint is all the rest."""
+CASES = (ALEXNET, ALEXNET_INT8, MOBILENET, LENET)
 
 
 def measure(arguments: argparse.Namespace) -> Report:
@@ -74,7 +75,7 @@ def measure(arguments: argparse.Namespace) -> Report:
     if on_gpu and not torch.cuda.is_available():
         raise UserError("torch finds no CUDA device here, and without one the target gpu is slow, as is known")
     report = Report("serve-gpu" if on_gpu else "serve")
-    for case in (ALEXNET, MOBILENET, LENET) if on_gpu else (ALEXNET, ALEXNET_INT8, MOBILENET, LENET):
+    for case in (ALEXNET, MOBILENET, LENET) if on_gpu else CASES:
         with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
             scratch, rng = Path(name), np.random.default_rng(0)
             images = [make_photo(rng, *case.photo) for _ in range(NUM_IMAGES)]
