@@ -1,10 +1,9 @@
 """The `convoy` command. Heavy modules are imported only by commands that need them, so `convoy --help` is fast."""
 
 import json
-import signal
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -16,7 +15,9 @@ from pipelines.commands.data import data_app
 from pipelines.commands.deploy import approve, deploy, ledger, promote, rollback, token
 from pipelines.commands.doctor import doctor
 from pipelines.commands.drift import drift, samples_app
-from pipelines.commands.help import MODELS, PIPELINE, PROJECT, SERVERS, SERVING, GroupedCommands, examples
+from pipelines.commands.export import export
+from pipelines.commands.guarded import Guarded
+from pipelines.commands.help import MODELS, PIPELINE, PROJECT, SERVERS, SERVING, examples
 from pipelines.commands.lineage import lineage
 from pipelines.commands.notify import notify_app
 from pipelines.commands.operations import backup, clean, restore
@@ -32,39 +33,6 @@ from pipelines.commands.options import (
 )
 from pipelines.commands.project import explain, init, params
 from pipelines.commands.reproduce import reproduce
-
-
-class Guarded(GroupedCommands):
-    """Ends with one line, without a traceback, for every error that the user can fix."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command. SIGTERM, which a system sends when it shuts down, acts like Ctrl-C."""
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            _fail("stopped; what was finished is kept: the same command goes on from there")
-        except UserError as error:
-            _fail(str(error), error.exit_code)
-        except BaseException as error:
-            if _is_signal(error):
-                _fail("stopped; what was finished is kept: the same command goes on from there")
-            from core.files import is_disk_full
-
-            if not is_disk_full(error):
-                raise
-            _fail(f"the disk of {Path.cwd()} is full: free some space, and the same command goes on")
-
-
-def _fail(message: str, exit_code: int = 1) -> None:
-    print(f"convoy: {message}", file=sys.stderr)
-    raise typer.Exit(exit_code)
-
-
-def _is_signal(error: BaseException) -> bool:
-    """Whether an error is Prefect's exception for SIGTERM."""
-    return type(error).__name__ == "TerminationSignal"
-
 
 app = typer.Typer(
     cls=Guarded,
@@ -235,31 +203,32 @@ def status(as_json: AsJson = False, overrides: Overrides = None) -> None:
         print_status(found)
 
 
-app.command(rich_help_panel=MODELS, epilog=examples("convoy compare", "convoy compare 2 3 --html comparison.html"))(
-    compare
-)
-app.command(rich_help_panel=MODELS, epilog=examples("convoy cost resnet18", "convoy cost --html cost.html"))(cost)
-app.command(rich_help_panel=SERVING, epilog=examples("convoy token shop"))(token)
-app.command(rich_help_panel=MODELS, epilog=examples('convoy promote 3 --why "checked by hand"'))(promote)
-app.command(rich_help_panel=MODELS, epilog=examples('convoy approve 3 --why "looked at what it breaks"'))(approve)
-app.command(rich_help_panel=MODELS, epilog=examples("convoy reproduce 5f0c21a7"))(reproduce)
-app.command(rich_help_panel=PROJECT, epilog=examples("convoy doctor"))(doctor)
-app.command(rich_help_panel=MODELS, epilog=examples("convoy drift ~/from-this-week"))(drift)
-app.command(rich_help_panel=SERVING, epilog=examples("convoy deploy --target cpu --canary 10"))(deploy)
-app.command(rich_help_panel=SERVING, epilog=examples('convoy rollback --why "too slow"'))(rollback)
-app.command(rich_help_panel=SERVING, epilog=examples("convoy ledger --target cpu --json", "convoy ledger --verify"))(
-    ledger
-)
-app.command(rich_help_panel=MODELS, epilog=examples("convoy card", "convoy card 3 --html card.html"))(card)
-app.command(rich_help_panel=MODELS, epilog=examples("convoy lineage champion", "convoy lineage cpu --json"))(lineage)
-app.command(rich_help_panel=PROJECT, epilog=examples("convoy init birds --path ~/photos"))(init)
-app.command(
-    rich_help_panel=PIPELINE, epilog=examples("convoy explain", "convoy explain --set training.max_epochs=3 --json")
-)(explain)
-app.command(rich_help_panel=PROJECT, epilog=examples("convoy clean --dry-run"))(clean)
-app.command(rich_help_panel=PROJECT, epilog=examples("convoy backup /mnt/backup/birds-2026-12-01"))(backup)
-app.command(rich_help_panel=PROJECT, epilog=examples("convoy restore /mnt/backup/birds-2026-12-01"))(restore)
-app.command(rich_help_panel=PROJECT, epilog=examples("convoy params", "convoy params --changed"))(params)
+ELSEWHERE: list[tuple[str, Callable[..., None], tuple[str, ...]]] = [
+    (MODELS, compare, ("convoy compare", "convoy compare 2 3 --html comparison.html")),
+    (MODELS, cost, ("convoy cost resnet18", "convoy cost --html cost.html")),
+    (MODELS, export, ("convoy export --to edge", "convoy export 3 --format c --to device")),
+    (MODELS, promote, ('convoy promote 3 --why "checked by hand"',)),
+    (MODELS, approve, ('convoy approve 3 --why "looked at what it breaks"',)),
+    (MODELS, reproduce, ("convoy reproduce 5f0c21a7",)),
+    (PROJECT, doctor, ("convoy doctor",)),
+    (MODELS, drift, ("convoy drift ~/from-this-week",)),
+    (SERVING, deploy, ("convoy deploy --target cpu --canary 10",)),
+    (SERVING, rollback, ('convoy rollback --why "too slow"',)),
+    (SERVING, token, ("convoy token shop",)),
+    (SERVING, ledger, ("convoy ledger --target cpu --json", "convoy ledger --verify")),
+    (MODELS, card, ("convoy card", "convoy card 3 --html card.html")),
+    (MODELS, lineage, ("convoy lineage champion", "convoy lineage cpu --json")),
+    (PROJECT, init, ("convoy init birds --path ~/photos",)),
+    (PIPELINE, explain, ("convoy explain", "convoy explain --set training.max_epochs=3 --json")),
+    (PROJECT, clean, ("convoy clean --dry-run",)),
+    (PROJECT, backup, ("convoy backup /mnt/backup/birds-2026-12-01",)),
+    (PROJECT, restore, ("convoy restore /mnt/backup/birds-2026-12-01",)),
+    (PROJECT, params, ("convoy params", "convoy params --changed")),
+]
+"""Commands that have a file of their own: their heading, and examples to type."""
+
+for _heading, _command, _lines in ELSEWHERE:
+    app.command(rich_help_panel=_heading, epilog=examples(*_lines))(_command)
 
 
 @app.command(rich_help_panel=SERVERS, epilog=examples("convoy up --mlflow-port 5001"))
