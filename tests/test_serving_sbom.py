@@ -20,6 +20,7 @@ from serving.packaging import slim
 from serving.packaging.bento import Bento
 from serving.packaging.image import build_image, labels
 from serving.packaging.sbom import describe
+from serving.targets import GPU, Placement
 
 
 def make_bento(path: Path, **changes: object) -> Bento:
@@ -34,6 +35,9 @@ def make_bento(path: Path, **changes: object) -> Bento:
         "data_version": "d",
         "created": datetime(2026, 1, 1, tzinfo=UTC),
     }
+    placement = Placement(target=GPU, runtime=GPU.runtimes[0])
+    (path / "src").mkdir(exist_ok=True)
+    (path / "src" / "placement.json").write_text(placement.model_dump_json())
     return Bento.model_validate(fields | changes)
 
 
@@ -124,6 +128,13 @@ def test_an_image_is_refused_before_anything_is_built(tmp_path, monkeypatch):
     monkeypatch.setattr(image_module, "docker", lambda *_: pytest.fail("something was built"))
     with pytest.raises(UserError, match=r"--platform linux/arm64: gpu is built for linux/amd64$"):
         build_image(make_bento(tmp_path), "linux/arm64")
+
+
+def test_a_bento_of_an_earlier_version_is_told(tmp_path):
+    bento = make_bento(tmp_path)
+    (tmp_path / "src" / "placement.json").unlink()
+    with pytest.raises(UserError, match="n:1-gpu-1 was packed by an earlier version: pack the model again"):
+        labels(bento)
 
 
 @pytest.mark.parametrize("own", ["UV_DEFAULT_INDEX", "PIP_INDEX_URL"])

@@ -182,8 +182,16 @@ def read_packing(bento: Bento) -> Packing:
 
 
 def read_placement(bento: Bento) -> Placement:
-    """Read what a Bento runs on."""
-    return Placement.model_validate_json((bento.path / SOURCE_FOLDER / PLACEMENT_FILE).read_text(encoding="utf-8"))
+    """Read what a Bento runs on.
+
+    Raises:
+        UserError: an earlier version of Convoy packed the Bento.
+
+    """
+    path = bento.path / SOURCE_FOLDER / PLACEMENT_FILE
+    if not path.is_file():
+        raise UserError(f"{bento.tag} was packed by an earlier version: pack the model again with `convoy package`")
+    return Placement.model_validate_json(path.read_text(encoding="utf-8"))
 
 
 def _check_model(model: Path, target: Target, name: str) -> "tuple[ModelManifest, Runtime]":
