@@ -20,6 +20,7 @@ from models.training.job import BEST, LAST
 from models.training.train import train
 
 EVERY_STEP = 1e-9
+EVERY_EPOCH = 60.0
 
 
 def ask(number):
@@ -37,8 +38,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("every", [EVERY_STEP, 60.0], ids=["every step", "every epoch"])
+@pytest.mark.parametrize(
+    ("case", "every"), [*((case, EVERY_STEP) for case in CASES), ("AlexNet", EVERY_EPOCH), ("LeNet", EVERY_EPOCH)]
+)
 def test_a_stopped_training_ends_as_one_that_was_not(prepared, tmp_path, monkeypatch, case, every):
     network, options = CASES[case]
     job = tiny_job(prepared, network, checkpoint_minutes=every, log_every_n_steps=2, **options)

@@ -37,6 +37,7 @@ def labels(bento):
     return [one["label"] for one in json.loads(packed.read_text())["examples"]] if packed.exists() else None
 
 
+@pytest.mark.slow
 def test_they_are_packed_with_a_champion_of_the_same_data(workspace, tmp_path, caplog):
     photos = draw_classes(tmp_path / "photos", ["cat", "dog", "emu"], 12)
     options = ["data.source=folder", f"data.path={photos}", "data.size=24"]

@@ -49,6 +49,7 @@ def test_photographs_start_from_pretrained_weights(with_photos, quick):
     assert 0 < first["seconds"] + 1 <= good["seconds"] + 1 <= best["seconds"] + 1
 
 
+@pytest.mark.slow
 def test_small_images_are_learned_from_nothing(with_photos, quick):
     with_photos(24)
     for one in json.loads(suggest("--json")):
@@ -56,6 +57,7 @@ def test_small_images_are_learned_from_nothing(with_photos, quick):
         assert one["settings"]["data.size"] == "32"
 
 
+@pytest.mark.slow
 def test_what_was_typed_is_part_of_what_to_type(with_photos, quick):
     with_photos(24)
     printed = suggest("--set", "data.source=folder", "--set", "data.path=my photos", "--set", "data.size=64")

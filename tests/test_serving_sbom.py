@@ -41,6 +41,7 @@ def make_bento(path: Path, **changes: object) -> Bento:
     return Bento.model_validate(fields | changes)
 
 
+@pytest.mark.slow
 def test_the_list_names_the_model_and_every_package(tmp_path, monkeypatch):
     monkeypatch.chdir(make_model(tmp_path / "model").parent)
     listed = describe("convoy/n", "1")
