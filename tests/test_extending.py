@@ -38,7 +38,7 @@ def project(tmp_path, monkeypatch):
     for block in blocks("python"):
         (tmp_path / "mine" / block.splitlines()[0].removeprefix("# ")).write_text(block)
     quick = {
-        "training": {"max_epochs": 20, "batch_size": 16},
+        "training": {"max_epochs": 6, "batch_size": 16},
         "gate": {"better_than_guessing": False, "max_calibration_error": 1},
     }
     values = quick | {"registry": {"experiment": "convoy"}}
