@@ -46,7 +46,7 @@ def test_a_bento_for_a_gpu_holds_the_program_and_loads_without_onnxruntime(prepa
     bento = build_bento(tmp_path / "model", GPU, tmp_path / "store")
     source = bento.path / "src"
     files = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
-    chosen = {"serving.json", "packing.json", "placement.json", "bentofile.yaml"}
+    chosen = {"serving.json", "packing.json", "placement.json", "schema.json", "bentofile.yaml"}
     packed = {"model/model.pt2", "model/manifest.json", *chosen}
     assert files == {*sources_for("models.exported.torch_program"), *packed}
     program = """
