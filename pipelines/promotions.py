@@ -13,7 +13,11 @@ from serving.rollout import ledger
 from serving.rollout.ledger import Entry, Release, What
 
 if TYPE_CHECKING:
+    from models.judging.gate import Verdict
     from models.tracking.registry import ModelVersion, Registry
+
+REFUSED = "refused: "
+"""How the verdict of a person who refuses a version begins, in the ledger and on the run."""
 
 
 def promote_version(config: Config, version: str, why: str) -> str:
@@ -58,9 +62,9 @@ def refuse_version(config: Config, version: str, why: str) -> str:
     from models.tracking.runs import VERDICT
 
     found, champion = _require_waiting(config, version, why), open_registry(config).by_alias(CHAMPION)
-    record("refuse", champion, found, f"refused: {why}", _figures(config, found))
-    open_tracking(config).log(found.run_id).tag({VERDICT: f"refused: {why}"})
-    return f"{found} is refused; {f'{champion} stays champion' if champion else 'there is no champion yet'}"
+    record("refuse", champion, found, f"{REFUSED}{why}", _figures(config, found))
+    open_tracking(config).log(found.run_id).tag({VERDICT: f"{REFUSED}{why}"})
+    return f"{found} is refused; {_stays(champion)}"
 
 
 def _require_waiting(config: Config, version: str, why: str) -> "ModelVersion":
@@ -88,6 +92,35 @@ def _require(registry: "Registry", version: str, why: str) -> "ModelVersion":
 def _figures(config: Config, version: "ModelVersion") -> dict[str, float]:
     metrics = open_tracking(config).get(version.run_id).metrics
     return {name: value for name, value in metrics.items() if name.startswith("test/")}
+
+
+def person_refused(config: Config, challenger: "ModelVersion", champion: "ModelVersion | None") -> str | None:
+    """Say that a person has refused a version, which the gate then judges no more; None if nobody has."""
+    from models.tracking.runs import VERDICT
+
+    verdict = open_tracking(config).get(challenger.run_id).tags.get(VERDICT, "")
+    if not verdict.startswith(REFUSED):
+        return None
+    change = f"`convoy promote {challenger.version} --why TEXT` makes it the champion all the same"
+    return f"gate: {challenger} was refused by a person: {verdict.removeprefix(REFUSED)}; {_stays(champion)}; {change}"
+
+
+def gate_refused(verdict: "Verdict", challenger: "ModelVersion", champion: "ModelVersion | None") -> str:
+    """Say why the gate did not promote a version, and what a person can do."""
+    if verdict.outcome == "failed":
+        return f"gate: {challenger} did not pass: {verdict.failures}; {_stays(champion)}"
+    decide = f"decide with `convoy approve {challenger.version} --why TEXT`"
+    return f"gate: {challenger} waits: {verdict.waits_for}; {_stays(champion)}; {decide}"
+
+
+def _stays(champion: "ModelVersion | None") -> str:
+    return f"{champion} stays champion" if champion else "there is no champion yet"
+
+
+def record_verdict(verdict: "Verdict", champion: "ModelVersion | None", challenger: "ModelVersion") -> None:
+    """Write the gate's verdict to the ledger."""
+    outcomes: dict[str, What] = {"passed": "promote", "waits": "wait", "failed": "refuse"}
+    record(outcomes[verdict.outcome], champion, challenger, f"gate: {verdict.why}", verdict.figures)
 
 
 @contextmanager

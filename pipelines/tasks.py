@@ -22,7 +22,7 @@ from models.training.unfinished import interrupted_run, settle_runs
 from pipelines.config import Config
 from pipelines.judgement import judge
 from pipelines.known import why_evaluate
-from pipelines.promotions import promoting, record
+from pipelines.promotions import gate_refused, person_refused, promoting, record_verdict
 from pipelines.provenance import note_source, require_known_source
 from pipelines.settings import Settings
 from pipelines.workspace import (
@@ -40,7 +40,7 @@ from pipelines.workspace import (
 )
 from serving.packaging.bento import Bento, list_bentos, read_packing
 from serving.packaging.image import Image
-from serving.rollout.ledger import Entry, What
+from serving.rollout.ledger import Entry
 
 if TYPE_CHECKING:
     from models.judging.gate import Verdict
@@ -205,27 +205,20 @@ def gate(config: Config, version: str, *, may_fail: bool = False) -> None:
     if champion and champion.version == version:
         _tell("gate", ran=False, reason=f"{champion} is the champion")
         return
-    verdict = _judge(config, registry, challenger, champion)
-    if verdict.outcome == "passed":
-        with promoting():
-            registry.promote(challenger)
-        _log.info("gate: passed, %s is the champion", challenger)
-    record(_ENTRIES[verdict.outcome], champion, challenger, f"gate: {verdict.why}", verdict.figures)
-    if verdict.outcome == "passed":
-        return
-    stays = f"{champion} stays champion" if champion else "there is no champion yet"
-    if verdict.outcome == "failed":
-        refusal = f"gate: {challenger} did not pass: {verdict.failures}; {stays}"
-    else:
-        decide = f"decide with `convoy approve {version} --why TEXT`"
-        refusal = f"gate: {challenger} waits: {verdict.waits_for}; {stays}; {decide}"
+    refusal = person_refused(config, challenger, champion)
+    if refusal is None:
+        verdict = _judge(config, registry, challenger, champion)
+        if verdict.outcome == "passed":
+            with promoting():
+                registry.promote(challenger)
+            _log.info("gate: passed, %s is the champion", challenger)
+        record_verdict(verdict, champion, challenger)
+        if verdict.outcome == "passed":
+            return
+        refusal = gate_refused(verdict, challenger, champion)
     if not may_fail:
         raise UserError(refusal, exit_code=1)
     _log.warning("%s", refusal)
-
-
-_ENTRIES: dict[str, What] = {"passed": "promote", "waits": "wait", "failed": "refuse"}
-"""Ledger entries for the outcomes of the gate."""
 
 
 def _judge(config: Config, registry: Registry, challenger: ModelVersion, champion: ModelVersion | None) -> "Verdict":

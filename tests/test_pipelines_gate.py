@@ -123,6 +123,10 @@ def test_a_challenger_of_other_classes_waits_until_somebody_decides(project, tmp
     assert "v2 does not wait for a person; the gate: refused: no foxes" in told(
         convoy("approve", "2", "--why", "yes"), 2
     )
+    with pytest.raises(
+        UserError, match="v2 was refused by a person: no foxes; classifier v1 stays champion; `convoy pr"
+    ):
+        tasks.gate.fn(CONFIG, version)
     assert convoy("promote", "2", "--why", "the fox is new").exit_code == 0
     assert aliases() == {CHAMPION: "2", PREVIOUS: "1"}
     assert entries()[2:] == [("refuse", "1", "2", None), ("promote", "1", "2", None)]
