@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,19 @@ def bento(tmp_path_factory: pytest.TempPathFactory) -> Bento:
     return build_bento(make_model(folder / "model"), ServingConfig(top_k=2, max_batch_images=3), folder / "store")
 
 
+def wait_until_live(url: str, still_runs: Callable[[], bool], log: Callable[[], str]) -> None:
+    give_up = time.monotonic() + READY_SECONDS
+    while True:
+        try:
+            if httpx.get(f"{url}/livez", timeout=1).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        assert still_runs(), log()
+        assert time.monotonic() < give_up, log()
+        time.sleep(0.1)
+
+
 @contextmanager
 def served_by_bentoml(bento: Bento, folder: Path, **environment: str) -> Iterator[str]:
     """The address of `bentoml serve`, once it answers."""
@@ -52,17 +65,9 @@ def served_by_bentoml(bento: Bento, folder: Path, **environment: str) -> Iterato
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=folder, env=variables, stdout=log, stderr=log)
         try:
-            give_up = time.monotonic() + READY_SECONDS
-            while True:
-                try:
-                    if httpx.get(f"http://127.0.0.1:{port}/livez", timeout=1).status_code == 200:
-                        break
-                except httpx.TransportError:
-                    pass
-                assert process.poll() is None, (folder / "log").read_text()
-                assert time.monotonic() < give_up, (folder / "log").read_text()
-                time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}"
+            url = f"http://127.0.0.1:{port}"
+            wait_until_live(url, lambda: process.poll() is None, (folder / "log").read_text)
+            yield url
         finally:
             process.terminate()
             process.wait(30)
@@ -200,7 +205,10 @@ def test_bentoml_s_own_container_is_closed_without_a_token(bento):
     )
     command = ["docker", "run", "--rm", "--detach", "--publish", f"127.0.0.1:{port}:3000", "--env", f"{TOKENS}={LINE}"]
     container = subprocess.run([*command, image], capture_output=True, text=True, check=True).stdout.strip()
+    logs = ["docker", "logs", container]
     try:
+        # The engine accepts connections before the server in the container does, and resets them.
+        wait_until_live(f"http://127.0.0.1:{port}", lambda: True, lambda: subprocess.check_output(logs, text=True))
         with bentoml_client(f"http://127.0.0.1:{port}") as client:
             assert client.endpoints.keys() == {"classify", "classify_batch", "explain"}
         assert httpx.get(f"http://127.0.0.1:{port}/model").status_code == 401
