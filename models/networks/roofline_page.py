@@ -1,14 +1,17 @@
 """The cost of a network as a page: its layers on the roofline of this machine, and the figures of each."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html import escape
+from typing import NamedTuple
 
 from models.networks.cost import LayerCost, NetworkCost
 from models.networks.roofline import Machine, Timing, predict_seconds
 
 WIDTH, HEIGHT, MARGIN = 760, 420, 60
 """Pixels of the plot, and of the room for its axes."""
+NUM_LABELS, LINE_HEIGHT = 8, 14
+"""The slowest layers have their names in the plot, this many pixels apart."""
 COLUMNS = (
     *("layer", "kind", "multiply-adds", "parameters", "weights, bytes", "activations, bytes", "operations/byte"),
     *("bound by", "predicted, ms", "measured, ms"),
@@ -94,18 +97,33 @@ def _plot(cost: NetworkCost, machine: Machine, timing: Timing) -> str:
     parts += [_text(MARGIN - 8, y(10.0**power) + 4, f"{10.0 ** (power - 9):g}", "end") for power in upwards]
     parts.append(_text(WIDTH / 2, HEIGHT - 15, "operations per byte", "middle"))
     parts.append(_text(MARGIN, MARGIN - 24, "billion operations per second; an area is a share of the time", "start"))
-    slowest = sorted(layers, key=lambda layer: -timing.layers[layer.name])[:8]
+    circles: dict[str, _Circle] = {}
     for layer in layers:
-        at, up = x(layer.intensity), y(rates[layer.name])
         radius = 3 + 25 * math.sqrt(timing.layers[layer.name] / timing.total)
+        circle = circles[layer.name] = _Circle(x(layer.intensity), y(rates[layer.name]), radius)
         colour, title = COLOURS[bound(layer, machine)], escape(f"{layer.name} ({layer.kind})")
         parts.append(
-            f'<circle cx="{at:.1f}" cy="{up:.1f}" r="{radius:.1f}" fill="{colour}" fill-opacity="0.4">'
+            f'<circle cx="{circle.x:.1f}" cy="{circle.y:.1f}" r="{radius:.1f}" fill="{colour}" fill-opacity="0.4">'
             f"<title>{title}</title></circle>"
         )
-        if layer in slowest:
-            parts.append(_text(at, up + 4, layer.name, "middle"))
+    slowest = sorted(circles, key=lambda name: -timing.layers[name])[:NUM_LABELS]
+    parts += _labels({name: circles[name] for name in slowest})
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="roofline">{"".join(parts)}</svg>'
+
+
+class _Circle(NamedTuple):
+    x: float
+    y: float
+    radius: float
+
+
+def _labels(circles: Mapping[str, _Circle]) -> Iterator[str]:
+    """Write each name to the right of its circle, and below the name above it; a line joins the two."""
+    before = -math.inf
+    for name, (x, y, radius) in sorted(circles.items(), key=lambda item: item[1].y):
+        place = before = max(y, before + LINE_HEIGHT)
+        yield f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{x + radius + 8:.1f}" y2="{place:.1f}" stroke="#999"/>'
+        yield _text(x + radius + 10, place + 4, name, "start")
 
 
 def _decades(values: list[float]) -> tuple[int, int]:
