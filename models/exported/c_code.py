@@ -1,4 +1,4 @@
-"""A model as C: one function from an image to probabilities, one that resizes and crops, no memory allocated."""
+"""A model as C code: a function that resizes and crops an image, and one that classifies. Neither allocates memory."""
 
 import ctypes
 import os
@@ -22,7 +22,7 @@ HEADER, NETWORK, PREPROCESS = "classifier.h", "classifier.c", "preprocess.c"
 MAX_MODEL_MB = 8
 """Largest ONNX file that becomes C: the weights are written as text, four times as long."""
 MAX_STACK_MB = 256
-"""Largest stack of the function that is tried here."""
+"""Code that needs more stack is not run for the report."""
 FLAGS = ("-std=c99", "-O2", "-shared", "-fPIC", "-fstack-usage")
 
 

@@ -94,7 +94,7 @@ def export_program(network: ServedNetwork, crop: int, folder: Path) -> Path:
 
 
 def require_exportable(classifier: ImageClassifier, crop: int, name: str) -> None:
-    """Export a network of the user's before it is trained: hours later would be late to learn that it cannot be served.
+    """Check, before hours of training, that a user's network can be exported.
 
     Raises:
         UserError: torch cannot write it as ONNX, or as a program in bf16.

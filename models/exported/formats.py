@@ -1,23 +1,19 @@
-"""The formats in which a model leaves Convoy: how each is written, and how it is run here."""
+"""Formats of `convoy export`: how Convoy writes each format, and how Convoy runs each format to compare it."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
 from core.errors import UserError
-from data.images.decode import Pixels
 from models.exported.c_code import CPredictor, write_c
 from models.exported.manifest import INT8_FILE, MODEL_FILE, PROGRAM_FILE
 from models.exported.predictor import Int8Predictor, OnnxPredictor, read_model_manifest
-from models.exported.session import Probabilities
+from models.exported.session import Predict
 
 Format = Literal["onnx", "onnx-int8", "torch", "c"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 FILES: dict[Format, str] = {"onnx": MODEL_FILE, "onnx-int8": INT8_FILE, "torch": PROGRAM_FILE}
 """Formats that a registered model holds already."""
-
-Predict = Callable[[Pixels], Probabilities]
 
 
 def available_formats(model: Path) -> tuple[Format, ...]:

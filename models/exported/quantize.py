@@ -27,7 +27,7 @@ from data.images.decode import Pixels
 from data.manifest import read_data_manifest
 from data.splits import Split
 from models.exported.manifest import INT8_FILE, MODEL_FILE, Int8, Precision
-from models.exported.session import Probabilities, open_session, run_session
+from models.exported.session import Predict, open_session, run_session
 from models.exported.timing import time_alternately
 from models.judging.evaluate import predict
 
@@ -43,7 +43,6 @@ MIN_SPEEDUP = 1.2
 """Below this, the gain is not worth different answers. On two cores with a load of 14, each of six networks was at most
 0.49 (LeNet) or at least 1.28 (MobileNetV2) times as fast in int8 in every run: no network came near the limit."""
 
-Predict = Callable[[Pixels], Probabilities]
 Medians = dict[Precision, dict[int, float]]
 
 _log = logging.getLogger("convoy")

@@ -1,6 +1,7 @@
 """Inference of ONNX files with onnxruntime."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 Probabilities = npt.NDArray[np.float32]
+Predict = Callable[[Pixels], Probabilities]
+"""A model: images, uint8 [N, crop, crop, 3], to probabilities, float32 [N, num_classes]."""
 
 
 def open_session(model: Path, num_threads: int = 0) -> "InferenceSession":

@@ -18,8 +18,8 @@ NUM_RESAMPLES = 20_000
 SEED = 0
 
 
-class Comparison(BaseModel):
-    """Paired comparison of a challenger with a champion."""
+class PairedDifference(BaseModel):
+    """Paired difference of a challenger and a champion on the same images."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,13 +34,18 @@ class Comparison(BaseModel):
     high: float
     """ends of the 95 % interval of the difference in accuracy, challenger minus champion"""
     p_value: float
-    """McNemar's exact test, mid-p, two-sided"""
-    verdict: Verdict
+    """McNemar's exact test, mid-p, two-sided; for one of several groups, adjusted for their number (Holm 1979)"""
 
     @property
     def difference(self) -> float:
-        """Measured difference in accuracy, challenger less champion."""
+        """Measured difference in accuracy, challenger minus champion."""
         return (self.won - self.lost) / self.num_images
+
+
+class Comparison(PairedDifference):
+    """Paired comparison of a challenger with a champion."""
+
+    verdict: Verdict
 
     @property
     def figures(self) -> dict[str, float]:
@@ -128,27 +133,10 @@ def wilson_interval(hits: int, num_images: int) -> tuple[float, float]:
     return float(middle - half), float(middle + half)
 
 
-class GroupDifference(BaseModel):
+class GroupDifference(PairedDifference):
     """Comparison of two models on the images of one group, such as a class."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: str
-    num_images: int
-    champion_accuracy: float
-    challenger_accuracy: float
-    won: int
-    lost: int
-    low: float
-    high: float
-    """ends of the 95 % interval of the difference in accuracy, challenger less champion"""
-    p_value: float
-    """McNemar's mid-p, adjusted for the number of groups (Holm 1979)"""
-
-    @property
-    def difference(self) -> float:
-        """Measured difference in accuracy, challenger less champion."""
-        return (self.won - self.lost) / self.num_images
 
     @property
     def is_significant(self) -> bool:
@@ -161,7 +149,7 @@ def compare_groups(champion: Hits, challenger: Hits, groups: Mapping[str, Hits])
     masks = {name: mask for name, mask in groups.items() if mask.any()}
     found = {name: compare(champion[mask], challenger[mask], 0) for name, mask in masks.items()}
     adjusted = holm([one.p_value for one in found.values()])
-    kept = set(GroupDifference.model_fields) - {"name", "p_value"}
+    kept = set(PairedDifference.model_fields) - {"p_value"}
     return tuple(
         GroupDifference(name=name, p_value=p_value, **one.model_dump(include=kept))
         for (name, one), p_value in zip(found.items(), adjusted, strict=True)

@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict
 
 from core.errors import UserError
 from models.exported.c_code import CPredictor
-from models.exported.formats import Format, Predict, open_format, require_format, write_format
-from models.exported.predictor import MANIFEST_FILE, OnnxPredictor, read_model_manifest
-from models.exported.session import Probabilities
+from models.exported.formats import Format, open_format, require_format, write_format
+from models.exported.manifest import ModelManifest
+from models.exported.predictor import MANIFEST_FILE, OnnxPredictor
+from models.exported.session import Predict, Probabilities
 from models.judging.evaluate import Images, predict
 
 PARITY_FILE = "parity.json"
@@ -58,17 +59,27 @@ def export_formats(model: Path, formats: Sequence[Format], folder: Path, images:
         raise UserError(f"--to {folder}: this is no empty folder; name a new one")
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(model / MANIFEST_FILE, folder)
-    expected = _probabilities(OnnxPredictor(model, num_threads=1), model, images)
-    found = [_export(name, model, folder, images, expected) for name in formats]
+    reference = OnnxPredictor(model, num_threads=1)
+    expected = _probabilities(reference, reference.manifest, images)
+    found = []
+    for name in formats:
+        files = write_format(name, model, folder)
+        found.append(_compare(name, files, folder, reference.manifest, images, expected))
     report = f"[{', '.join(one.model_dump_json() for one in found)}]\n"
     (folder / PARITY_FILE).write_text(report, encoding="utf-8")
     return found
 
 
-def _export(name: Format, model: Path, folder: Path, images: Images, expected: Probabilities) -> FormatParity:
-    files = write_format(name, model, folder)
+def _compare(
+    name: Format,
+    files: tuple[str, ...],
+    folder: Path,
+    manifest: ModelManifest,
+    images: Images,
+    expected: Probabilities,
+) -> FormatParity:
     predictor = open_format(name, folder)
-    probabilities = _probabilities(predictor, model, images)
+    probabilities = _probabilities(predictor, manifest, images)
     classes = probabilities.argmax(axis=1)
     return FormatParity(
         format=name,
@@ -77,13 +88,12 @@ def _export(name: Format, model: Path, folder: Path, images: Images, expected: P
         max_difference=float(np.abs(probabilities - expected).max()),
         agreement=float((classes == expected.argmax(axis=1)).mean()),
         accuracy=float((classes == images.labels).mean()),
-        milliseconds=_milliseconds(predictor, read_model_manifest(model).preprocessing.crop),
+        milliseconds=_milliseconds(predictor, manifest.preprocessing.crop),
         stack_bytes=predictor.stack_bytes if isinstance(predictor, CPredictor) else None,
     )
 
 
-def _probabilities(predictor: Predict, model: Path, images: Images) -> Probabilities:
-    manifest = read_model_manifest(model)
+def _probabilities(predictor: Predict, manifest: ModelManifest, images: Images) -> Probabilities:
     return predict(predictor, images, manifest.classes, manifest.preprocessing.crop).probabilities
 
 

@@ -15,7 +15,7 @@ from models.training.job import BEST
 from pipelines.config import Config
 from pipelines.known import database_of
 from pipelines.operations.backup import removing
-from pipelines.operations.references import References, find_references, served_here
+from pipelines.operations.in_use import References, find_references, served_here
 from pipelines.operations.samples import SAMPLES
 from pipelines.settings import OUTPUTS, Settings
 from pipelines.workspace import CHECKPOINTS, EXPORTED, FEATURES, MODELS, ROOT, exclusive, open_tracking
